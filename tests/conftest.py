@@ -1,0 +1,104 @@
+"""What several test files share: few threads, synthetic patients, a small assembly of datasets, the real CTs where present."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")          # before torch is imported, and for the processes that tests start
+
+import numpy as np
+import pytest
+import torch
+
+from uniseg.phantom import make_phantom
+from uniseg.volume import write_volume
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+class Patient(NamedTuple):
+    hu: np.ndarray             # (D, H, W) int16, RAS+
+    masks: dict                # class name -> (D, H, W) bool
+    affine: np.ndarray         # (4, 4)
+
+
+class PhantomCT(NamedTuple):
+    path: Path                 # .nii.gz
+    masks: dict
+    affine: np.ndarray
+
+
+def label_map(masks, shown):
+    """uint8 label map with value 1 for the first entry of `shown`, 2 for the second, ...; later entries cover earlier ones,
+    as the voxels of a tumour cover its organ's in published label maps.
+
+    shown: {label name: names of the masks it is drawn from}
+    """
+    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    for value, names in enumerate(shown.values(), start=1):
+        for name in names:
+            labels[masks[name]] = value
+    return labels
+
+
+def write_dataset(folder, shown, patients, nnunet=False):
+    """A dataset in the Medical Segmentation Decathlon's form, or in nnU-Net v2's.
+
+    patients: {case id: Patient}
+    """
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for case, patient in patients.items():
+        image = f"imagesTr/{case}_0000.nii.gz" if nnunet else f"imagesTr/{case}.nii.gz"
+        write_volume(folder / image, patient.hu, patient.affine)
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", label_map(patient.masks, shown), patient.affine)
+    if nnunet:
+        content = {"labels": {"background": 0, **{name: value for value, name in enumerate(shown, 1)}},
+                   "channel_names": {"0": "CT"}, "numTraining": len(patients), "file_ending": ".nii.gz"}
+    else:
+        content = {"labels": {"0": "background", **{str(value): name for value, name in enumerate(shown, 1)}},
+                   "training": [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"}
+                                for case in patients]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory):
+    """Three datasets that annotate different classes, as in Table 1; five patients, 12 mm voxels. Not to be written to.
+
+        Abdomen  Decathlon form, 2 cases: both kidneys as one label, their tumour, the spleen
+        Chest    nnU-Net v2 form, 2 cases: lungs, liver, and a colon tumour that none of them has
+        Vessels  Decathlon form, 1 case: hepatic vessels and the tumours beside them, but no liver (as MSD Task08)
+    """
+    root = tmp_path_factory.mktemp("phantoms")
+    patients = [Patient(*make_phantom((12.0, 12.0, 12.0), seed=seed)) for seed in range(5)]
+    nothing = np.zeros_like(patients[0].masks["liver"])
+    for patient in patients:
+        patient.masks["colon_tumor"] = nothing
+    write_dataset(root / "Abdomen", {"kidneys": ("right_kidney", "left_kidney"), "kidney tumor": ("kidney_tumor",),
+                                     "spleen": ("spleen",)}, {"a0": patients[0], "a1": patients[1]})
+    write_dataset(root / "Chest", {"left_lung": ("left_lung",), "right_lung": ("right_lung",), "liver": ("liver",),
+                                   "colon_tumor": ("colon_tumor",)}, {"c0": patients[2], "c1": patients[3]}, nnunet=True)
+    write_dataset(root / "Vessels", {"hepatic vessel": ("hepatic_vessel",), "hepatic vessel tumour": ("liver_tumor",)},
+                  {"v0": patients[4]})
+    return root
+
+
+@pytest.fixture(scope="session")
+def phantom_ct(tmp_path_factory):
+    """A phantom CT of 8 mm voxels as a file, with its masks. Not to be written to."""
+    hu, masks, affine = make_phantom((8.0, 8.0, 8.0))
+    path = tmp_path_factory.mktemp("phantom") / "phantom.nii.gz"
+    write_volume(path, hu, affine)
+    return PhantomCT(path, masks, affine)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real CTs beside the repository; they are not part of it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real CTs at {folder}; this test needs them")
+    return folder

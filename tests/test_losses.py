@@ -1,0 +1,217 @@
+"""The masked loss, Eq. (3)-(4): numbers a reader can check by hand, a slow loop, and exact zeros where nothing is annotated."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from uniseg.losses import masked_loss
+
+CERTAIN = 50.0          # a logit whose sigmoid is 1 (or 0, negated) to the last digit: its cross-entropy is below 1e-20
+
+
+def slow_loss(logits, label_maps, annotated, reduction="mean", positive_weight=None):
+    """Eq. (3)-(4) voxel by voxel: for every class that the sample's dataset annotates, Dice loss plus mean cross-entropy.
+
+    label_maps: (B, D, H, W) class number of every voxel, Y of Eq. (3)
+    annotated:  for each sample the class numbers its dataset annotates
+    """
+    losses = []
+    for b, classes in enumerate(annotated):
+        for k in classes:
+            overlap = predicted = true = cross_entropy = 0.0
+            places = list(itertools.product(*map(range, label_maps.shape[1:])))
+            for d, h, w in places:
+                m = 1 if label_maps[b, d, h, w] == k else 0                          # Eq. (3)
+                p = 1 / (1 + math.exp(-logits[b, k, d, h, w].item()))                # the sigmoid of Eq. (2)
+                weight = 1 if positive_weight is None else positive_weight[b, k].item()
+                cross_entropy -= weight * m * math.log(p) + (1 - m) * math.log(1 - p)
+                overlap, predicted, true = overlap + p * m, predicted + p, true + m
+            dice_loss = 1 - (2 * overlap + 1) / (predicted + true + 1)
+            losses.append(dice_loss + cross_entropy / len(places))                   # one summand of Eq. (4)
+    return sum(losses) / (len(losses) if reduction == "mean" else 1)
+
+
+def random_example(dtype=torch.float32):
+    """Two samples, three classes; the first sample's dataset annotates classes 0 and 2, the second's class 1."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(2, 3, 3, 4, 2, generator=generator, dtype=dtype)
+    label_maps = torch.randint(0, 3, (2, 3, 4, 2), generator=generator)
+    target = torch.stack([label_maps == k for k in range(3)], dim=1)
+    labelled = torch.tensor([[True, False, True], [False, True, False]])
+    return logits, label_maps, target, labelled
+
+
+def one_class(logits, target):
+    """Loss of one sample and one annotated class given as flat lists."""
+    x, t = (torch.tensor(v, dtype=torch.float32).view(1, 1, -1, 1, 1) for v in (logits, target))
+    return masked_loss(x, t, torch.tensor([[True]])).item()
+
+
+# ----------------------------------------------------------------------------------------------------------- its value
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_is_eq_4_voxel_by_voxel(reduction):
+    logits, label_maps, target, labelled = random_example()
+    expected = slow_loss(logits, label_maps, annotated=[[0, 2], [1]], reduction=reduction)
+    assert masked_loss(logits, target, labelled, reduction=reduction).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_positive_weights_multiply_the_cross_entropy_of_positive_voxels():
+    logits, label_maps, target, labelled = random_example()
+    weight = torch.tensor([[1.0, 7.0, 2.5], [7.0, 12.0, 7.0]])                       # 7: classes not annotated
+    expected = slow_loss(logits, label_maps, annotated=[[0, 2], [1]], positive_weight=weight)
+    assert masked_loss(logits, target, labelled, positive_weight=weight).item() == pytest.approx(expected, rel=1e-5)
+    ones = torch.ones(2, 3)
+    assert masked_loss(logits, target, labelled, positive_weight=ones) == masked_loss(logits, target, labelled)
+
+
+def test_a_perfect_prediction_costs_nothing():
+    assert one_class([CERTAIN, -CERTAIN, -CERTAIN], [1, 0, 0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_finding_nothing_where_there_is_nothing_costs_nothing():
+    assert one_class([-CERTAIN] * 4, [0] * 4) == pytest.approx(0, abs=1e-6)
+
+
+def test_two_undecided_voxels_one_of_them_positive():
+    # p = 1/2 twice: cross-entropy ln 2; Dice quotient (2 * 1/2 + 1) / (1 + 1 + 1) = 2/3
+    assert one_class([0.0, 0.0], [1, 0]) == pytest.approx(math.log(2) + 1 / 3)
+
+
+def test_two_voxels_exactly_wrong():
+    # p = (0, 1), target (1, 0): Dice quotient (0 + 1) / (1 + 1 + 1); each cross-entropy is the logit, 50
+    assert one_class([-CERTAIN, CERTAIN], [1, 0]) == pytest.approx(50 + 2 / 3)
+
+
+def test_a_false_alarm_of_three_voxels_where_the_class_is_absent():
+    # Dice quotient (0 + 1) / (3 + 0 + 1); cross-entropy 3 * 50 / 4
+    assert one_class([CERTAIN] * 3 + [-CERTAIN], [0] * 4) == pytest.approx(37.5 + 3 / 4)
+
+
+def test_dice_is_taken_over_the_volume_not_slice_by_slice():
+    """An organ on 32 of 96 slices, found exactly. With a Dice of 0 for each empty slice the loss would be 64 / 96."""
+    target = torch.zeros(1, 1, 96, 4, 4)
+    target[:, :, :32] = 1
+    logits = CERTAIN * (2 * target - 1)
+    assert masked_loss(logits, target, torch.tensor([[True]])).item() == pytest.approx(0, abs=1e-6)
+    # and an imperfect one: all of the 96 slices predicted, the cross-entropy of 64 of them is 50
+    everything = torch.full_like(target, CERTAIN)
+    quotient = (2 * 512 + 1) / (1536 + 512 + 1)
+    assert masked_loss(everything, target, torch.tensor([[True]])).item() == pytest.approx(50 * 2 / 3 + 1 - quotient)
+
+
+def test_classes_may_overlap():
+    target = torch.ones(1, 2, 2, 2, 2)                      # a tumour that fills its organ: both are right
+    assert masked_loss(CERTAIN * target, target, torch.tensor([[True, True]])).item() == pytest.approx(0, abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------------- what is not annotated
+
+def test_a_class_that_is_not_annotated_changes_neither_the_loss_nor_any_gradient():
+    logits, _, target, labelled = random_example()
+    target, spoilt_target = target.float(), target.float()
+    spoilt = logits.clone()
+    spoilt[0, 1], spoilt[1, 0], spoilt[1, 2] = math.nan, math.inf, -math.inf
+    spoilt_target[~labelled] = math.nan
+    results = []
+    for x, t in ((logits, target), (spoilt, spoilt_target)):
+        x.requires_grad_()
+        loss = masked_loss(x, t, labelled)
+        results.append((loss, *torch.autograd.grad(loss, x)))
+    (loss, gradient), (spoilt_loss, spoilt_gradient) = results
+    assert loss == spoilt_loss and torch.equal(gradient, spoilt_gradient)
+    assert (gradient[~labelled] == 0).all() and (gradient[labelled] != 0).all()
+
+
+def test_annotated_and_absent_is_not_the_same_as_not_annotated():
+    logits = torch.zeros(1, 2, 2, 2, 2, requires_grad=True)
+    masked_loss(logits, torch.zeros(1, 2, 2, 2, 2), torch.tensor([[True, False]])).backward()
+    assert (logits.grad[0, 0] > 0).all()                    # absent: every voxel is background
+    assert (logits.grad[0, 1] == 0).all()                   # not annotated: nothing is known
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_where_nothing_is_annotated_the_loss_is_zero_and_so_is_every_gradient(reduction):
+    logits, _, target, labelled = random_example()
+    logits.requires_grad_()
+    loss = masked_loss(logits, target, torch.zeros_like(labelled), reduction=reduction)
+    loss.backward()
+    assert loss.item() == 0 and loss.shape == ()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+# --------------------------------------------------------------------------------------------------------- gradients
+
+def test_gradients_agree_with_finite_differences():
+    logits, _, target, labelled = random_example(torch.float64)
+    logits.requires_grad_()
+    weight = torch.tensor([[1.0, 7.0, 2.5], [7.0, 12.0, 7.0]], dtype=torch.float64)
+    for options in ({}, {"reduction": "sum"}, {"pairs": 7.0}, {"positive_weight": weight}):
+        assert torch.autograd.gradcheck(lambda x: masked_loss(x, target, labelled, **options), logits)
+
+
+def test_gradients_agree_with_finite_differences_for_soft_targets():
+    logits, _, target, labelled = random_example(torch.float64)
+    soft = 0.1 + 0.7 * target.double()                      # pseudo labels may be probabilities, Eq. (5)
+    assert torch.autograd.gradcheck(lambda x: masked_loss(x, soft, labelled), logits.requires_grad_())
+
+
+def test_a_second_backward_pass_gives_the_same_gradient():
+    logits, _, target, labelled = random_example()
+    logits.requires_grad_()
+    loss = 3 * masked_loss(logits, target, labelled)
+    first, = torch.autograd.grad(loss, logits, retain_graph=True)
+    second, = torch.autograd.grad(loss, logits)
+    assert torch.equal(first, second)
+
+
+def test_the_scale_of_a_gradient_scaler_reaches_small_half_precision_gradients():
+    # p = sigmoid(-18) = 1.5e-8 is 0 in half precision, which stops at 6e-8, unless the scale is multiplied in first.
+    logits = torch.full((1, 1, 16, 16, 16), -18.0, dtype=torch.float16, requires_grad=True)
+    labelled = torch.tensor([[True]])
+    (65536 * masked_loss(logits, torch.zeros_like(logits), labelled)).backward()
+    assert (logits.grad > 0).all()
+
+
+def test_dividing_by_the_pairs_of_all_processes_adds_up_to_the_joint_batch():
+    """Two processes with 2 and 1 annotated pairs; averaged gradients must be those of one process with the batch of both."""
+    logits, _, target, labelled = random_example()
+    joint = masked_loss(logits, target, labelled)
+    pairs = labelled.sum() / 2                              # over all ranks, divided by the number of ranks
+    ranks = [masked_loss(logits[b:b + 1], target[b:b + 1], labelled[b:b + 1], pairs=pairs) for b in range(2)]
+    torch.testing.assert_close(sum(ranks) / 2, joint)
+    torch.testing.assert_close(masked_loss(logits, target, labelled, pairs=1.5), 2 * joint)       # a plain number too
+
+
+# ------------------------------------------------------------------------------------------------------------- types
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_the_target_may_have_any_type(dtype):
+    logits, _, target, labelled = random_example()
+    assert masked_loss(logits, target.to(dtype), labelled) == masked_loss(logits, target.float(), labelled)
+
+
+def test_logits_in_bfloat16_give_a_float32_loss_and_bfloat16_gradients():
+    logits, _, target, labelled = random_example()
+    rounded = logits.bfloat16().requires_grad_()
+    loss = masked_loss(rounded, target, labelled)
+    loss.backward()
+    assert loss.dtype == torch.float32 and rounded.grad.dtype == torch.bfloat16
+    exact = rounded.detach().float().requires_grad_()
+    expected = masked_loss(exact, target, labelled)
+    expected.backward()
+    assert loss == expected and torch.equal(rounded.grad, exact.grad.bfloat16())
+
+
+@pytest.mark.parametrize("target, labelled", [((2, 3, 3, 4, 1), (2, 3)), ((2, 1, 3, 4, 2), (2, 3)), ((2, 3, 3, 4, 2), (2, 1)),
+                                              ((2, 3, 3, 4, 2), (3,))])
+def test_shapes_that_do_not_fit_are_refused_by_number(target, labelled):
+    with pytest.raises(ValueError, match=r"logits \(2, 3, 3, 4, 2\), target .* do not fit. Expected \(B, K, D, H, W\)"):
+        masked_loss(torch.zeros(2, 3, 3, 4, 2), torch.zeros(target), torch.ones(labelled, dtype=torch.bool))
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="'none' is not 'mean' or 'sum'"):
+        masked_loss(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, dtype=torch.bool), reduction="none")

@@ -1,0 +1,240 @@
+"""The whole model: sizes, names and figures of the released ones, and what training and inference rely on."""
+
+import json
+
+import pytest
+import torch
+
+from uniseg.backbones import BACKBONES
+from uniseg.checkpoint import released_name
+from uniseg.embeddings import class_embeddings
+from uniseg.losses import masked_loss
+from uniseg.model import ModelConfig, UniversalModel, build
+from uniseg.runtime import keep_freed_memory
+from uniseg.taxonomy import NAMES
+
+from stand_in import GOLDEN, TOLERANCE, deviation, golden, stand_in, stand_in_image
+
+SMALL = {"swin_unetr": 12, "unet": 8, "segresnet": 8}                   # widths
+IMAGE = {"swin_unetr": (64, 32, 32), "unet": (16, 24, 16), "segresnet": (16, 8, 24)}
+THREE = ("liver", "spleen", "pancreas")
+
+
+def small_model(backbone="unet", lpg="independent", classes=THREE, **options):
+    torch.manual_seed(0)
+    config = ModelConfig(classes, backbone, SMALL[backbone], lpg, text_width=6, **options)
+    return UniversalModel(config, torch.randn(len(classes), 6))
+
+
+def random_image(backbone="unet", batch=1):
+    return torch.rand(batch, 1, *IMAGE[backbone], generator=torch.Generator().manual_seed(1))
+
+
+def paper_model(backbone, lpg, classes=NAMES):
+    """At the paper's width with CLIP's 512 numbers a class, on the meta device: shapes and names, no numbers."""
+    with torch.device("meta"):
+        return build({"classes": classes, "backbone": backbone, "lpg": lpg, "text_width": 512})
+
+
+def stand_in_model(backbone, lpg, classes):
+    """At the paper's width, filled with the stand-in weights under the names of the released files."""
+    model = build({"classes": classes, "backbone": backbone, "lpg": lpg, "text_width": 512, "merging": "v090"})
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(stand_in("module." + released_name(name, backbone), tuple(tensor.shape))))
+    return model.eval()
+
+
+# ------------------------------------------------------------------------------------------------------ sizes and names
+
+@pytest.mark.parametrize("lpg", ["independent", "shared"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_an_image_gives_one_logit_map_a_class_on_its_own_grid(backbone, lpg):
+    model = small_model(backbone, lpg)
+    logits = model(random_image(backbone, batch=2))
+    assert logits.shape == (2, 3, *IMAGE[backbone]) and logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("backbone, lpg, parameters", [
+    ("swin_unetr", "shared", 62_595_315),            # the released models of ICCV 2023
+    ("unet", "shared", 19_416_417),
+    ("swin_unetr", "independent", 77_496_442),       # 62,186,610 + 198,400 (GAP) + 488 (C -> 8) + 32 * 472,217
+])
+def test_parameter_counts_of_the_whole_models(backbone, lpg, parameters):
+    assert sum(p.numel() for p in paper_model(backbone, lpg).parameters()) == parameters
+
+
+def test_a_narrower_lpg_is_a_matter_of_one_setting():
+    assert small_model(lpg_hidden=10).lpg.controllers[0][0].out_features == 10
+    assert small_model(lpg="shared", lpg_hidden=10).lpg.text_to_vision.out_features == 10
+
+
+@pytest.mark.parametrize("backbone, lpg, entries", [("swin_unetr", "shared", 170), ("unet", "shared", 117 - 14 * 3),
+                                                    ("swin_unetr", "independent", 157 + 9 + 4 * 32)])
+def test_every_tensor_has_a_name_and_size_of_the_released_files(backbone, lpg, entries):
+    """117 - 14 * 3: the released U-Net also stores running statistics of its 14 norms, which it never uses."""
+    ours = {released_name(name, backbone): list(t.shape) for name, t in paper_model(backbone, lpg).state_dict().items()}
+    e, c = {"swin_unetr": (768, 48), "unet": (512, 64)}[backbone]
+    heads = {"organ_embedding": [32, 512],
+             "GAP.0.weight": [e], "GAP.0.bias": [e], "GAP.3.weight": [256, e, 1, 1, 1], "GAP.3.bias": [256],
+             "precls_conv.0.weight": [c], "precls_conv.0.bias": [c],
+             "precls_conv.2.weight": [8, c, 1, 1, 1], "precls_conv.2.bias": [8]}
+    if lpg == "shared":                              # released as 1x1x1 convolutions: (153, 512, 1, 1, 1) and so on
+        heads |= {"controller.weight": [153, 512], "controller.bias": [153],
+                  "text_to_vision.weight": [256, 512], "text_to_vision.bias": [256]}
+    else:
+        for i in range(32):
+            heads |= {f"controllers.{i}.0.weight": [512, 768], f"controllers.{i}.0.bias": [512],
+                      f"controllers.{i}.2.weight": [153, 512], f"controllers.{i}.2.bias": [153]}
+    released = json.loads((GOLDEN / "keys_backbone.json").read_text())[backbone]
+    prefix = released["prefix"].removeprefix("module.")
+    assert ours == heads | {prefix + name: shape for name, shape in released["entries"].items()}
+    assert len(ours) == entries
+
+
+# ------------------------------------------------------------------------------------------------------- golden figures
+
+def check_figures(file, outputs):
+    """Every array of golden/<file>.npz within TOLERANCE; `pytest -s` prints the deviations."""
+    figures = golden(file)
+    logits = outputs["logits"]
+    outputs = outputs | {"logits_mean": logits.mean(dim=(2, 3, 4)), "logits_std": logits.std(dim=(2, 3, 4))}
+    names = [name for name in figures if not name.endswith("_stride")]
+    deviations = {name: deviation(figures, name, outputs[name]) for name in names}
+    print(file, {name: f"{d:.1e}" for name, d in deviations.items()})
+    assert max(deviations.values()) <= TOLERANCE, deviations
+    return deviations
+
+
+def all_outputs(model):
+    """What the golden figures hold, the whole of it, from one pass."""
+    outputs = {}
+    hooks = [model.backbone.register_forward_hook(lambda _, __, out: outputs.update(bottleneck=out[0], decoder=out[1])),
+             model.GAP.register_forward_hook(lambda _, __, out: outputs.update(gap=out.flatten(1)))]
+    keep_freed_memory()
+    with torch.inference_mode():
+        outputs["logits"] = model(stand_in_image())
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
+    """The released Universal Model (shared) and the continual one (independent, 38 classes) share one backbone."""
+    outputs = all_outputs(stand_in_model("swin_unetr", "shared", NAMES))
+    found = check_figures("universal_swinunetr_shared", outputs)
+    assert set(found) == {"bottleneck", "decoder", "gap", "logits", "logits_mean", "logits_std"}
+
+    continual = stand_in_model("swin_unetr", "independent", tuple(f"class {i}" for i in range(38)))
+    continual.backbone.forward = lambda image: (outputs["bottleneck"], outputs["decoder"])       # saves a second long pass
+    with torch.inference_mode():
+        logits = continual(stand_in_image())
+    check_figures("continual_swin_independent", {"logits": logits})
+
+
+@pytest.mark.slow
+def test_the_continual_model_computes_what_the_released_one_does_from_image_to_logits():
+    model = stand_in_model("swin_unetr", "independent", tuple(f"class {i}" for i in range(38)))
+    check_figures("continual_swin_independent", all_outputs(model))
+
+
+@pytest.mark.slow
+def test_the_unet_model_computes_what_the_released_one_does():
+    check_figures("universal_unet_shared", all_outputs(stand_in_model("unet", "shared", NAMES)))
+
+
+# ------------------------------------------------------------------------------------------------- learning and choosing
+
+def test_what_is_not_annotated_teaches_its_mlp_nothing():
+    model = small_model()
+    image = random_image()
+    target = torch.rand(1, 3, *IMAGE["unet"]) < 0.3
+    masked_loss(model(image), target, torch.tensor([[True, False, True]])).backward()
+    for k, mlp in enumerate(model.lpg.controllers):
+        for name, parameter in mlp.named_parameters():
+            if k == 1:
+                assert torch.equal(parameter.grad, torch.zeros_like(parameter)), name
+            else:
+                assert parameter.grad.abs().sum() > 0, name
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())  # as DDP demands
+    assert model.backbone.down_tr64.ops[0].conv1.weight.grad.abs().sum() > 0
+
+
+def test_an_annotated_class_gets_the_same_gradient_whatever_the_other_classes_hold():
+    gradients = []
+    for labelled in ([[True, False, False]], [[True, True, False]]):
+        model = small_model()
+        target = torch.ones(1, 3, *IMAGE["unet"])
+        masked_loss(model(random_image()), target, torch.tensor(labelled), reduction="sum").backward()
+        gradients.append([p.grad for p in model.lpg.controllers[0].parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("lpg", ["independent", "shared"])
+def test_only_computes_the_chosen_classes_in_the_order_asked(lpg):
+    model = small_model(lpg=lpg).eval()
+    with torch.inference_mode():
+        chosen, all_classes = model(random_image(), only=[2, 0]), model(random_image())
+    torch.testing.assert_close(chosen, all_classes[:, [2, 0]])
+
+
+@pytest.mark.parametrize("lpg", ["independent", "shared"])
+@pytest.mark.parametrize("probability", [0.01, 0.5, 0.9])
+def test_a_prior_is_where_the_sigmoids_start(lpg, probability):
+    model = small_model(lpg=lpg)
+    model.set_prior(probability)
+    with torch.inference_mode():
+        mean = model(random_image()).sigmoid().mean(dim=(0, 2, 3, 4))                  # of each class
+    odds = mean / (1 - mean) / (probability / (1 - probability))
+    assert (odds > 1 / 2).all() and (odds < 2).all()
+
+
+def test_the_text_embedding_is_fixed_and_only_the_random_encoding_is_learned():
+    fixed, learned = small_model(encoding="v3"), small_model(encoding="random")
+    assert "organ_embedding" in dict(fixed.named_buffers())
+    assert "organ_embedding" in dict(learned.named_parameters())
+    learned(random_image()).sum().backward()
+    assert learned.organ_embedding.grad.abs().sum() > 0
+    for model in (fixed, learned):
+        assert "organ_embedding" in model.state_dict()                                # stored in checkpoints either way
+
+
+def test_the_model_keeps_a_copy_of_the_embedding():
+    embedding = torch.ones(3, 6)
+    model = UniversalModel(ModelConfig(THREE, "unet", 8, text_width=6), embedding)
+    embedding.zero_()
+    assert (model.organ_embedding == 1).all()
+
+
+@pytest.mark.parametrize("encoding, width", [("v3", 384), ("one-hot", 3), ("random", 512)])
+def test_every_encoding_of_the_embeddings_file_builds_a_model(encoding, width):
+    embedding = class_embeddings(THREE, encoding)
+    model = UniversalModel(ModelConfig(THREE, "unet", 8, text_width=width, encoding=encoding), embedding)
+    assert model(random_image()).shape == (1, 3, *IMAGE["unet"])
+
+
+# --------------------------------------------------------------------------------------------------------- configuration
+
+def test_describe_is_plain_json_from_which_build_makes_the_same_network():
+    model = small_model("swin_unetr", lpg_hidden=9, merging="v090", encoding="random").eval()
+    described = json.loads(json.dumps(model.describe()))
+    again = build(described)
+    assert again.config == model.config and again.classes == THREE
+    again.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(again.eval()(random_image("swin_unetr")), model(random_image("swin_unetr")))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (3, 5), (6, 3)])
+def test_an_embedding_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=rf"has shape \({shape[0]}, {shape[1]}\), the model wants \(3, 6\): one row a class"):
+        UniversalModel(ModelConfig(THREE, "unet", 8, text_width=6), torch.zeros(shape))
+
+
+def test_an_unknown_backbone_or_lpg_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown backbone 'resnet'. Choose one of swin_unetr, unet, segresnet"):
+        UniversalModel(ModelConfig(THREE, "resnet", text_width=6), torch.zeros(3, 6))
+    with pytest.raises(ValueError, match="unknown lpg 'none'. Choose one of independent, shared"):
+        UniversalModel(ModelConfig(THREE, "unet", 8, lpg="none", text_width=6), torch.zeros(3, 6))

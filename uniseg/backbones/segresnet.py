@@ -1,0 +1,90 @@
+"""SegResNet: the smallest of the paper's backbones (4.7 M parameters), a residual encoder and a light decoder.
+
+Follows Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", BrainLes 2018,
+https://arxiv.org/abs/1810.11654, without its variational branch. Sub-module names are those of MONAI's SegResNet,
+https://github.com/Project-MONAI/MONAI/blob/dev/monai/networks/nets/segresnet.py, so that the weights of SuPreM load.
+"""
+
+from collections import OrderedDict
+import math
+
+from torch import nn
+import torch.nn.functional as F
+
+from .window_size import check_window_size
+
+BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks a level, from full resolution to 1/8
+BLOCKS_UP = (1, 1, 1)        # residual blocks a level, from 1/4 to full resolution
+
+
+def conv(in_channels, out_channels, kernel_size=3, stride=1):
+    """Convolution without bias, one module deep because the released keys read `<name>.conv.weight`."""
+    layer = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(OrderedDict(conv=layer))
+
+
+def group_norm(channels):
+    """Eight groups; fewer, the greatest common divisor, where a narrow net has channels that eight does not divide."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block: norm, ReLU, convolution, twice, plus the input."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.norm1 = group_norm(channels)
+        self.conv1 = conv(channels, channels)
+        self.norm2 = group_norm(channels)
+        self.conv2 = conv(channels, channels)
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.norm1(x)))                    # (B, C, D, H, W)
+        y = self.conv2(F.relu(self.norm2(y)))                    # (B, C, D, H, W)
+        return x + y                                             # (B, C, D, H, W)
+
+
+class SegResNet(nn.Module):
+    """Four levels with C, 2C, 4C, 8C channels, C = `width` (16 in the paper, "tiny": 4,700,848 parameters).
+
+    F_D is the sum that leaves the last residual block. The original ends in `conv_final`, a group normalisation (32
+    parameters), a ReLU and its own 1x1x1 classifier; here the heads take that place with a normalisation and a ReLU of
+    their own, so that `conv_final` of a released file is not needed. With it and MONAI's default of two output
+    channels (34 parameters) the count is 4,700,914, the paper's 4.7 M.
+
+    forward: image (B, in_channels, D, H, W), each size a multiple of 8
+             -> bottleneck F_E (B, 8C, D/8, H/8, W/8), decoder map F_D (B, C, D, H, W)
+    """
+
+    size_multiple = 8
+
+    def __init__(self, in_channels=1, width=16):
+        super().__init__()
+        c = width
+        self.in_channels = in_channels
+        self.bottleneck_channels = 8 * c
+        self.decoder_channels = c
+        self.convInit = conv(in_channels, c)
+        self.down_layers = nn.ModuleList()
+        for level, blocks in enumerate(BLOCKS_DOWN):
+            enter = nn.Identity() if level == 0 else conv(c << (level - 1), c << level, stride=2)
+            self.down_layers.append(nn.Sequential(enter, *[ResBlock(c << level) for _ in range(blocks)]))
+        self.up_samples = nn.ModuleList()
+        self.up_layers = nn.ModuleList()
+        for level, blocks in zip((2, 1, 0), BLOCKS_UP):
+            double = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+            self.up_samples.append(nn.Sequential(conv(c << (level + 1), c << level, kernel_size=1), double))
+            self.up_layers.append(nn.Sequential(*[ResBlock(c << level) for _ in range(blocks)]))
+
+    def forward(self, image):
+        check_window_size(image, self, needs_two_voxels=False)
+        x = self.convInit(image)                                 # (B, C, D, H, W)
+        skips = []
+        for down in self.down_layers:
+            x = down(x)                                          # (B, 2^l C, D/2^l, H/2^l, W/2^l) at level l
+            skips.append(x)
+        bottleneck = skips.pop()                                 # (B, 8C, D/8, H/8, W/8)   F_E
+        for up_sample, up_layer in zip(self.up_samples, self.up_layers):
+            x = up_sample(x) + skips.pop()                       # (B, 2^l C, D/2^l, H/2^l, W/2^l), l = 2, 1, 0
+            x = up_layer(x)                                      # (B, 2^l C, D/2^l, H/2^l, W/2^l); last (B, C, D, H, W)
+        return bottleneck, x                                     # F_E and F_D

@@ -1,0 +1,93 @@
+"""The masked loss, Section 3.2.4, Eq. (3)-(4): Dice and binary cross-entropy over the classes a case's dataset annotates.
+
+A class that a dataset does not annotate is neither foreground nor background: it adds nothing, and its logits get a
+gradient of exactly zero. K sigmoids, not one softmax: classes overlap (a tumour lies inside its organ).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+SMOOTH = 1.0  # one voxel in numerator and denominator: keeps Dice defined where neither truth nor prediction has the class
+
+
+def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None):
+    """Dice + BCE of the labelled (sample, class) pairs, Eq. (3)-(4).
+
+    logits:    (B, K, D, H, W)
+    target:    (B, K, D, H, W)  0 or 1, any dtype; only rows of labelled pairs are read
+    labelled:  (B, K) bool      True where the sample's dataset annotates class k
+    pairs:     divide by this number instead of the batch's own count of labelled pairs (float or 0-d tensor). Under
+               data parallelism: the count over all ranks divided by the number of ranks, so that averaging gradients
+               over ranks gives the gradient of the joint batch
+    reduction: "mean" over the labelled pairs, or "sum" (Eq. (4) as printed)
+    positive_weight: (B, K) weight of positive voxels in the BCE term (None: 1, the paper)
+    returns:   0-d tensor; 0 with zero gradients where nothing is labelled
+
+    Dice is taken over the whole patch of a (sample, class) pair, never slice by slice.
+    """
+    if logits.shape != target.shape or labelled.shape != logits.shape[:2]:
+        raise ValueError(f"masked_loss: logits {tuple(logits.shape)}, target {tuple(target.shape)} and labelled "
+                         f"{tuple(labelled.shape)} do not fit. Expected (B, K, D, H, W) twice and (B, K).")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"masked_loss: reduction {reduction!r} is not 'mean' or 'sum'.")
+    total = _MaskedSum.apply(logits, target, labelled, positive_weight)
+    if reduction == "sum":
+        return total
+    if pairs is None:
+        pairs = labelled.sum()
+    return total / torch.as_tensor(pairs, dtype=total.dtype, device=total.device).clamp(min=torch.finfo(total.dtype).tiny)
+
+
+class _MaskedSum(torch.autograd.Function):
+    """Sum over labelled pairs of (BCE + Dice loss), with the gradient written out.
+
+    With p = sigmoid(x), N voxels, t the target:
+      BCE = mean(softplus(x) - t x)                       d/dx = (p - t) / N
+      D   = 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)  dD/dp = -(2 t - d) / (sum(p) + sum(t) + 1), d the quotient
+    One row at a time, and the backward pass computes p again: nothing of the size of all logits is made but the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, target, labelled, positive_weight):
+        pairs = labelled.nonzero().tolist()
+        weights = [1.0] * len(pairs) if positive_weight is None else positive_weight[labelled].tolist()
+        ctx.rows = list(zip(pairs, weights))
+        ctx.save_for_backward(logits, target)
+        total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
+        for (b, k), weight in ctx.rows:
+            total += _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total):
+        logits, target = ctx.saved_tensors
+        gradient = torch.zeros_like(logits)
+        for (b, k), weight in ctx.rows:
+            row = _row_gradient(logits[b, k].to(grad_total.dtype), target[b, k].to(grad_total.dtype), weight)
+            gradient[b, k] = row.mul_(grad_total)
+        return gradient, None, None, None
+
+
+def _row_loss(x, t, weight):
+    """BCE + Dice loss of one (sample, class): logits x and 0/1 target t (D, H, W), weight of positive voxels."""
+    _, quotient = _dice(torch.sigmoid(x), t)
+    return ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean() + 1 - quotient
+
+
+def _row_gradient(x, t, weight):
+    """d _row_loss / dx, (D, H, W)."""
+    p = torch.sigmoid(x)
+    size, quotient = _dice(p, t)
+    return (p - t) * _voxel_weight(t, weight) / x.numel() - (2 * t - quotient) / size * p * (1 - p)
+
+
+def _dice(p, t):
+    """Denominator and value of the Dice quotient d."""
+    size = p.sum() + t.sum() + SMOOTH
+    return size, (2 * (p * t).sum() + SMOOTH) / size
+
+
+def _voxel_weight(t, weight):
+    return 1 if weight == 1 else 1 + (weight - 1) * t

@@ -1,0 +1,280 @@
+"""A synthetic abdominal CT with its masks: the demonstration of `python -m uniseg.infer --demo` and the tests' patient.
+
+No patient's data is in it. Every shape is written down in mm, in a frame whose origin is the middle of the field of view
+(x to the patient's right, y to the front, z to the head), so that another voxel size shows the same anatomy. HU values are
+those of a contrast CT in the portal venous phase. Sizes and places vary with the seed.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from .anatomy import bounding_box, largest_components
+
+FIELD_OF_VIEW_MM = (330.0, 240.0, 330.0)
+AIR, FAT, MUSCLE, FLUID, BONE, LUNG = -1000, -100, 55, 15, 300, -850
+SIDES = ((-1, "left"), (1, "right"))         # sign of x
+HU = {
+    "spleen": 120, "right_kidney": 165, "left_kidney": 165, "gall_bladder": 10, "esophagus": 45, "liver": 110,
+    "stomach": 60, "aorta": 150, "postcava": 145, "portal_and_splenic_vein": 165, "pancreas": 95,
+    "right_adrenal_gland": 70, "left_adrenal_gland": 70, "duodenum": 60, "hepatic_vessel": 160, "right_lung": LUNG,
+    "left_lung": LUNG, "colon": 50, "intestine": 75, "rectum": 45, "bladder": 5, "left_head_of_femur": 380,
+    "right_head_of_femur": 380, "celiac_trunk": 150, "liver_tumor": 62, "kidney_tumor": 95, "kidney_cyst": 6,
+}
+
+
+class _Scene:
+    """A grid in mm on which shapes are drawn as bool arrays; each shape is computed inside its own box."""
+
+    def __init__(self, shape, affine):
+        self.shape = shape
+        self.axes = [affine[a, a] * np.arange(n) + affine[a, 3] for a, n in enumerate(shape)]
+
+    def empty(self):
+        return np.zeros(self.shape, bool, order="F")
+
+    def _box(self, low, high):
+        box = tuple(slice(*np.searchsorted(axis, (lo, hi))) for axis, lo, hi in zip(self.axes, low, high))
+        return box, np.meshgrid(*(axis[s] for axis, s in zip(self.axes, box)), indexing="ij", sparse=True)
+
+    def ellipsoid(self, centre, radii, turn=0.0, power=2.0):
+        """Superquadric |x/a|^p + |y/b|^p + |z/c|^p <= 1, turned about z by `turn` degrees; p > 2 is boxier."""
+        centre, radii, mask = np.array(centre, float), np.array(radii, float), self.empty()
+        reach = radii if turn == 0 else np.array([max(radii[:2])] * 2 + [radii[2]])
+        box, (x, y, z) = self._box(centre - reach - 1, centre + reach + 1)
+        x, y, z = x - centre[0], y - centre[1], z - centre[2]
+        cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        x, y = cos * x + sin * y, cos * y - sin * x
+        mask[box] = abs(x / radii[0]) ** power + abs(y / radii[1]) ** power + abs(z / radii[2]) ** power <= 1
+        return mask
+
+    def tube(self, points, radius):
+        """Everything within `radius` mm of a line through the points; a list of radii makes it taper."""
+        points = np.array(points, float)
+        radii = np.broadcast_to(np.asarray(radius, float), len(points))
+        mask = self.empty()
+        for p, q, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:]):
+            box, (x, y, z) = self._box(np.minimum(p, q) - max(r0, r1), np.maximum(p, q) + max(r0, r1))
+            d = q - p
+            t = np.clip(((x - p[0]) * d[0] + (y - p[1]) * d[1] + (z - p[2]) * d[2]) / (d @ d), 0.0, 1.0)
+            far = (x - p[0] - t * d[0]) ** 2 + (y - p[1] - t * d[1]) ** 2 + (z - p[2] - t * d[2]) ** 2
+            mask[box] |= far <= (r0 + t * (r1 - r0)) ** 2
+        return mask
+
+    def field(self, rng, wavelength_mm):
+        """A smooth random field, about unit variance: plane waves of random direction. The same in mm on each grid."""
+        total = np.zeros(self.shape, np.float32, order="F")
+        for _ in range(6):
+            k = rng.normal(size=3)
+            k *= 2 * np.pi / wavelength_mm / np.linalg.norm(k)
+            phase = rng.uniform(0, 2 * np.pi)
+            x, y, z = (np.exp(1j * ki * axis).astype(np.complex64) for ki, axis in zip(k, self.axes))
+            xy = (x * np.exp(1j * phase))[:, None] * y                              # cos(a + b), a product of exponentials
+            total += np.einsum("ij,k->ijk", xy.real, z.real) - np.einsum("ij,k->ijk", xy.imag, z.imag)
+        return total / np.sqrt(3.0)
+
+
+def smooth_line(points, steps=8):
+    """A denser, rounded line through the points (Catmull-Rom)."""
+    p = np.array([points[0], *points, points[-1]], float)
+    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
+    pieces = [0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t ** 2 + (3 * b - a - 3 * c + d) * t ** 3)
+              for a, b, c, d in zip(p[:-3], p[1:-2], p[2:-1], p[3:])]
+    return np.vstack([*pieces, p[-1:]])
+
+
+def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None):
+    """A torso from the lung bases to the femoral heads.
+
+    shape:   voxels (D, H, W); by default FIELD_OF_VIEW_MM is covered. The middle of the array is the frame's origin.
+    returns: hu (D, H, W) int16, masks {class name: (D, H, W) bool}, affine (4, 4); RAS+, Fortran order.
+
+    Tumours and the cyst lie inside their organs' masks, hepatic vessels inside the liver's; other organs do not overlap.
+    """
+    spacing_mm = tuple(float(s) for s in spacing_mm)
+    shape = shape or tuple(max(1, round(f / s)) for f, s in zip(FIELD_OF_VIEW_MM, spacing_mm))
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = [-(n - 1) / 2.0 * s for n, s in zip(shape, spacing_mm)]
+    rng = np.random.default_rng(seed)            # draws for the anatomy do not depend on the grid
+    scene = _Scene(tuple(shape), affine)
+    x, y, z = np.meshgrid(*scene.axes, indexing="ij", sparse=True)
+
+    def some(centre, radii, place=3.0, size=0.06, **shape_of):
+        """An ellipsoid with the patient's own place (mm) and size (share)."""
+        centre = np.array(centre, float) + rng.uniform(-place, place, 3)
+        return scene.ellipsoid(centre, np.array(radii, float) * (1 + rng.uniform(-size, size)), **shape_of)
+
+    def shrink(mask, by_mm):
+        """The mask less a rim of `by_mm` (to the nearest voxel, in boxes)."""
+        inner, box = scene.empty(), bounding_box(mask, 1)
+        if box is not None:
+            size = [2 * round(by_mm / s) + 1 for s in spacing_mm]
+            inner[box] = ndimage.minimum_filter(mask[box].view(np.uint8), size).view(bool)
+        return inner
+
+    def wander(points, place=2.0):
+        return smooth_line(np.array(points, float) + rng.uniform(-place, place, (len(points), 3)))
+
+    # --- Body: skin, fat, muscle wall, cavity. Cross-sections are superellipses, narrower at the waist.
+    waist = 1.0 - 0.06 * np.exp(-((z + 25.0) / 60.0) ** 2)
+    girth = rng.uniform(0.97, 1.03)
+
+    def shell(inset):
+        a, b = girth * 150.0 * waist - inset, girth * 98.0 * waist - inset
+        inside = scene.empty()                       # as Fortran-ordered as all the rest: mixed orders cost ten times more
+        return np.less_equal(abs(x / a) ** 2.4 + abs((y - 2.0) / b) ** 2.4, 1, out=inside)
+    fat_mm = rng.uniform(13.0, 20.0)
+    body, under_skin, wall, cavity = shell(0), shell(2.5), shell(fat_mm), shell(fat_mm + 15.0)
+    in_rib, out_rib = shell(fat_mm + 11.0), shell(fat_mm + 4.0)
+
+    hu = np.full(shape, AIR, np.float32, order="F")
+    hu[body] = 20                                                    # skin
+    hu[under_skin] = FAT
+    hu[wall] = MUSCLE
+    hu[cavity] = FAT + 5
+    muscles = scene.empty()
+    for side in (-1, 1):
+        muscles |= scene.tube([(side * 32, -68, -200), (side * 30, -66, 200)], 22)               # erector spinae
+        muscles |= scene.tube(smooth_line([(side * 62, 5, -150), (side * 48, -35, -90), (side * 36, -45, 40)]),
+                              np.linspace(14, 9, 17))                                            # psoas
+        muscles |= scene.ellipsoid((side * 95, -45, -150), (45, 32, 60))                         # gluteal
+    muscles &= wall
+    hu[muscles] = MUSCLE
+
+    # --- Bone: vertebrae with discs, canal and processes; ribs; pelvis.
+    spine = scene.tube([(0, -46, -110), (0, -46, 200)], 19) & (y > -64)
+    height = np.broadcast_to((z + 8.0) % 34.0, shape)                # within a vertebra and its disc
+    bones = spine & (height < 27)
+    bones |= scene.tube([(0, -68, -110), (0, -68, 200)], 13) & (height < 22)
+    bones |= scene.ellipsoid((0, -86, 0), (3.5, 14, 300), power=4) & (height < 18)
+    bones |= scene.ellipsoid((0, -70, 0), (38, 4, 300), power=4) & (height < 9)
+    bones |= out_rib & ~in_rib & ((z + 0.45 * y) % 27.0 < 9) & (z + 0.5 * y > -12) & (abs(x) > 45)
+    bones |= scene.ellipsoid((0, -55, -125), (38, 16, 38), power=2.5)                            # sacrum
+    for side in (-1, 1):
+        bones |= scene.ellipsoid((side * 92, -28, -108), (9, 48, 46), turn=side * 28)            # iliac wing
+        bones |= scene.ellipsoid((side * 86, 0, -148), (29, 31, 29))                            # acetabulum
+    heads = {name: some((side * 92, 2, -152), (22, 22, 22), 2.0) for side, name in SIDES}
+    bones &= wall & ~heads["left"] & ~heads["right"]
+    canal = scene.tube([(0, -68, -150), (0, -68, 200)], 8)
+    disc = spine & (height >= 27)
+    fine, wide = scene.field(rng, 7.0), scene.field(rng, 45.0)
+    hu[disc] = 95
+    hu[bones] = (BONE - 60 + 60 * fine)[bones]
+    hu[bones & ~shrink(bones, 2.5)] = 620
+    hu[canal & body] = 25
+
+    # --- Organs, in the order in which they claim their place.
+    masks, taken = {}, bones | canal | disc
+
+    def claim(name, mask, within=cavity):
+        mask = largest_components(mask & within & ~taken)
+        taken[mask] = True
+        masks[name] = mask
+
+    for side, name in SIDES:
+        claim(f"{name}_head_of_femur", heads[name], wall)
+    claim("aorta", scene.tube(wander([(-16, -24, 200), (-10, -17, 100), (-7, -14, 0), (-4, -13, -62)], 1.0), 9.5))
+    claim("postcava", scene.tube(wander([(22, 0, 122), (22, -8, 70), (19, -16, 0), (15, -18, -64)], 1.0), 10.5))
+    iliac = scene.empty()
+    for side in (-1, 1):
+        iliac |= scene.tube(smooth_line([(side * 5, -14, -66), (side * 28, -5, -110), (side * 58, 35, -165)]), 7.5)
+    iliac &= cavity & ~taken
+    taken |= iliac
+    claim("celiac_trunk", scene.tube(wander([(-10, -16, 58), (-8, -4, 59), (-9, 6, 62)], 0.5), 3.6))
+    claim("portal_and_splenic_vein", scene.tube(
+        wander([(-72, -24, 62), (-38, 4, 50), (-6, 14, 40), (16, 16, 38), (34, 12, 58), (46, 12, 70)], 1.5), 6.0))
+    for side, name in SIDES:
+        kidney = some((side * 60, -38, 8 - 5 * side), (27, 24, 52), 4.0, turn=side * 35)
+        claim(f"{name}_kidney", kidney & ~scene.ellipsoid((side * 40, -26, 8 - 5 * side), (15, 13, 20)))
+        top = 62 - 2 * side
+        adrenal = scene.tube(wander([(side * 38, -20, top + 12), (side * 36, -28, top), (side * 42, -40, top - 12)], 1.0), 4.0)
+        claim(f"{name}_adrenal_gland", adrenal | scene.tube([(side * 36, -28, top), (side * 32, -40, top - 8)], 3.5))
+    claim("esophagus", scene.tube(wander([(-3, -18, 200), (-8, -2, 132), (-26, 8, 108)], 1.0), 8.5))
+    pancreas = wander([(34, 20, 10), (26, 24, 26), (4, 26, 36), (-26, 14, 44), (-58, -8, 54), (-72, -20, 58)])
+    claim("pancreas", scene.tube(pancreas, np.interp(np.arange(len(pancreas)), [0, 10, 20, 40], [15, 13, 11, 8])))
+    claim("duodenum", scene.tube(
+        wander([(22, 44, 34), (50, 34, 30), (58, 18, 4), (48, 6, -24), (10, 2, -34), (-24, 12, -22)]), 11.0))
+    claim("gall_bladder", some((58, 52, 12), (15, 17, 27), 3.0))
+    stomach = some((-52, 26, 76), (38, 42, 46), 3.0) | scene.tube(
+        wander([(-50, 38, 56), (-28, 55, 36), (4, 54, 32), (24, 46, 36)]), np.linspace(26, 14, 25))
+    claim("stomach", stomach)
+    claim("spleen", some((-94, -32, 66), (30, 46, 50), 3.0, turn=20))
+    heart = scene.ellipsoid((-20, 40, 165), (52, 42, 42), turn=-20) & cavity & ~taken
+    taken |= heart
+    liver = (some((62, 4, 56), (72, 80, 70), 3.0, power=2.3) & ~scene.ellipsoid((35, -5, -10), (85, 70, 38))) \
+        | some((8, 48, 80), (66, 32, 34), 3.0, turn=12)
+    claim("liver", liver)
+    colon = wander([(72, 22, -110), (84, 8, -80), (90, -2, -40), (88, 10, -14), (66, 48, -22), (30, 66, -40),
+                    (-20, 68, -42), (-62, 56, -8), (-92, 16, 22), (-100, -4, -5), (-98, -6, -50), (-90, 10, -95),
+                    (-52, 22, -112), (-14, 18, -100), (4, -12, -104), (0, -30, -125)], 3.0)
+    haustra = 18.0 + 2.5 * np.sin(np.arange(len(colon)) * 1.3)
+    claim("colon", scene.tube(colon, haustra))
+    claim("rectum", scene.tube(wander([(0, -30, -134), (0, -36, -150), (0, -34, -200)], 1.0), 17.0))
+    claim("bladder", some((0, 16, -148), (40, 32, 30), 2.0))
+    loops = []                                        # to and fro at three depths and three levels, one tube
+    for row in range(3):
+        for level in (range(3) if row % 2 == 0 else (2, 1, 0)):
+            to = [(u, 8 + 25 * row + 5 * np.cos(u / 9.0), -54 - 24.0 * level + 5 * np.sin(u / 9.0))
+                  for u in np.linspace(-54, 54, 6)]
+            loops += to if (row * 3 + level) % 2 == 0 else to[::-1]
+    claim("intestine", scene.tube(wander(loops, 2.0), 10.5))
+    for side, name in SIDES:
+        claim(f"{name}_lung", scene.ellipsoid((side * 70, -8, 185), (66, 84, 105), power=2.6) & (abs(x) > 8))
+
+    # --- Inside organs.
+    inside_liver = masks["liver"]
+    branches = scene.empty()
+    for tip in ((112, 10, 60), (95, -38, 70), (100, 20, 92), (80, 40, 40), (0, 52, 84), (30, 60, 74)):
+        tip = np.array(tip) + rng.uniform(-6, 6, 3)
+        bend = 0.5 * (np.array((52, 14, 72)) + tip) + rng.uniform(-8, 8, 3)
+        branches |= scene.tube(smooth_line([(48, 12, 70), bend, tip]), np.linspace(5.0, 2.2, 17))
+    for tip in ((95, 0, 95), (52, 48, 88), (10, 45, 90)):                                        # hepatic veins
+        branches |= scene.tube(smooth_line([(24, 0, 112), 0.5 * np.add((24, 0, 112), tip) + (0, 4, 4), tip]), 4.0)
+    masks["hepatic_vessel"] = branches & inside_liver
+    if tumours:
+        masks["liver_tumor"] = (some((92, 22, 52), (17, 15, 18), 3.0) | some((66, -36, 82), (10, 11, 9), 3.0)) & inside_liver
+        masks["hepatic_vessel"] &= ~masks["liver_tumor"]
+        for name, organ, shape_of in (
+                ("kidney_tumor", "left_kidney", some((-72, -42, -18), (15, 14, 16), 2.0)),
+                ("kidney_cyst", "right_kidney", some((76, -38, 24), (13, 13, 13), 2.0))):
+            masks[name] = largest_components(shape_of & cavity & ~(taken & ~masks[organ]))
+            masks[organ] = masks[organ] | masks[name]                                            # inclusion, Section 4.1.1
+
+    # --- Paint. Solid organs first, then the contents of hollow ones, vessels and lesions.
+    hu[iliac], hu[heart] = 150, 130
+    for name in masks:
+        if not name.endswith(("tumor", "cyst", "vessel")):
+            hu[masks[name]] = HU[name]
+    for side, name in SIDES:
+        hu[scene.ellipsoid((side * 52, -34, 8 - 5 * side), (13, 8, 26), turn=side * 35) & masks[f"{name}_kidney"]] = -40  # sinus
+    # Gas rises to the front of a patient on the back; below it fluid or stool.
+    for name, content, gas_front in (("stomach", FLUID, 46.0), ("colon", 35, None), ("duodenum", 25, None),
+                                     ("intestine", 30, None), ("rectum", 30, None), ("esophagus", 0, None)):
+        lumen = shrink(masks[name], 3.0)
+        hu[lumen] = content
+        if gas_front is not None:
+            hu[lumen & np.broadcast_to(y > gas_front, shape)] = AIR + 30
+        elif name in ("colon", "rectum"):
+            hu[lumen] += (40 * fine)[lumen]
+            hu[lumen & (wide > 0.1) & shrink(lumen, 3.0)] = AIR + 40
+    for name in ("hepatic_vessel", "liver_tumor", "kidney_tumor", "kidney_cyst"):
+        if name in masks:
+            hu[masks[name]] = HU[name]
+    if tumours:
+        hu[shrink(masks["liver_tumor"], 6.0)] = 35                                               # necrosis
+    soft = body & (hu > -150)
+    hu[soft] += (4.0 * wide + 3.0 * fine)[soft]
+    lungs = masks["left_lung"] | masks["right_lung"]
+    hu[lungs] += (35 * wide + 25 * fine)[lungs]
+
+    # --- Table: a thin curved shell below the back with foam inside.
+    depth = y + 99.5 * girth - 0.0006 * x ** 2
+    table = np.broadcast_to((depth < 0) & (depth > -14) & (abs(x) < 170), shape) & ~body
+    hu[table] = -860
+    hu[table & np.broadcast_to((depth > -3) | (depth < -11), shape)] = -80
+
+    # --- The scanner: blur of about 2.5 mm, noise whose standard deviation does not depend on the voxel size.
+    hu = ndimage.gaussian_filter(hu, [1.1 / s for s in spacing_mm], mode="nearest")
+    noise = np.random.default_rng([seed, 1]).standard_normal(shape[::-1], dtype=np.float32).T
+    hu += 9.0 * (0.6 * noise + 0.8 * ndimage.gaussian_filter(noise, 0.6) / 0.34)
+    hu = np.clip(np.round(hu), -1024, 3071).astype(np.int16, order="F")
+    return hu, {name: np.asfortranarray(mask) for name, mask in masks.items()}, affine

@@ -1,0 +1,316 @@
+"""From a CT to masks on its own grid: Section 4.1.2, Inference. The Python behind `python -m uniseg.infer`.
+
+    read (RAS+, HU) -> resample to the model's grid -> find the body -> sliding window, slab by slab
+      -> thresholds -> post-processing -> back to the native grid, class by class -> one bit a class and one label map
+
+Memory is bounded by design: a finished slab of logits becomes one byte a voxel and class at once, kept only where the
+class is likely; the native grid holds one bit a class. Nothing of the size classes x volume exists in float.
+"""
+
+import json
+import platform
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import scipy
+import torch
+
+from . import NOT_A_MEDICAL_DEVICE, __version__, checkpoint, taxonomy
+from .anatomy import body_mask, bounding_box, midsagittal_plane
+from .bits import bit_dtype, get_bit, set_bit
+from .postprocess import postprocess as refine
+from .runtime import choose_device, keep_freed_memory, peak_memory_bytes
+from .sliding_window import sliding_window
+from .volume import atomic_write, from_ras, read_ct, resample, resample_back, scale_hu, voxel_size_mm, write_label_map
+
+DEFAULT_WEIGHTS = Path(__file__).with_name("weights") / "default.pt"
+BODY_MARGIN = 4          # voxels of air kept around the body
+STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
+AT_THRESHOLD = 128
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(weights=None, device="auto"):
+    """A Segmenter with the built-in weights, or those of a checkpoint written by uniseg.train.
+
+    weights: path, or None for the built-in ones; device: "auto", "cpu", "cuda", ...
+    Raises checkpoint.CheckpointError for a file that cannot be used, ValueError for a device that does not exist.
+    """
+    keep_freed_memory()
+    path = Path(weights) if weights is not None else DEFAULT_WEIGHTS
+    content = checkpoint.read(path)
+    return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
+                     {"file": path.name, "sha256": checkpoint.file_sha256(path)})
+
+
+@dataclass
+class Segmentation:
+    """A result on the grid of the input, in the input's own orientation."""
+
+    label_map: np.ndarray      # shape of the input, uint8 (uint16 beyond 255): the class numbers of Table 2
+    classes: tuple             # names of the classes computed
+    stats: dict                # the content of the JSON file: voxels, ml, touches_border of each class, warnings, seconds
+    _bits: np.ndarray          # RAS+, bit k: classes[k]; overlaps kept
+    _geometry: object
+
+    @property
+    def affine(self):
+        """(4, 4) of the input."""
+        return self._geometry.affine
+
+    def mask(self, name):
+        """The class's own mask, bool, shape of the input; unlike the label map it keeps overlaps (tumour and organ).
+
+        An alias will do; the name of a pair ("kidneys") gives both sides in one mask.
+        """
+        names = (name,) if name in self.classes else taxonomy.resolve(name)
+        if missing := [n for n in names if n not in self.classes]:
+            raise ValueError(f"no class {missing[0]} in this result. It has {', '.join(self.classes)}.")
+        mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
+        return from_ras(mask, self._geometry.orientation)
+
+    def save(self, path, masks_folder=None):
+        """Write the label map, beside it the JSON (last: where it stands, the result is complete), and single masks."""
+        path = Path(path)
+        if masks_folder is not None:
+            Path(masks_folder).mkdir(parents=True, exist_ok=True)
+            for k, name in enumerate(self.classes):
+                mask = get_bit(self._bits, k).view(np.uint8)
+                write_label_map(Path(masks_folder) / f"{name}.nii.gz", mask, self._geometry, f"uniseg {name}")
+        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+        write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
+        with atomic_write(json_path(path)) as temporary:
+            Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
+
+
+def json_path(path):
+    """ct_seg.nii.gz -> ct_seg.json"""
+    path = Path(path)
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+class Segmenter:
+    """A network with its preprocessing. `network`: image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W)."""
+
+    def __init__(self, network, preprocessing, device, weights):
+        self.network, self.device = network.to(device).eval(), device
+        self.preprocessing, self.weights = preprocessing, weights
+
+    @property
+    def classes(self):
+        return tuple(self.network.classes)
+
+    def select(self, wanted):
+        """Names of the model's classes for a list of names or aliases ("kidneys" is both). Raises ValueError."""
+        chosen = []
+        for name in wanted:
+            for resolved in (name,) if name in self.classes else taxonomy.resolve(name):
+                if resolved not in self.classes:
+                    raise ValueError(f"class {resolved} is not in these weights ({self.weights['file']}). "
+                                     f"They offer {', '.join(self.classes)}.")
+                chosen.append(resolved)
+        return tuple(n for n in self.classes if n in chosen)
+
+    def segment(self, source, classes=None, overlap=0.5, threshold=0.5, postprocess=True, precision="float32",
+                progress=False):
+        """Segment one CT.
+
+        source:      path of a NIfTI file, or a nibabel image, in Hounsfield units
+        classes:     names to compute (default: all the model has); other heads cost nothing
+        overlap:     share that neighbouring windows have in common (paper: 0.5)
+        threshold:   probability above which a voxel belongs to a class; a number, or {class: number}, 0.5 for the others
+        postprocess: the three steps of Section 4.1.2
+        precision:   float32, or autocast to bf16 or fp16
+        returns:     Segmentation; raises volume.VolumeError for input that cannot be used
+        """
+        names = self.select(classes) if classes is not None else self.classes
+        if not names:
+            raise ValueError("no class to segment. Name at least one.")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}.")
+        if isinstance(threshold, dict):
+            threshold = {n: value for name, value in threshold.items() for n in self.select([name])}
+        limits = [_logit(threshold.get(n, 0.5) if isinstance(threshold, dict) else threshold, n) for n in names]
+        clock = _Clock()
+        with clock("read"):
+            ct = read_ct(source)
+        warnings = list(ct.warnings)
+        native_shape, native_affine, geometry = ct.array.shape, ct.affine, ct.geometry
+        with clock("resample"):
+            hu, affine = resample(ct.array, ct.affine, self.preprocessing["spacing_mm"],
+                                  antialias=self.preprocessing["antialias"])
+            del ct                                               # the native voxels are not needed again
+            body = body_mask(hu, voxel_size_mm(affine))
+            box = bounding_box(body, BODY_MARGIN)
+        if box is None:
+            warnings.append("no body found in this volume; the result is empty")
+            pieces = [[] for _ in names]
+        else:
+            with clock("network"):
+                pieces = self._windows(hu[box], body[box], names, limits, overlap, precision, progress)
+        notes, bits = [], np.zeros(hu.shape, bit_dtype(len(names)), order="F")
+        with clock("post-processing"):
+            maps = [_assemble(p, [s.start for s in box] if box else None, hu.shape) for p in pieces]
+            for k, found in enumerate(maps):
+                if found is not None:
+                    start, values = found
+                    set_bit(bits, k, values > AT_THRESHOLD, _box(start, values.shape))
+            if postprocess and box is not None:
+                bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
+        with clock("native grid"):
+            native_bits, label_map = _to_native(bits, maps, names, affine, native_shape, native_affine)
+            counted = _count(native_bits, names, abs(np.linalg.det(native_affine[:3, :3])))
+        spacing_mm = voxel_size_mm(native_affine)[geometry.orientation[:, 0].astype(int)]    # in the file's order of axes
+        stats = {
+            "disclaimer": NOT_A_MEDICAL_DEVICE,
+            "versions": {"uniseg": __version__, "torch": torch.__version__, "numpy": np.__version__,
+                         "scipy": scipy.__version__, "nibabel": nibabel.__version__, "python": platform.python_version()},
+            "input": Path(source).name if isinstance(source, (str, Path)) else "image in memory",
+            "shape": list(geometry.shape), "spacing_mm": [round(float(s), 6) for s in spacing_mm],
+            "weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": self.preprocessing,
+            "settings": {"overlap": overlap, "threshold": threshold, "postprocess": bool(postprocess),
+                         "precision": precision, "device": str(self.device)},
+            "classes": counted, "empty": not any(c["voxels"] for c in counted.values()),
+            "postprocessing": notes, "warnings": warnings, "seconds": clock.seconds(),
+            "peak_memory_mib": round(peak_memory_bytes() / 2 ** 20)}
+        return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)
+
+    def _windows(self, hu, body, names, limits, overlap, precision, progress):
+        """Per class a list of (start, bytes): where its logit is less than 4 below its threshold, slab by slab."""
+        channels = None if names == self.classes else [self.classes.index(n) for n in names]
+        image = scale_hu(hu, self.preprocessing["hu_window"])
+        dtype = PRECISIONS[precision]
+
+        def predict(patches):
+            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                return self.network(patches, channels)
+
+        pieces = [[] for _ in names]
+        for z, logits in sliding_window(image, predict, len(names), self.preprocessing["window"], overlap, body=body,
+                                        device=self.device, progress=progress):
+            inside = body[:, :, z:z + logits.shape[3]]
+            for k, limit in enumerate(limits):
+                values = _to_bytes(logits[k].numpy(), limit)                     # (D, H, dz)
+                values *= inside                                                 # ours: no organ outside the body
+                box = bounding_box(values > 0)
+                if box is not None:
+                    start = (box[0].start, box[1].start, box[2].start + z)
+                    pieces[k].append((start, np.asfortranarray(values[box])))
+        return pieces
+
+
+class _Clock:
+    """Seconds of each named stage."""
+
+    def __init__(self):
+        self.began, self.stages = time.monotonic(), {}
+
+    @contextmanager
+    def __call__(self, stage):
+        start = time.monotonic()
+        yield
+        self.stages[stage] = round(time.monotonic() - start, 3)
+
+    def seconds(self):
+        return {**self.stages, "total": round(time.monotonic() - self.began, 3)}
+
+
+def _logit(probability, name):
+    if not 0 < probability < 1:
+        raise ValueError(f"threshold {probability} of {name}: choose a probability between 0 and 1.")
+    return float(np.log(probability / (1 - probability)))
+
+
+def _to_bytes(logits, limit):
+    """Logits -> bytes: above AT_THRESHOLD just where logit > limit, below it elsewhere, 1/32 a step."""
+    steps = np.rint((logits - np.float32(limit)) * STEPS_PER_LOGIT) + AT_THRESHOLD
+    inside = logits > limit
+    steps[inside] = np.clip(steps[inside], AT_THRESHOLD + 1, 255)
+    np.clip(steps, 0, np.where(inside, 255, AT_THRESHOLD - 1), out=steps)
+    return steps.astype(np.uint8)
+
+
+def _box(start, shape):
+    return tuple(slice(s, s + n) for s, n in zip(start, shape))
+
+
+def _assemble(pieces, offset, shape):
+    """The slabs of one class joined: (start on the model grid, bytes), cropped to its mask and one voxel around it.
+
+    offset: of the body box that the pieces count from, on the model grid of the given shape.
+
+    None where no voxel is above the threshold. Outside all pieces a byte is 0.
+    """
+    if not any((values > AT_THRESHOLD).any() for _, values in pieces):
+        return None
+    starts = [np.add(start, offset) for start, _ in pieces]
+    low = np.maximum(np.min(starts, axis=0) - 1, 0)
+    high = np.minimum(np.max([start + values.shape for start, (_, values) in zip(starts, pieces)], axis=0) + 1, shape)
+    joined = np.zeros(high - low, np.uint8, order="F")
+    for start, (_, values) in zip(starts, pieces):
+        joined[_box(start - low, values.shape)] = values
+    tight = bounding_box(joined > AT_THRESHOLD, margin=1)
+    return [int(l) + s.start for l, s in zip(low, tight)], joined[tight]
+
+
+def _to_native(bits, maps, names, affine, native_shape, native_affine):
+    """Bits (uint32) and label map on the native grid, RAS+, from refined model-grid bits and the bytes of each class.
+
+    Every class is interpolated linearly inside its bounding box. Organs come first, then vessels, then tumours; within
+    one kind the class with the higher confidence (distance of the logit from its threshold) wins (Section 4.1.2).
+    """
+    values = taxonomy.label_values(names)
+    native_bits = np.zeros(native_shape, bit_dtype(len(names)), order="F")
+    label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
+    confidence = np.zeros(native_shape, np.uint8, order="F")
+    kinds = {n: taxonomy.BY_NAME[n].kind if n in taxonomy.BY_NAME else taxonomy.ORGAN for n in names}
+    for kind in (taxonomy.ORGAN, taxonomy.VESSEL, taxonomy.TUMOUR):
+        confidence.fill(0)
+        for k, name in enumerate(names):
+            if kinds[name] != kind:
+                continue
+            found = _refined(get_bit(bits, k), maps[k])
+            if found is None:
+                continue
+            start, field = found
+            for box, block in resample_back(field, start, bits.shape, native_shape, affine, native_affine):
+                inside = block > AT_THRESHOLD
+                native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
+                block = np.rint(block).astype(np.uint8)
+                wins = inside & (block > confidence[box])
+                label_map[box][wins] = values[name]
+                confidence[box][wins] = block[wins]
+    return native_bits, label_map
+
+
+def _refined(mask, found):
+    """(start, bytes) of a class whose mask post-processing may have changed: bytes agree with the mask everywhere."""
+    box = bounding_box(mask, margin=1)
+    if box is None:
+        return None
+    field = np.zeros([s.stop - s.start for s in box], np.uint8, order="F")
+    if found is not None:                                        # None: all voxels came from the partner's side
+        start, values = found
+        both = [(max(b.start, s), min(b.stop, s + n)) for b, s, n in zip(box, start, values.shape)]
+        if all(low < high for low, high in both):
+            field[tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(both, box))] = \
+                values[tuple(slice(low - s, high - s) for (low, high), s in zip(both, start))]
+    inside = mask[box]
+    field = np.where(inside, np.maximum(field, AT_THRESHOLD + 1), np.minimum(field, AT_THRESHOLD - 1))
+    return [s.start for s in box], np.asfortranarray(field)
+
+
+def _count(bits, names, voxel_mm3):
+    """Per class: its number in the label map, voxels, ml, and whether it touches the border of the volume."""
+    values, counted = taxonomy.label_values(names), {}
+    faces = [bits[0], bits[-1], bits[:, 0], bits[:, -1], bits[:, :, 0], bits[:, :, -1]]
+    for k, name in enumerate(names):
+        one = bits.dtype.type(1 << k)
+        voxels = sum(int(np.count_nonzero(bits[:, :, z] & one)) for z in range(bits.shape[2]))
+        counted[name] = {"label": values[name], "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
+                         "touches_border": bool(voxels and any((face & one).any() for face in faces))}
+    return counted

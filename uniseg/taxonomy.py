@@ -1,0 +1,217 @@
+"""The classes, their names and order (Table 2), and the datasets of the assembly (Table 1).
+
+This is the only place where a class has a name or a number. Read it first. Nothing here needs torch or numpy, so that
+`--list-classes` answers at once.
+
+The number of a class (1..32) is its value in a label map. Its *channel* in a model is its position in that model's own
+list of classes; its *bit* in a bit volume is its position in the list that the volume was made with.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+
+ORGAN, VESSEL, TUMOUR = "organ", "vessel", "tumour"
+
+
+@dataclass(frozen=True)
+class AnatomicalClass:
+    """One row of Table 2 with what the rest of the package has to know about it."""
+
+    index: int                 # value in a label map
+    name: str                  # the name used in commands, files and JSON
+    kind: str                  # organ / vessel / tumour: the order of merging (Section 4.1.2)
+    color: tuple               # RGB for pictures
+    text: str                  # what stands for [CLS] in the prompts of Section 4.4.1
+    parents: tuple = ()        # it lies inside (any of) these
+    partner: str = ""          # the same organ on the other side
+    components: int = 0        # how many connected pieces are kept; 0: any number. Lungs: two for the pair
+    tolerance_mm: float = 2.0  # for the normalised surface Dice
+    max_lesions: int = 0       # lesions kept at most (0: any number), the largest ones; from the authors' code
+    min_lesion_mm3: float = 0.0  # smaller lesions are dropped; the authors' voxel counts at 1.5 mm
+    aliases: tuple = ()        # other names datasets use, normalised by `normalise_name`
+
+
+VOXEL_MM3 = 1.5 ** 3  # the lesion limits of the authors' code are counts of 1.5 mm voxels
+
+
+def _organ(index, name, color, text, **more):
+    return AnatomicalClass(index, name, ORGAN, color, text, **{"components": 1, **more})
+
+
+def _vessel(index, name, color, text, **more):
+    return AnatomicalClass(index, name, VESSEL, color, text, **more)
+
+
+def _tumour(index, name, color, text, parents, max_lesions, min_voxels, **more):
+    return AnatomicalClass(index, name, TUMOUR, color, text, parents=parents, max_lesions=max_lesions,
+                           min_lesion_mm3=min_voxels * VOXEL_MM3, **more)
+
+
+_KIDNEYS, _LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
+
+# Right comes before left for kidneys, adrenal glands and lungs; for the femoral heads left (23) comes before right (24).
+CLASSES = (
+    _organ(1, "spleen", (157, 108, 162), "spleen", tolerance_mm=3.0, aliases=("spl",)),
+    _organ(2, "right_kidney", (185, 102, 83), "right kidney", partner="left_kidney",
+           aliases=("r_kidney", "rkid", "kidney_right", "right_kidney_parenchyma")),
+    _organ(3, "left_kidney", (206, 136, 104), "left kidney", partner="right_kidney",
+           aliases=("l_kidney", "lkid", "kidney_left", "left_kidney_parenchyma")),
+    _organ(4, "gall_bladder", (139, 150, 98), "gall bladder", aliases=("gallbladder", "gall")),
+    _organ(5, "esophagus", (211, 171, 143), "esophagus", aliases=("oesophagus", "eso")),
+    _organ(6, "liver", (221, 130, 101), "liver", tolerance_mm=7.0, aliases=("liv",)),
+    _organ(7, "stomach", (216, 132, 105), "stomach", aliases=("sto",)),
+    _vessel(8, "aorta", (224, 97, 76), "aorta", components=1, aliases=("aor", "arota")),
+    _vessel(9, "postcava", (0, 151, 206), "postcava", components=1,
+            aliases=("inferior_vena_cava", "ivc", "post_cava", "vena_cava")),
+    _vessel(10, "portal_and_splenic_vein", (0, 112, 165), "portal vein and splenic vein",
+            aliases=("portal_vein_and_splenic_vein", "portal_and_spenic_vein", "portal_splenic_vein", "rsveins", "r_and_sveins",
+                     "portal_vein_splenic_vein")),
+    _organ(11, "pancreas", (249, 180, 111), "pancreas", tolerance_mm=5.0, aliases=("pan",)),
+    _organ(12, "right_adrenal_gland", (244, 186, 150), "right adrenal gland", partner="left_adrenal_gland",
+           aliases=("rag", "r_adrenal_gland", "adrenal_gland_right", "right_adrenal")),
+    _organ(13, "left_adrenal_gland", (234, 160, 120), "left adrenal gland", partner="right_adrenal_gland",
+           aliases=("lag", "l_adrenal_gland", "adrenal_gland_left", "left_adrenal")),
+    _organ(14, "duodenum", (255, 214, 150), "duodenum", aliases=("duo",)),
+    _vessel(15, "hepatic_vessel", (0, 188, 212), "hepatic vessel", parents=("liver",), tolerance_mm=3.0,
+            aliases=("hepatic_vessels", "liver_vessel", "liver_vessels")),
+    _organ(16, "right_lung", (197, 165, 145), "right lung", partner="left_lung", components=2, tolerance_mm=2.0,
+           aliases=("lung_right", "r_lung", "rlung")),
+    _organ(17, "left_lung", (172, 138, 115), "left lung", partner="right_lung", components=2, tolerance_mm=2.0,
+           aliases=("lung_left", "l_lung", "llung")),
+    _organ(18, "colon", (204, 168, 143), "colon", tolerance_mm=4.0, aliases=("col", "large_bowel", "large_intestine")),
+    _organ(19, "intestine", (255, 167, 180), "intestine",
+           aliases=("small_bowel", "small_intestine", "int", "intestines")),
+    _organ(20, "rectum", (180, 130, 140), "rectum", aliases=("rec",)),
+    _organ(21, "bladder", (222, 154, 132), "bladder", aliases=("urinary_bladder", "bla")),
+    _organ(22, "prostate_or_uterus", (230, 158, 140), "prostate or uterus",
+           aliases=("prostate", "uterus", "prostate_uterus", "prostateuterus", "pro_ute", "prouterus")),
+    _organ(23, "left_head_of_femur", (255, 238, 170), "left head of femur", partner="right_head_of_femur",
+           aliases=("lfh", "head_of_femur_l", "head_of_femur_left", "left_femoral_head", "left_femur_head",
+                    "l_head_of_femur")),
+    _organ(24, "right_head_of_femur", (240, 220, 140), "right head of femur", partner="left_head_of_femur",
+           aliases=("rfh", "head_of_femur_r", "head_of_femur_right", "right_femoral_head", "right_femur_head",
+                    "r_head_of_femur")),
+    _vessel(25, "celiac_trunk", (255, 120, 90), "celiac trunk", components=1,
+            aliases=("celiac_artery", "celiac_truck", "coeliac_trunk", "celiac_aa", "celiac")),
+    _tumour(26, "kidney_tumor", (144, 238, 144), "kidney tumor", _KIDNEYS, 5, 80,
+            aliases=("renal_tumor", "kidney_mass", "kidney_cancer")),
+    _tumour(27, "liver_tumor", (220, 245, 20), "liver tumor", ("liver",), 20, 20,
+            aliases=("liver_cancer", "liver_lesion", "livertumor", "hepatic_tumor")),
+    _tumour(28, "pancreatic_tumor", (78, 180, 80), "pancreatic tumor", ("pancreas",), 1, 100,
+            aliases=("pancreas_tumor", "pancreas_cancer", "pancreatic_cancer", "pancreatic_lesion", "pdac")),
+    _tumour(29, "hepatic_vessel_tumor", (150, 200, 50), "hepatic vessel tumor", ("liver",), 10, 80,
+            aliases=("hepatic_tumor_vessel", "hepaticvessel_tumor")),
+    _tumour(30, "lung_tumor", (60, 220, 130), "lung tumor", _LUNGS, 10, 30,
+            aliases=("lung_cancer", "lung_nodule", "nsclc", "gtv_1")),
+    _tumour(31, "colon_tumor", (0, 200, 100), "colon tumor", ("colon",), 3, 100,
+            aliases=("colon_cancer", "colon_cancer_primaries", "colorectal_tumor")),
+    _tumour(32, "kidney_cyst", (205, 205, 100), "kidney cyst", _KIDNEYS, 20, 20, aliases=("renal_cyst",)),
+)
+
+NAMES = tuple(c.name for c in CLASSES)
+BY_NAME = {c.name: c for c in CLASSES}
+
+# Labels that hold both sides of a paired organ; they are split by the mid-sagittal plane (anatomy.split_left_right).
+PAIRS = {
+    "kidney": _KIDNEYS, "kidneys": _KIDNEYS, "kid": _KIDNEYS,
+    "lung": _LUNGS, "lungs": _LUNGS,
+    "adrenal": ("right_adrenal_gland", "left_adrenal_gland"),
+    "adrenals": ("right_adrenal_gland", "left_adrenal_gland"),
+    "adrenal_gland": ("right_adrenal_gland", "left_adrenal_gland"),
+    "adrenal_glands": ("right_adrenal_gland", "left_adrenal_gland"),
+    "head_of_femur": ("right_head_of_femur", "left_head_of_femur"),
+    "femoral_heads": ("right_head_of_femur", "left_head_of_femur"),
+}
+
+
+def normalise_name(name):
+    """Lower case, words joined by one underscore, British tumours spelled as the table spells them.
+
+    >>> normalise_name(" Portal Vein & Splenic-Vein ")
+    'portal_vein_and_splenic_vein'
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace("&", " and ").replace("tumour", "tumor")).strip("_")
+    return re.sub(r"tumors\b|tumors$", "tumor", words)
+
+
+_ALIASES = {alias: c.name for c in CLASSES for alias in (c.name, *c.aliases)}
+
+
+def resolve(name):
+    """The class names that a label's name stands for: one, or (right, left) for a merged pair.
+
+    Raises ValueError with the nearest known names where nothing matches.
+
+    >>> resolve("Postcava"), resolve("IVC"), resolve("Kidneys")
+    (('postcava',), ('postcava',), ('right_kidney', 'left_kidney'))
+    """
+    key = normalise_name(name)
+    if key in _ALIASES:
+        return (_ALIASES[key],)
+    if key in PAIRS:
+        return PAIRS[key]
+    near = difflib.get_close_matches(key, [*_ALIASES, *PAIRS], n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " `--list-classes` prints the known names."
+    raise ValueError(f"unknown class name {name!r}.{hint}")
+
+
+def class_number(name, position):
+    """Label-map value of a class: Table 2's number, or 33 onwards for classes added later.
+
+    position: 0-based rank of the class among a model's classes that Table 2 does not list.
+    """
+    return BY_NAME[name].index if name in BY_NAME else len(CLASSES) + 1 + position
+
+
+def label_values(names):
+    """Label-map value of every class of a model, in the model's order: {name: value}."""
+    extra = [n for n in names if n not in BY_NAME]
+    return {n: class_number(n, extra.index(n) if n in extra else 0) for n in names}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row of the assembly: raw label value v (1..n) becomes class transfer[v - 1]; 0 drops the label.
+
+    split: right-hand classes whose merged label is divided into right and left.
+    fold:  whether tumours are put back into their organ (Section 4.1.1).
+    """
+
+    id: str
+    name: str
+    volumes: int               # of Table 1; 0 where the table does not list the set
+    transfer: tuple = ()
+    split: tuple = ()
+    fold: bool = True
+    partial: tuple = field(default=())  # classes some of its images lack; those images carry only `partial`
+
+    def labelled(self):
+        """Numbers of the classes the set annotates, after the split, ascending."""
+        found = {v for v in self.transfer if v}
+        for right in self.split:
+            found.add(BY_NAME[BY_NAME[CLASSES[right - 1].name].partner].index)
+        return tuple(sorted(found))
+
+
+# Table 1; the transfers follow the label definitions that each publisher documents. Evaluation sets have no transfer.
+DATASETS = (
+    Dataset("01", "BTCV", 50, tuple(range(1, 15)), partial=(1, 3, 4, 5, 6, 7, 11, 14)),  # image ids >= 60
+    Dataset("02", "Pancreas-CT", 82, (1, 0, 3, 4, 5, 6, 7, 0, 0, 0, 11, 0, 0, 14)),
+    Dataset("03", "CHAOS", 40, (6,)),
+    Dataset("04", "LiTS", 201, (6, 27)),
+    Dataset("05", "KiTS", 300, (2, 26, 32), split=(2,)),
+    Dataset("06", "3D-IRCADb", 20),
+    Dataset("07", "WORD", 150, (6, 1, 3, 2, 7, 4, 5, 11, 14, 18, 19, 12, 20, 21, 23, 24), split=(12,)),
+    Dataset("08", "AbdomenCT-1K", 1000, (6, 2, 1, 11), split=(2,)),
+    Dataset("09", "AMOS22", 500, (*range(1, 10), 11, 12, 13, 14, 21, 22)),
+    Dataset("10_03", "MSD Task03 Liver", 131, (6, 27)),
+    Dataset("10_06", "MSD Task06 Lung", 64, (30,)),
+    Dataset("10_07", "MSD Task07 Pancreas", 282, (11, 28)),
+    Dataset("10_08", "MSD Task08 HepaticVessel", 303, (15, 29), fold=False),
+    Dataset("10_09", "MSD Task09 Spleen", 41, (1,)),
+    Dataset("10_10", "MSD Task10 Colon", 126, (31,)),
+    Dataset("12", "CT-ORG", 140, (6, 21, 16, 2, 0, 0), split=(16, 2)),
+    Dataset("13", "AbdomenCT-12organ", 0, (6, 2, 1, 11, 8, 9, 7, 4, 5, 12, 13, 25), split=(2,)),
+    Dataset("15", "TotalSegmentator", 1024),
+)
