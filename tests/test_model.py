@@ -1,19 +1,23 @@
 """The whole model: sizes, names and figures of the released ones, and what training and inference rely on."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from uniseg import checkpoint
 from uniseg.backbones import BACKBONES
-from uniseg.checkpoint import released_name
 from uniseg.embeddings import class_embeddings
 from uniseg.losses import masked_loss
 from uniseg.model import ModelConfig, UniversalModel, build
+from uniseg.released import our_name
 from uniseg.runtime import keep_freed_memory
 from uniseg.taxonomy import NAMES
 
-from stand_in import GOLDEN, TOLERANCE, deviation, golden, stand_in, stand_in_image
+from released_files import FILES, write_released
+from stand_in import TOLERANCE, deviation, golden, stand_in_image
 
 SMALL = {"swin_unetr": 12, "unet": 8, "segresnet": 8}                   # widths
 IMAGE = {"swin_unetr": (64, 32, 32), "unet": (16, 24, 16), "segresnet": (16, 8, 24)}
@@ -36,14 +40,13 @@ def paper_model(backbone, lpg, classes=NAMES):
         return build({"classes": classes, "backbone": backbone, "lpg": lpg, "text_width": 512})
 
 
-def stand_in_model(backbone, lpg, classes):
-    """At the paper's width, filled with the stand-in weights under the names of the released files."""
-    model = build({"classes": classes, "backbone": backbone, "lpg": lpg, "text_width": 512, "merging": "v090"})
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(stand_in("module." + released_name(name, backbone), tuple(tensor.shape))))
-    return model.eval()
+
+def released_model(file):
+    """The model that a file like the released one makes, read as a user's would be: container, prefixes and all."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        write_released(path, file)
+        return checkpoint.load_network(checkpoint.read(path), path)
 
 
 # ------------------------------------------------------------------------------------------------------ sizes and names
@@ -71,27 +74,18 @@ def test_a_narrower_lpg_is_a_matter_of_one_setting():
     assert small_model(lpg="shared", lpg_hidden=10).lpg.text_to_vision.out_features == 10
 
 
-@pytest.mark.parametrize("backbone, lpg, entries", [("swin_unetr", "shared", 170), ("unet", "shared", 117 - 14 * 3),
-                                                    ("swin_unetr", "independent", 157 + 9 + 4 * 32)])
-def test_every_tensor_has_a_name_and_size_of_the_released_files(backbone, lpg, entries):
-    """117 - 14 * 3: the released U-Net also stores running statistics of its 14 norms, which it never uses."""
-    ours = {released_name(name, backbone): list(t.shape) for name, t in paper_model(backbone, lpg).state_dict().items()}
-    e, c = {"swin_unetr": (768, 48), "unet": (512, 64)}[backbone]
-    heads = {"organ_embedding": [32, 512],
-             "GAP.0.weight": [e], "GAP.0.bias": [e], "GAP.3.weight": [256, e, 1, 1, 1], "GAP.3.bias": [256],
-             "precls_conv.0.weight": [c], "precls_conv.0.bias": [c],
-             "precls_conv.2.weight": [8, c, 1, 1, 1], "precls_conv.2.bias": [8]}
-    if lpg == "shared":                              # released as 1x1x1 convolutions: (153, 512, 1, 1, 1) and so on
-        heads |= {"controller.weight": [153, 512], "controller.bias": [153],
-                  "text_to_vision.weight": [256, 512], "text_to_vision.bias": [256]}
-    else:
-        for i in range(32):
-            heads |= {f"controllers.{i}.0.weight": [512, 768], f"controllers.{i}.0.bias": [512],
-                      f"controllers.{i}.2.weight": [153, 512], f"controllers.{i}.2.bias": [153]}
-    released = json.loads((GOLDEN / "keys_backbone.json").read_text())[backbone]
-    prefix = released["prefix"].removeprefix("module.")
-    assert ours == heads | {prefix + name: shape for name, shape in released["entries"].items()}
-    assert len(ours) == entries
+@pytest.mark.parametrize("file, backbone, lpg, entries", [
+    ("clip_driven_universal_swin_unetr.pth", "swin_unetr", "shared", 170),
+    ("clip_driven_universal_unet.pth", "unet", "shared", 117 - 14 * 3),      # less the running statistics of its 14 norms
+    ("continual_swin_unetr_38class.pth", "swin_unetr", "independent", 157 + 9 + 4 * 38)])
+def test_every_tensor_has_a_name_and_size_of_the_released_files(file, backbone, lpg, entries):
+    """Linear layers stand there as 1x1x1 convolutions, (153, 512, 1, 1, 1)."""
+    released = {our_name(name): shape for name, shape in FILES[file][1].items()
+                if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    released = {name: shape[:2] if name.startswith("lpg.") and shape[2:] == (1, 1, 1) else shape for name, shape in released.items()}
+    model = paper_model(backbone, lpg, classes=tuple(f"class {i}" for i in range(released["organ_embedding"][0])))
+    assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == released
+    assert len(released) == entries
 
 
 # ------------------------------------------------------------------------------------------------------- golden figures
@@ -123,11 +117,11 @@ def all_outputs(model):
 
 def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
     """The released Universal Model (shared) and the continual one (independent, 38 classes) share one backbone."""
-    outputs = all_outputs(stand_in_model("swin_unetr", "shared", NAMES))
+    outputs = all_outputs(released_model("clip_driven_universal_swin_unetr.pth"))
     found = check_figures("universal_swinunetr_shared", outputs)
     assert set(found) == {"bottleneck", "decoder", "gap", "logits", "logits_mean", "logits_std"}
 
-    continual = stand_in_model("swin_unetr", "independent", tuple(f"class {i}" for i in range(38)))
+    continual = released_model("continual_swin_unetr_38class.pth")
     continual.backbone.forward = lambda image: (outputs["bottleneck"], outputs["decoder"])       # saves a second long pass
     with torch.inference_mode():
         logits = continual(stand_in_image())
@@ -136,13 +130,12 @@ def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
 
 @pytest.mark.slow
 def test_the_continual_model_computes_what_the_released_one_does_from_image_to_logits():
-    model = stand_in_model("swin_unetr", "independent", tuple(f"class {i}" for i in range(38)))
-    check_figures("continual_swin_independent", all_outputs(model))
+    check_figures("continual_swin_independent", all_outputs(released_model("continual_swin_unetr_38class.pth")))
 
 
 @pytest.mark.slow
 def test_the_unet_model_computes_what_the_released_one_does():
-    check_figures("universal_unet_shared", all_outputs(stand_in_model("unet", "shared", NAMES)))
+    check_figures("universal_unet_shared", all_outputs(released_model("clip_driven_universal_unet.pth")))
 
 
 # ------------------------------------------------------------------------------------------------- learning and choosing

@@ -84,6 +84,9 @@ def build_parser():
     parser.add_argument("--data-root", type=Path, required=True, help="folder with one sub-folder per dataset (README, Data)")
     parser.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS",
+                        help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
+    parser.add_argument("--partial", action="store_true", help="with --init: take what fits, although entries are missing")
     parser.add_argument("--val-root", type=Path, help="validate on the datasets of this folder instead of a fold")
     parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated)")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
@@ -285,11 +288,7 @@ def run(args):
                      "window": list(config.patch_size), "antialias": config.antialias}
 
     torch.manual_seed(config.seed)
-    embedding = torch.from_numpy(class_embeddings(classes, config.encoding, args.embeddings, config.seed))
-    network = UniversalModel(ModelConfig(tuple(classes), config.backbone, config.width, config.lpg, config.lpg_hidden,
-                                         text_width=embedding.shape[1], encoding=config.encoding), embedding)
-    if config.prior != 0.5:
-        network.set_prior(config.prior)
+    network = make_network(args, config, classes, rank)
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(config.beta1, 0.999),
                                   weight_decay=config.weight_decay)
@@ -297,6 +296,8 @@ def run(args):
     state = {"step": 0, "best": -1.0, "loss_sum": 0.0}
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + " ".join(sys.argv[1:] if args.argv is None else args.argv)}
+    if args.init is not None:
+        about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
     if args.resume:
         state = resume(args.out, network, optimizer, scaler, config, about["data"], world)
     elif rank == 0:
@@ -317,6 +318,25 @@ def run(args):
         return loop(args, config, network, optimizer, scaler, state, save, train_cases, val_cases, (rank, world, device))
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def make_network(args, config, classes, rank):
+    """The network at the start of the run: random, or from the weights of --init."""
+    content = checkpoint.read(args.init, args.partial) if args.init is not None else {"network": {}}
+    embedding = torch.from_numpy(class_embeddings(classes, config.encoding, args.embeddings, config.seed))
+    merging = content["network"].get("merging", "standard")                        # weights of v090 keep its order of corners
+    network = UniversalModel(ModelConfig(tuple(classes), config.backbone, config.width, config.lpg, config.lpg_hidden, merging,
+                                         embedding.shape[1], config.encoding), embedding)
+    if config.prior != 0.5:
+        network.set_prior(config.prior)
+    if args.init is not None:
+        fresh = checkpoint.initialise(network, content, args.init)
+        known = [c for k, c in enumerate(classes) if not any(n.startswith(f"lpg.controllers.{k}.") for n in fresh)
+                 and c in content["network"]["classes"]]
+        if rank == 0:
+            tqdm.write(f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
+                       f"classes kept: {', '.join(known) or 'none'}", file=sys.stderr)
+    return network
 
 
 def loop(args, config, network, optimizer, scaler, state, save, train_cases, val_cases, place):
@@ -484,8 +504,7 @@ def resume(out, network, optimizer, scaler, config, data, world):
         raise ValueError(f"{out / 'last.pt'}: holds weights only. Start a new run.")
     then, now = content["training"]["config"], asdict(config)
     differ = [f"{k}: {then.get(k)} -> {v}" for k, v in now.items() if _plain(then.get(k)) != _plain(v)]
-    if list(network.classes) != list(content["network"]["classes"]):
-        differ.append("classes")
+    differ += [f"network's {k}" for k, v in network.describe().items() if content["network"].get(k) != v and k not in now]
     if content["about"]["data"] != data:
         differ.append("training cases")
     if content["training"].get("world", world) != world:
