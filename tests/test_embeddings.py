@@ -256,17 +256,24 @@ def test_an_installed_package_uses_the_table_inside_its_folder(tmp_path, monkeyp
 # --- the command ---
 
 
-def test_the_command_prints_every_name_with_its_nearest_neighbour(capsys, table):
+def test_the_command_prints_every_name_with_its_nearest_neighbours(capsys, table):
     embeddings.main([])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(table) + 5  # encoder, three prompts, head
     assert lines[0].startswith(f"{len(table)} names, all-MiniLM-L6-v2, width 384, sha256 ")
-    assert lines[6].split()[0] == "right_kidney" and "left_kidney 0.97" in lines[6]
+    assert lines[6].split()[:3] == ["right_kidney", "left_kidney", "0.971,"] and lines[6].count(", ") == 2
+    v3 = table["v3"][1:3].astype(float)                                              # right and left kidney
+    assert f"{v3[0] @ v3[1] / np.linalg.norm(v3[0]) / np.linalg.norm(v3[1]):.3f}" == "0.971"
 
 
 def test_the_command_looks_one_name_up(capsys):
     embeddings.main(["Vena Cava"])
-    assert capsys.readouterr().out.startswith("postcava  (row 8, all-MiniLM-L6-v2, width 384)")
+    out = capsys.readouterr().out
+    assert out.startswith("postcava  (row 8, all-MiniLM-L6-v2, width 384)")
+    matrix = [line.split() for line in out.splitlines() if line.startswith("    ")]
+    cosines = np.array([row[:6] for row in matrix], float)
+    assert matrix[0][6:] == ["1", "postcava"] and np.array_equal(cosines, cosines.T) and (np.diag(cosines) == 1).all()
+    assert list(cosines[0]) == sorted(cosines[0], reverse=True)                      # nearest first
 
 
 def test_the_command_ends_with_a_sentence_for_an_unknown_name(capsys):

@@ -8,7 +8,7 @@ Differs from the paper: the shipped file holds all-MiniLM-L6-v2 (384 numbers a p
 paper has CLIP ViT-B/32 (512 numbers). The tool makes that one too, from a local copy of CLIP's weights; released
 checkpoints carry their own CLIP vectors.
 
-    python -m uniseg.embeddings               prints the table, each name with its nearest neighbour
+    python -m uniseg.embeddings               prints the table, each name with its nearest neighbours
     python -m uniseg.embeddings "liver cyst"  looks one name up
 """
 
@@ -28,6 +28,7 @@ PROMPTS = {
     "v3": "A computerized tomography of a [CLS]",
 }
 ENCODINGS = (*PROMPTS, "one-hot", "random")
+NEIGHBOURS = 3      # of a name, in the printed table
 RANDOM_WIDTH = 512  # that of CLIP, so that heads have the paper's size
 
 
@@ -171,16 +172,22 @@ def main(argv=None):
         for version, prompt in PROMPTS.items():
             length = np.linalg.norm(table[version][row])
             print(f"  {version}  {prompt.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
-        for near in similar[row].argsort()[::-1][1:6]:
-            print(f"  cosine {similar[row, near]:.3f}  {table['name'][near]}")
+        near = [row, *(n for n in similar[row].argsort()[::-1] if n != row)][:6]
+        print(f"  cosines of {args.prompt} among it and its nearest names")
+        for place, a in enumerate(near, 1):
+            print("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {place} {table['name'][a]}")
         return
     print(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
     for version, prompt in PROMPTS.items():
         print(f"  {version}  {prompt}")
     np.fill_diagonal(similar, -1.0)
-    print(f"{'name':36}{'text':44}nearest by cosine of {args.prompt}")
-    for entry, row in zip(table, similar):
-        print(f"{entry['name']:36}{entry['text']:44}{table['name'][row.argmax()]} {row.max():.3f}")
+    names = table["name"].tolist()
+    texts = [f"{e['name']}  ({e['text']})" if e["text"] != e["name"].replace("_", " ") else e["name"] for e in table]
+    width = max(map(len, texts)) + 2
+    print(f"{'name (and text, where it is another)':{width}}nearest by cosine of {args.prompt}")
+    for text, row in zip(texts, similar):
+        near = row.argsort()[::-1][:NEIGHBOURS]
+        print(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
 
 
 if __name__ == "__main__":
