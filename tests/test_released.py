@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 
+import uniseg
 from uniseg import checkpoint, train
 from uniseg.backbones.swin_unetr import relative_position_index
 from uniseg.checkpoint import CheckpointError
@@ -316,3 +318,25 @@ def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_o
     assert train.main([*start, "--partial", "--resume"]) == 0
     without = [a for a in start if a not in ("--init", str(tmp_path / "v.pt"))]
     assert train.main([*without, "--resume"]) == 2 and "network's merging" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- segmenting
+
+def test_a_file_of_the_continual_form_segments_with_38_classes_numbered_on_after_table_2(tmp_path, phantom_ct):
+    """Narrow (12 channels), in the container and under the names of the released one, on the middle of a phantom."""
+    torch.manual_seed(0)
+    network = UniversalModel(ModelConfig(tuple(f"c{i}" for i in range(38)), "swin_unetr", 12, merging="v090"), torch.randn(38, 512))
+    released = {"module." + n.removeprefix("lpg.").removeprefix("backbone."):
+                t[..., None, None, None] if n.startswith("lpg.") and t.ndim == 2 else t for n, t in network.state_dict().items()}
+    torch.save({"net": released, "epoch": 1}, tmp_path / "continual.pth")
+    whole = nib.load(phantom_ct.path)
+    middle = whole.slicer[tuple(slice(n // 2 - 4, n // 2 + 4) for n in whole.shape)]                # 64 mm: one window
+    seg = uniseg.load(tmp_path / "continual.pth", device="cpu").segment(middle)
+    numbers = {name: c["label"] for name, c in seg.stats["classes"].items()}
+    assert list(numbers.values()) == list(range(1, 39)) and numbers["common_bile_duct"] == 33 and numbers["cbd_stent"] == 38
+    assert seg.stats["weights"]["sha256"] == checkpoint.file_sha256(tmp_path / "continual.pth")
+    assert seg.label_map.shape == middle.shape and seg.label_map.max() > 0
+    network.eval()
+    image = torch.rand(1, 1, 64, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(uniseg.load(tmp_path / "continual.pth", device="cpu").network(image), network(image))
