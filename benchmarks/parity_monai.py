@@ -1,0 +1,204 @@
+"""uniseg beside MONAI, item by item: the same weights, images and masks through both, and the largest difference.
+
+    pip install monai einops && python benchmarks/parity_monai.py [--size 96] [--json FILE]
+
+Backbones: outputs of bottleneck F_E and decoder F_D on shared random weights, as a fraction of their standard deviation.
+MONAI has no U-Net of the Models Genesis form; it is put together here from MONAI's blocks, with batch normalisation over the
+current batch as in the released code. Its Swin UNETR takes the order of corners of today; the order of 0.9.0, which the
+released weights need, is given to it as a module. Exit code 1 where an item is further away than its bound.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import monai
+import numpy as np
+import torch
+from monai.data.utils import compute_importance_map
+from monai.inferers import sliding_window_inference
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from monai.networks.blocks import Convolution
+from monai.networks.nets import SegResNet as MonaiSegResNet
+from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+from monai.networks.nets.swin_unetr import PatchMergingV2
+from torch import nn
+
+from uniseg.backbones import SegResNet, SwinUNETR, UNet
+from uniseg.backbones.swin_unetr import CORNERS
+from uniseg.metrics import dice, hd95, nsd
+from uniseg.sliding_window import GAUSSIAN_SIGMA, gaussian_weights, sliding_window
+
+BOUND = 2e-3            # of a standard deviation, as for the golden figures
+SPACING_MM = (0.8, 0.8, 2.5)
+
+
+class MergingOf090(PatchMergingV2):
+    """MONAI's patch merging with the corners of version 0.9.0."""
+
+    def forward(self, x):
+        return self.reduction(self.norm(torch.cat([x[:, i::2, j::2, k::2] for i, j, k in CORNERS["v090"]], dim=-1)))
+
+
+def monai_conv(in_channels, out_channels):
+    """3x3x3 convolution, batch normalisation by the current batch's statistics, ReLU."""
+    return Convolution(3, in_channels, out_channels, act="RELU", norm=("BATCH", {"track_running_stats": False}))
+
+
+class MonaiUNet(nn.Module):
+    """The Models Genesis U-Net out of MONAI's blocks; its parameters come in the order of uniseg's."""
+
+    def __init__(self, width):
+        super().__init__()
+        c = width
+        self.down = nn.ModuleList(nn.Sequential(monai_conv(i, m), monai_conv(m, o)) for i, m, o in
+                                  ((1, c // 2, c), (c, c, 2 * c), (2 * c, 2 * c, 4 * c), (4 * c, 4 * c, 8 * c)))
+        self.up = nn.ModuleList(nn.ModuleList((
+            Convolution(3, i, i, strides=2, kernel_size=2, padding=0, output_padding=0, is_transposed=True, conv_only=True),
+            nn.Sequential(monai_conv(i + s, s), monai_conv(s, s)))) for i, s in ((8 * c, 4 * c), (4 * c, 2 * c), (2 * c, c)))
+
+    def forward(self, x):
+        skips = []
+        for level, down in enumerate(self.down):
+            x = down(x if level == 0 else nn.functional.max_pool3d(x, 2))
+            skips.append(x)
+        bottleneck = skips.pop()
+        x = bottleneck
+        for grow, convolve in self.up:
+            x = convolve(torch.cat([grow(x), skips.pop()], dim=1))
+        return bottleneck, x
+
+
+def outputs_of(network, image, bottleneck, decoder):
+    """What leaves two of a network's modules during one pass."""
+    found = {}
+    hooks = [module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+             for name, module in (("bottleneck", bottleneck), ("decoder", decoder))]
+    with torch.inference_mode():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    return found["bottleneck"], found["decoder"]
+
+
+def shaken(network):
+    """The network in eval mode with random norms too: at their start of 1 and 0 it would not show whether they are applied."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def load_but_for(network, state, prefix):
+    """MONAI's network with the given weights; only its own output layer, under `prefix`, is not among them."""
+    left = network.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys and all(k.startswith(prefix) for k in left.missing_keys), left
+    return network.eval()
+
+
+def backbone_pairs():
+    """(name, ours, theirs as image -> (bottleneck, decoder)); each pair shares its random weights."""
+    torch.manual_seed(0)
+    for merging, downsample in (("standard", "merging"), ("v090", MergingOf090)):
+        ours = shaken(SwinUNETR(merging=merging))
+        theirs = load_but_for(MonaiSwinUNETR(1, 2, feature_size=48, downsample=downsample), ours.state_dict(), "out.")
+        yield f"Swin UNETR, {merging} merging", ours, lambda image, t=theirs: outputs_of(t, image, t.encoder10, t.decoder1)
+    ours, theirs = shaken(UNet()), MonaiUNet(64)
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine)
+    yield "U-Net, batch statistics", ours, theirs
+    ours = shaken(SegResNet())
+    theirs = load_but_for(MonaiSegResNet(init_filters=16, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)), ours.state_dict(),
+                          "conv_final.")
+    yield "SegResNet", ours, lambda image, t=theirs: outputs_of(t, image, t.down_layers[-1], t.up_layers[-1])
+
+
+def compare_backbones(size):
+    image = torch.rand(1, 1, size, size, size, generator=torch.Generator().manual_seed(0))
+    for name, ours, theirs in backbone_pairs():
+        with torch.inference_mode():
+            pairs = zip(("bottleneck", "decoder"), ours(image), theirs(image))
+        for part, a, b in pairs:
+            yield f"{name}: {part}", f"{size}^3", ((a - b).abs().max() / b.std()).item(), BOUND, "of a standard deviation"
+
+
+def compare_weights():
+    for window in ((96, 96, 96), (64, 96, 33)):
+        theirs = compute_importance_map(window, mode="gaussian", sigma_scale=GAUSSIAN_SIGMA)
+        # MONAI's floor is 1e-3 itself, ours 1e-3 of the peak, which is just below 1 where a window has no middle voxel.
+        difference = (gaussian_weights(window) - theirs / theirs.max()).abs().max().item()
+        yield "Gaussian importance map, peak 1", " x ".join(map(str, window)), difference, 1e-5, "absolute"
+
+
+def compare_windows():
+    """With MONAI's own weights and with uniseg's; at sizes where both have their windows at the same places, and at others."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv3d(4, 3, 5, padding=2)).eval()
+    window = (32, 32, 32)
+    for size, places, own, bound in (((64, 48, 80), "same places, same weights", False, 1e-4),
+                                     ((20, 40, 32), "padded, one window or two, same weights", False, 1e-4),
+                                     ((64, 48, 80), "same places, MONAI's floor (a)", True, None),
+                                     ((61, 75, 90), "other places (b)", True, None)):
+        image = torch.rand(size)
+        with torch.inference_mode():
+            theirs = sliding_window_inference(image[None, None], window, 1, network, overlap=0.5, mode="gaussian",
+                                              sigma_scale=GAUSSIAN_SIGMA, roi_weight_map=None if own else gaussian_weights(window))[0]
+        ours = torch.cat([logits for _, logits in sliding_window(image, network, 3, window, 0.5)], dim=3)
+        yield f"sliding window, {places}", " x ".join(map(str, size)), \
+            ((ours - theirs).abs().max() / theirs.std()).item(), bound, "of a standard deviation"
+
+
+def mask_pairs():
+    """Blobs that overlap in part; a speck; a mask at the border."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 36, 24)], indexing="ij"), axis=-1)
+    for _ in range(20):
+        centres, radii = rng.uniform(4, 30, (2, 3)), rng.uniform(3, 11, (2, 3))
+        centres[1] = centres[0] + rng.uniform(-4, 4, 3)
+        pair = [(((grid - c) / r) ** 2).sum(-1) < 1 for c, r in zip(centres, radii)]
+        if all(m.any() for m in pair):
+            yield pair
+
+
+def compare_metrics():
+    pairs = list(mask_pairs())
+    worst = {"Dice": 0.0, "surface Dice (NSD)": 0.0, "HD95, mm": 0.0}
+    for a, b in pairs:
+        a5, b5 = (torch.from_numpy(m)[None, None].float() for m in (a, b))
+        theirs = {"Dice": compute_dice(a5, b5), "HD95, mm": compute_hausdorff_distance(a5, b5, True, percentile=95, spacing=SPACING_MM),
+                  "surface Dice (NSD)": compute_surface_dice(a5, b5, [2.0], True, spacing=SPACING_MM)}
+        ours = {"Dice": dice(a, b), "HD95, mm": hd95(a, b, SPACING_MM), "surface Dice (NSD)": nsd(a, b, SPACING_MM, 2.0)}
+        worst = {k: max(worst[k], abs(ours[k] - theirs[k].item())) for k in worst}
+    for name, difference in worst.items():
+        yield name, f"{len(pairs)} pairs of masks", difference, 1e-5, "absolute"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=96, help="voxels along each axis for the backbones, a multiple of 32")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    args = parser.parse_args(argv)
+    print(f"MONAI {monai.__version__}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, CPU\n")
+    print("| item | on | largest difference | |\n|--|--|--|--|")
+    rows, failed = [], 0
+    for items in (compare_backbones(args.size), compare_weights(), compare_windows(), compare_metrics()):
+        for name, on, difference, bound, unit in items:
+            too_far = bound is not None and not difference <= bound
+            failed += too_far
+            print(f"| {name} | {on} | {difference:.1e} | {unit}{f', MORE THAN {bound:g}' if too_far else ''} |", flush=True)
+            rows.append({"item": name, "on": on, "difference": difference, "bound": bound, "unit": unit})
+    print("\n(a) The weights' floor is 1e-3 of their peak here and 1e-3 there; with windows of an even size the peak lies between two\n"
+          "voxels and is less than 1. (b) uniseg spreads the windows evenly, so that results commute with flips; MONAI keeps the step\n"
+          "and moves the last window back. Both differ most at the rim of windows; random networks know no smooth logits.")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
