@@ -5,6 +5,7 @@ weights and biases of three 1x1x1 convolutions that turn the decoder's feature m
 Section 3.2.2 and 3.2.3. Read model.py next.
 """
 
+import contextlib
 import math
 
 import torch
@@ -115,6 +116,13 @@ def _hidden(x, w1, w2, b1, b2):
     return h1, h2
 
 
+def _without_autocast(device):
+    """Turns autocast off; on devices that have none, the meta device for one, there is nothing to turn off."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
 class _ClassHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, theta, chunk):
@@ -122,7 +130,7 @@ class _ClassHeads(torch.autograd.Function):
         ctx.save_for_backward(features, theta)
         ctx.chunk = chunk
         logits = features.new_empty(features.shape[0], theta.shape[1], features.shape[2])
-        with torch.autocast(features.device.type, enabled=False):
+        with _without_autocast(features.device.type):
             for image, parameters, out in zip(features, theta, logits):
                 w1, w2, w3, b1, b2, b3 = _layers(parameters)
                 for i in range(0, image.shape[1], chunk):
@@ -134,7 +142,7 @@ class _ClassHeads(torch.autograd.Function):
     def backward(ctx, grad_logits):
         features, theta = ctx.saved_tensors
         grad_features, grad_theta = torch.zeros_like(features), torch.zeros_like(theta)
-        with torch.autocast(features.device.type, enabled=False):
+        with _without_autocast(features.device.type):
             for b, (image, parameters) in enumerate(zip(features, theta)):
                 w1, w2, w3, b1, b2, _ = _layers(parameters)
                 sums = [torch.zeros_like(part) for part in _layers(parameters)]
