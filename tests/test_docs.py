@@ -1,0 +1,135 @@
+"""The documents: every link leads somewhere, every part of the paper has its row, the misprints named are misprints."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "paper_to_code.md"
+LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
+
+SECTIONS = ["1", "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2", "3.2.1", "3.2.2", "3.2.3", "3.2.4", "3.3", "4.1.1", "4.1.2", "4.2.1",
+            "4.2.2", "4.2.3", "4.3", "4.4.1", "4.4.2", "4.5", "4.6", "4.7", "5.1.1", "5.1.2", "5.1.3", "5.2", "5.3", "5.4", "6"]
+
+
+def links(page):
+    """(text without the marks of code, path) of the links into this repository."""
+    found = LINK.findall(page.read_text(encoding="utf-8"))
+    return [(text.replace("`", "").replace("\\", ""), target.split("#")[0]) for text, target in found
+            if not target.startswith(("http", "#"))]
+
+
+def names_in(path):
+    """Every name a Python file defines: functions, classes, constants, and `Class.member`."""
+    names = set()
+
+    def visit(body, prefix):
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    visit(node.body, prefix + node.name + ".")
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names.update(prefix + t.id for t in targets if isinstance(t, ast.Name))
+
+    visit(ast.parse(path.read_text(encoding="utf-8")).body, "")
+    return names
+
+
+def leads_nowhere(text, target, folder):
+    """What is wrong with a link, or ''. Its text is a file's name, or `module.name` of something that the file defines."""
+    path = (folder / target).resolve()
+    if not path.exists():
+        return f"no file {target}"
+    module, _, name = text.partition(".")
+    if path.suffix == ".py" and module == path.stem and name != "py" and name not in names_in(path):
+        return f"no {name} in {target}"
+    return ""
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md"))],
+                         ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_to_the_name_it_speaks_of(page):
+    wrong = [f"[{text}]: {what}" for text, target in links(page) if (what := leads_nowhere(text, target, page.parent))]
+    assert not wrong, wrong
+
+
+def test_a_link_to_nothing_is_seen():
+    assert leads_nowhere("heads.IndependentLPG", "../uniseg/heads.py", PAGE.parent) == ""
+    assert leads_nowhere("model.UniversalModel.forward", "../uniseg/model.py", PAGE.parent) == ""
+    assert leads_nowhere("heads.NoSuchThing", "../uniseg/heads.py", PAGE.parent) == "no NoSuchThing in ../uniseg/heads.py"
+    assert leads_nowhere("model.UniversalModel.backward", "../uniseg/model.py", PAGE.parent)
+    assert leads_nowhere("gone.py", "../uniseg/gone.py", PAGE.parent) == "no file ../uniseg/gone.py"
+
+
+def test_the_page_has_links_by_name_in_most_rows():
+    by_name = [text for text, target in links(PAGE) if target.endswith(".py") and not text.endswith(".py")]
+    assert len(by_name) > 80
+
+
+@pytest.mark.parametrize("part, expected", [
+    ("Sections", SECTIONS), ("Equations", [f"({n})" for n in range(1, 6)]), ("Tables", [f"Table {n}" for n in range(1, 12)]),
+    ("Figures", [f"Fig. {n}" for n in range(1, 8)])])
+def test_every_section_equation_table_and_figure_of_the_paper_has_a_row(part, expected):
+    text = PAGE.read_text(encoding="utf-8").split(f"## {part}\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
+    assert list(dict.fromkeys(rows)) == expected
+    assert all(len(line.split("|")[-2].strip()) > 2 for line in text.splitlines() if line.startswith("| "))      # none is empty
+
+
+# ------------------------------------------------------------------------------- the paper's numbers, computed again
+
+TABLE_7 = {  # the 32 classes in the order of Table 2; the printed mean
+    "one-hot": ("91.92 91.98 92.14 71.75 70.28 95.10 80.52 83.57 82.71 67.81 74.06 64.52 66.96 55.66 71.03 79.63 66.75 69.22 78.05 "
+                "69.87 76.74 66.15 70.27 60.23 78.92 63.84 68.02 55.48 52.31 53.87 48.39 35.81", 70.42),
+    "BioBERT": ("94.65 93.26 92.98 75.14 72.32 95.09 87.68 91.05 83.91 67.83 80.51 65.94 68.72 68.61 59.14 75.40 69.09 71.24 81.78 "
+                "65.58 74.51 69.51 74.39 79.07 80.69 57.41 63.44 39.70 57.88 58.57 54.19 20.33", 71.55),
+    "v1": ("92.35 91.83 91.89 72.45 71.38 90.23 73.07 86.77 78.17 74.00 74.91 72.07 72.42 62.42 74.53 79.32 76.52 70.32 75.65 63.11 "
+           "75.06 66.47 74.61 72.53 79.28 56.62 76.24 61.05 56.49 73.60 55.03 32.87", 73.49),
+    "v2": ("93.05 92.14 91.42 75.88 75.56 94.75 75.79 91.15 80.64 78.90 78.94 79.98 79.73 66.01 68.65 75.87 82.98 74.88 70.82 64.64 "
+           "70.06 68.8 69.98 75.73 84.04 67.04 82.09 77.75 67.45 75.38 55.55 35.79", 75.66),
+    "v3": ("94.69 94.09 92.77 73.45 72.87 95.71 89.19 92.19 83.44 59.20 86.09 64.75 70.18 71.11 65.43 77.48 62.11 71.77 81.47 79.42 "
+           "86.71 72.96 84.94 89.45 77.55 68.72 74.87 65.46 73.53 73.12 60.66 30.44", 76.11)}
+TABLE_4 = {  # dataset-agnostic training, the 12 columns; the printed mean
+    "TransUNet": ("94.90 90.89 90.45 70.82 80.31 95.01 90.11 91.30 84.21 74.53 83.21 71.27", 84.75),
+    "Swin UNETR": ("91.04 86.93 86.83 67.73 77.87 95.14 86.77 89.92 84.34 73.88 82.27 65.34", 82.33),
+    "Multi-Talent": ("93.61 90.89 90.47 72.12 79.28 96.23 92.83 91.60 87.31 77.58 84.92 72.16", 85.75),
+    "UniSeg": ("96.99 94.11 92.21 68.13 78.15 96.43 85.93 89.78 86.69 76.12 83.39 72.39", 85.02),
+    "Universal Model": ("95.82 94.28 94.11 79.52 76.55 97.05 92.59 91.63 86.00 77.54 83.17 70.52", 86.13)}
+
+
+def mean(numbers):
+    numbers = [float(n) for n in (numbers.split() if isinstance(numbers, str) else numbers)]
+    return sum(numbers) / len(numbers)
+
+
+@pytest.mark.parametrize("table, misprinted", [(TABLE_7, {"v1": 72.60}), (TABLE_4, {"Universal Model": 86.56})])
+def test_the_means_of_tables_4_and_7_fit_their_numbers_but_for_the_misprints_named(table, misprinted):
+    for name, (numbers, printed) in table.items():
+        assert abs(mean(numbers) - misprinted.get(name, printed)) < 0.02, name
+        assert (abs(mean(numbers) - printed) > 0.1) == (name in misprinted), name
+
+
+def test_organs_and_tumours_of_table_7_beside_fig_3():
+    numbers = [float(n) for n in TABLE_7["v3"][0].split()]
+    assert round(mean(numbers[:25]), 2) == 79.56                    # Fig. 3, Swin UNETR: 79.56
+    assert round(mean(numbers[25:31]), 2) == 69.39                  # Fig. 3: 65.79
+
+
+def test_the_other_means_of_the_paper_fit():
+    assert round(mean("96.81 70.18 96.96 87.87 66.15 76.45 85.16 67.21 63.92 69.63 96.84"), 2) == 79.74              # Table 5
+    assert round(mean("96.93 67.14 96.09 82.34 64.39 76.31 84.42 64.68 59.49 70.31 95.31"), 2) == 77.95
+    for sensitivity, specificity, harmonic in ((88.89, 95, 91.84), (91.67, 95, 93.31), (93.98, 91.25, 92.59)):       # Table 6
+        assert abs(2 * sensitivity * specificity / (sensitivity + specificity) - harmonic) < 0.01
+    assert round(mean("95.76 94.99 94.42 88.79 97.03 89.36 80.99 97.71 96.72"), 2) == 92.86                          # Table 8
+    assert round(mean("93.94 91.53 90.21 84.15 96.25 92.51 82.72 77.35 79.64 57.10"), 2) == 84.54
+    step_2 = "0.941 0.860 0.872 0.728 0.690 0.955 0.862 0.909 0.872 0.742 0.808 0.703 0.683"                        # Table 10
+    assert round(mean(step_2), 3) == 0.817 and round(mean(step_2 + " 0.466"), 3) == 0.792
+
+
+def test_the_external_volumes_of_table_1_are_neither_6173_nor_6162():
+    ircad, totalsegmentator, jhh, ucsf = 20, 1024, 5038, 11
+    assert ircad + totalsegmentator + jhh == 6082 and 6082 + ucsf == 6093 and 6173 - 6162 == ucsf
