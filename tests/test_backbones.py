@@ -293,12 +293,21 @@ def test_segresnet_computes_what_the_original_does():
     assert max(deviations(outputs(network), "segresnet16")) <= TOLERANCE
 
 
+@pytest.mark.slow                 # test_model.py has the same figures, as part of the whole model
 def test_swin_unetr_v090_computes_what_the_released_model_does():
     network = load_stand_in(SwinUNETR(merging="v090"), "module.")
     assert max(deviations(outputs(network), "universal_swinunetr_shared")) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("part, largest, rms", [("bottleneck", 1.854, 0.355), ("decoder", 1.094, 0.217)])
+def test_with_the_same_weights_the_two_orders_of_corners_are_a_third_of_a_standard_deviation_apart(part, largest, rms):
+    """Between the original networks' own figures; what a wrong order costs whoever loads the released weights."""
+    v090, standard = (golden(file)[part] for file in ("universal_swinunetr_shared", "monai16_swin_backbone"))
+    difference = (standard - v090) / v090.std()
+    assert abs(difference).max() == pytest.approx(largest, abs=1e-3)
+    assert (difference ** 2).mean() ** 0.5 == pytest.approx(rms, abs=1e-3)
+
+
 def test_swin_unetr_standard_computes_what_the_library_of_today_does_and_the_released_model_does_not():
     network = load_stand_in(SwinUNETR(merging="standard"), "module.")
     computed = outputs(network)
@@ -306,7 +315,7 @@ def test_swin_unetr_standard_computes_what_the_library_of_today_does_and_the_rel
     assert min(deviations(computed, "universal_swinunetr_shared")) > 10 * TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.slow                 # as above
 def test_unet_computes_what_the_released_model_does():
     network = load_stand_in(UNet(), "module.backbone.")
     assert max(deviations(outputs(network), "universal_unet_shared")) <= TOLERANCE
