@@ -192,9 +192,9 @@ def main(argv=None):
             failed += too_far
             print(f"| {name} | {on} | {difference:.1e} | {unit}{f', MORE THAN {bound:g}' if too_far else ''} |", flush=True)
             rows.append({"item": name, "on": on, "difference": difference, "bound": bound, "unit": unit})
-    print("\n(a) The weights' floor is 1e-3 of their peak here and 1e-3 there; with windows of an even size the peak lies between two\n"
-          "voxels and is less than 1. (b) uniseg spreads the windows evenly, so that results commute with flips; MONAI keeps the step\n"
-          "and moves the last window back. Both differ most at the rim of windows; random networks know no smooth logits.")
+    print("\n(a) The floor of the weights is 1e-3 of their peak in uniseg and 1e-3 itself in MONAI; with windows of an even size the peak\n"
+          "lies between two voxels and is less than 1. (b) uniseg spreads the windows evenly, so that results commute with flips; MONAI\n"
+          "keeps the step and moves the last window back. Both matter most at the rim of windows, and most to a random network.")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 1 if failed else 0
