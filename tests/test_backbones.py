@@ -34,9 +34,11 @@ def outputs(network):
 
 
 def deviations(outputs, file):
-    """Deviation of (bottleneck, features) from golden/<file>.npz, as fractions of a standard deviation."""
+    """Deviation of (bottleneck, features) from golden/<file>.npz, as fractions of a standard deviation; `pytest -s` prints them."""
     figures = golden(file)
-    return [deviation(figures, name, actual) for name, actual in zip(("bottleneck", "decoder"), outputs)]
+    found = [deviation(figures, name, actual) for name, actual in zip(("bottleneck", "decoder"), outputs)]
+    print(file, [f"{d:.1e}" for d in found])
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- contract of all three
