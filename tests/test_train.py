@@ -568,21 +568,25 @@ def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, fi
 
 @pytest.mark.slow
 def test_r2_a_run_killed_20_times_ends_like_one_that_never_was(flags, tmp_path):
-    """At a random instant each time: in a step, in a validation, while it writes its log or a checkpoint."""
+    """At a random instant each time: in a step, in a validation, while it writes its log or a checkpoint.
+
+    A life lasts one epoch and a half or so more, whatever the machine's pace: 20 of them are over before the run is.
+    """
     whole, out, draw = tmp_path / "whole", tmp_path / "run", random.Random(0)
-    options = ("--epochs", 60, "--val-every", 4)
+    options = ("--epochs", 100, "--val-every", 4)
     assert main(flags(whole, *options)) == 0
+    epoch_seconds = metrics(whole)[-1]["seconds"] / 100
     last, steps = out / "last.pt", [0]
     for _ in range(20):
         before = last.stat().st_mtime_ns if last.exists() else None
         process = in_a_process(*flags(out, *options, *["--resume"] * last.exists()))
         wait_until(lambda: last.exists() and last.stat().st_mtime_ns != before, process)
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 1.5 * epoch_seconds))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         process.stderr.close()
         steps.append(checkpoint.read(last)["training"]["step"])                       # never a torn file
-    assert steps == sorted(set(steps)) and steps[-1] < 120
+    assert steps == sorted(set(steps)) and steps[-1] < 200
     assert main(flags(out, *options, "--resume")) == 0
     assert_same_run(out, whole)
 
