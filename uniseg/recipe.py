@@ -1,0 +1,142 @@
+"""The recipe of Section 4.1.2: every setting of training with its default and where that comes from; the command's options.
+
+Read train.py next, which follows it.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import NOT_A_MEDICAL_DEVICE
+from .embeddings import ENCODINGS
+from .heads import LPGS
+from .model import PAPER_WIDTH
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe. Each default names its source: P the paper (Section 4.1.2), R the released code, U ours."""
+
+    # network
+    backbone: str = "swin_unetr"          # P
+    width: int = 0                        # P: 48, 64 or 16 first-level channels
+    lpg: str = "independent"              # P, Eq. (1)
+    lpg_hidden: int = 0                   # R: 512 (independent), 256 (shared)
+    encoding: str = "v3"                  # P, Table 7: the best prompt
+    prior: float = 0.5                    # P: sigmoids start at one half
+    # preprocessing
+    spacing: float = 1.5                  # P, mm isotropic
+    hu_window: tuple = (-175.0, 250.0)    # P
+    antialias: bool = False               # P: linear interpolation
+    # patches
+    patch_size: tuple = (96, 96, 96)      # P
+    foreground: float = 2 / 3             # P, foreground : background = 2 : 1
+    balance: float = 0.0                  # U: share of foreground centres drawn class by class
+    rotate_probability: float = 0.1       # P
+    shift_probability: float = 0.2        # P
+    augment: str = "paper"                # P; "strong" adds small rotations, zoom, contrast, blur, noise; "contrast" phases
+    weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, 1 to 12
+    # optimisation
+    epochs: int = 2000                    # R
+    warmup_epochs: int = 50               # P
+    steps_per_epoch: int = 0              # U: 0 = as many as draw each training case once on average
+    batch_size: int = 6                   # P, per process
+    accumulate: int = 1                   # P: none
+    lr: float = 1e-4                      # R; the paper's digit is lost in print
+    weight_decay: float = 1e-5            # P
+    beta1: float = 0.9                    # P ("momentum 0.9")
+    amp: str = "off"                      # P: float32
+    seed: int = 0                         # U
+    # validation
+    folds: int = 5                        # P: five-fold cross-validation
+    fold: int = 0                         # U: the fold that validates
+    val_every: int = 10                   # U, epochs
+    overlap: float = 0.5                  # P, of the window
+
+
+def build_parser():
+    d = TrainConfig
+    parser = argparse.ArgumentParser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
+                                     epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder with one sub-folder per dataset (README, Data)")
+    parser.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS",
+                        help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
+    parser.add_argument("--partial", action="store_true", help="with --init: take what fits, although entries are missing")
+    parser.add_argument("--val-root", type=Path, help="validate on the datasets of this folder instead of a fold")
+    parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated)")
+    parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
+    parser.add_argument("--embeddings", type=Path, help="own embeddings file (default: the shipped one)")
+    parser.add_argument("--cache", type=Path, help="folder of preprocessed cases (default: OUT/cache)")
+    parser.add_argument("--overfit", type=_at_least(1), metavar="N", help="sanity run: train and validate on the first N cases")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--workers", type=_at_least(0), default=2, help="processes that draw patches")
+    net = parser.add_argument_group("network (paper's by default)")
+    net.add_argument("--backbone", choices=list(PAPER_WIDTH), default=d.backbone, help="Fig. 3")
+    net.add_argument("--width", type=_at_least(0), default=d.width, help="first-level channels; 0: the paper's 48, 64, 16")
+    net.add_argument("--lpg", choices=list(LPGS), default=d.lpg, help="Eq. (1); shared: the ICCV 2023 form")
+    net.add_argument("--lpg-hidden", type=_at_least(0), default=d.lpg_hidden, help="hidden width of the LPG; 0: released code's")
+    net.add_argument("--encoding", choices=ENCODINGS, default=d.encoding, help="prompt of the embeddings, Table 7")
+    net.add_argument("--prior", type=_fraction, default=d.prior, help="probability at which every sigmoid starts")
+    pre = parser.add_argument_group("preprocessing and patches (paper's by default)")
+    pre.add_argument("--spacing", type=_positive, default=d.spacing, help="mm, isotropic")
+    pre.add_argument("--hu-window", type=float, nargs=2, default=d.hu_window, help="clipped and scaled to [0, 1]")
+    pre.add_argument("--antialias", action="store_true", help="average when the grid gets coarser; beyond the paper")
+    pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
+    pre.add_argument("--foreground", type=_fraction, default=d.foreground, help="share of patches centred on foreground (2:1)")
+    pre.add_argument("--balance", type=_fraction, default=d.balance, help="share of those drawn class by class; beyond the paper")
+    pre.add_argument("--rotate-probability", type=_fraction, default=d.rotate_probability, help="of a 90 degree axial rotation")
+    pre.add_argument("--shift-probability", type=_fraction, default=d.shift_probability, help="of an intensity shift")
+    pre.add_argument("--augment", choices=("paper", "strong", "contrast"), default=d.augment,
+                     help="strong: also small rotation, zoom, contrast, blur, noise; contrast: strong with a phase for each organ")
+    pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
+    opt = parser.add_argument_group("optimisation (paper's by default)")
+    opt.add_argument("--epochs", type=_at_least(1), default=d.epochs, help="released code's")
+    opt.add_argument("--warmup-epochs", type=_at_least(0), default=d.warmup_epochs, help="linear warm-up before the cosine")
+    opt.add_argument("--steps-per-epoch", type=_at_least(0), default=d.steps_per_epoch, help="0: each case once on average")
+    opt.add_argument("--batch-size", type=_at_least(1), default=d.batch_size, help="patches per process and forward pass")
+    opt.add_argument("--accumulate", type=_at_least(1), default=d.accumulate, help="forward passes per optimiser step")
+    opt.add_argument("--lr", type=_positive, default=d.lr, help="peak learning rate of AdamW")
+    opt.add_argument("--weight-decay", type=float, default=d.weight_decay, help="of AdamW")
+    opt.add_argument("--beta1", type=_fraction, default=d.beta1, help="of AdamW; the paper's momentum")
+    opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=d.amp, help="automatic mixed precision; fp16 on GPUs only")
+    opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
+    val = parser.add_argument_group("validation")
+    val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
+    val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")
+    val.add_argument("--val-every", type=_at_least(1), default=d.val_every, help="epochs")
+    val.add_argument("--overlap", type=_fraction, default=d.overlap, help="of the sliding window")
+    return parser
+
+
+def _at_least(least):
+    def integer(text):
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+    return integer
+
+
+def _positive(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _fraction(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def lr_at(step, config):
+    """Learning rate of optimiser step `step` (0-based): linear warm-up, then half a cosine down to 0."""
+    warmup, total = config.warmup_epochs * config.steps_per_epoch, config.epochs * config.steps_per_epoch
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
