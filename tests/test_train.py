@@ -25,8 +25,8 @@ from uniseg import checkpoint, train
 from uniseg.data import Case, PatchDataset, find_datasets
 from uniseg.model import ModelConfig, UniversalModel, build
 from uniseg.phantom import make_phantom
-from uniseg.train import (SampleNumbers, TrainConfig, build_parser, lr_at, main, positive_weights, training_step, trim_metrics,
-                          unpack_bits, validate)
+from uniseg.recipe import TrainConfig, build_parser, lr_at
+from uniseg.train import SampleNumbers, main, positive_weights, training_step, trim_metrics, unpack_bits, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",

@@ -82,6 +82,207 @@ def smooth_line(points, steps=8):
     return np.vstack([*pieces, p[-1:]])
 
 
+class _Patient:
+    """A patient being drawn: HU and masks on a scene. The methods follow each other in this order; each draws from `rng`."""
+
+    def __init__(self, scene, spacing_mm, rng, tumours):
+        self.scene, self.spacing_mm, self.rng, self.tumours = scene, spacing_mm, rng, tumours
+        self.x, self.y, self.z = np.meshgrid(*scene.axes, indexing="ij", sparse=True)
+        self.hu = np.full(scene.shape, AIR, np.float32, order="F")
+        self.masks = {}                          # class name -> bool
+        self.taken = None                        # where an organ or a bone is already
+
+    def some(self, centre, radii, place=3.0, size=0.06, **shape_of):
+        """An ellipsoid with the patient's own place (mm) and size (share)."""
+        centre = np.array(centre, float) + self.rng.uniform(-place, place, 3)
+        return self.scene.ellipsoid(centre, np.array(radii, float) * (1 + self.rng.uniform(-size, size)), **shape_of)
+
+    def shrink(self, mask, by_mm):
+        """The mask less a rim of `by_mm` (to the nearest voxel, in boxes)."""
+        inner, box = self.scene.empty(), bounding_box(mask, 1)
+        if box is not None:
+            size = [2 * round(by_mm / s) + 1 for s in self.spacing_mm]
+            inner[box] = ndimage.minimum_filter(mask[box].view(np.uint8), size).view(bool)
+        return inner
+
+    def wander(self, points, place=2.0):
+        """A rounded line through the points, each moved by up to `place` mm along each axis."""
+        return smooth_line(np.array(points, float) + self.rng.uniform(-place, place, (len(points), 3)))
+
+    def claim(self, name, mask, within=None):
+        """The mask, as far as nobody has claimed its place, becomes the organ's; `within` the cavity by default."""
+        mask = largest_components(mask & (self.cavity if within is None else within) & ~self.taken)
+        self.taken[mask] = True
+        self.masks[name] = mask
+
+    def draw_body(self):
+        """Skin, fat, muscle wall, cavity. Cross-sections are superellipses, narrower at the waist."""
+        scene, hu, x, y, z = self.scene, self.hu, self.x, self.y, self.z
+        waist = 1.0 - 0.06 * np.exp(-((z + 25.0) / 60.0) ** 2)
+        girth = self.girth = self.rng.uniform(0.97, 1.03)
+
+        def shell(inset):
+            a, b = girth * 150.0 * waist - inset, girth * 98.0 * waist - inset
+            inside = scene.empty()                       # as Fortran-ordered as all the rest: mixed orders cost ten times more
+            return np.less_equal(abs(x / a) ** 2.4 + abs((y - 2.0) / b) ** 2.4, 1, out=inside)
+        fat_mm = self.rng.uniform(13.0, 20.0)
+        body, under_skin, wall, cavity = shell(0), shell(2.5), shell(fat_mm), shell(fat_mm + 15.0)
+        self.body, self.wall, self.cavity = body, wall, cavity
+        self.ribcage = shell(fat_mm + 4.0) & ~shell(fat_mm + 11.0)
+        hu[body] = 20                                                    # skin
+        hu[under_skin] = FAT
+        hu[wall] = MUSCLE
+        hu[cavity] = FAT + 5
+        muscles = scene.empty()
+        for side in (-1, 1):
+            muscles |= scene.tube([(side * 32, -68, -200), (side * 30, -66, 200)], 22)               # erector spinae
+            muscles |= scene.tube(smooth_line([(side * 62, 5, -150), (side * 48, -35, -90), (side * 36, -45, 40)]),
+                                  np.linspace(14, 9, 17))                                            # psoas
+            muscles |= scene.ellipsoid((side * 95, -45, -150), (45, 32, 60))                         # gluteal
+        muscles &= wall
+        hu[muscles] = MUSCLE
+
+    def draw_bones(self):
+        """Vertebrae with discs, canal and processes; ribs; pelvis."""
+        scene, hu, x, y, z = self.scene, self.hu, self.x, self.y, self.z
+        spine = scene.tube([(0, -46, -110), (0, -46, 200)], 19) & (y > -64)
+        height = np.broadcast_to((z + 8.0) % 34.0, hu.shape)                # within a vertebra and its disc
+        bones = spine & (height < 27)
+        bones |= scene.tube([(0, -68, -110), (0, -68, 200)], 13) & (height < 22)
+        bones |= scene.ellipsoid((0, -86, 0), (3.5, 14, 300), power=4) & (height < 18)
+        bones |= scene.ellipsoid((0, -70, 0), (38, 4, 300), power=4) & (height < 9)
+        bones |= self.ribcage & ((z + 0.45 * y) % 27.0 < 9) & (z + 0.5 * y > -12) & (abs(x) > 45)
+        bones |= scene.ellipsoid((0, -55, -125), (38, 16, 38), power=2.5)                            # sacrum
+        for side in (-1, 1):
+            bones |= scene.ellipsoid((side * 92, -28, -108), (9, 48, 46), turn=side * 28)            # iliac wing
+            bones |= scene.ellipsoid((side * 86, 0, -148), (29, 31, 29))                            # acetabulum
+        heads = self.heads = {name: self.some((side * 92, 2, -152), (22, 22, 22), 2.0) for side, name in SIDES}
+        bones &= self.wall & ~heads["left"] & ~heads["right"]
+        canal = scene.tube([(0, -68, -150), (0, -68, 200)], 8)
+        disc = spine & (height >= 27)
+        fine, self.wide = scene.field(self.rng, 7.0), scene.field(self.rng, 45.0)
+        self.fine = fine
+        hu[disc] = 95
+        hu[bones] = (BONE - 60 + 60 * fine)[bones]
+        hu[bones & ~self.shrink(bones, 2.5)] = 620
+        hu[canal & self.body] = 25
+        self.taken = bones | canal | disc
+
+    def draw_organs(self):
+        """In the order in which they claim their place."""
+        scene = self.scene
+        for side, name in SIDES:
+            self.claim(f"{name}_head_of_femur", self.heads[name], self.wall)
+        self.claim("aorta", scene.tube(self.wander([(-16, -24, 200), (-10, -17, 100), (-7, -14, 0), (-4, -13, -62)], 1.0), 9.5))
+        self.claim("postcava", scene.tube(self.wander([(22, 0, 122), (22, -8, 70), (19, -16, 0), (15, -18, -64)], 1.0), 10.5))
+        iliac = self.iliac = scene.empty()
+        for side in (-1, 1):
+            iliac |= scene.tube(smooth_line([(side * 5, -14, -66), (side * 28, -5, -110), (side * 58, 35, -165)]), 7.5)
+        iliac &= self.cavity & ~self.taken
+        self.taken |= iliac
+        self.claim("celiac_trunk", scene.tube(self.wander([(-10, -16, 58), (-8, -4, 59), (-9, 6, 62)], 0.5), 3.6))
+        self.claim("portal_and_splenic_vein", scene.tube(
+            self.wander([(-72, -24, 62), (-38, 4, 50), (-6, 14, 40), (16, 16, 38), (34, 12, 58), (46, 12, 70)], 1.5), 6.0))
+        for side, name in SIDES:
+            kidney = self.some((side * 60, -38, 8 - 5 * side), (27, 24, 52), 4.0, turn=side * 35)
+            self.claim(f"{name}_kidney", kidney & ~scene.ellipsoid((side * 40, -26, 8 - 5 * side), (15, 13, 20)))
+            top = 62 - 2 * side
+            adrenal = scene.tube(
+                self.wander([(side * 38, -20, top + 12), (side * 36, -28, top), (side * 42, -40, top - 12)], 1.0), 4.0)
+            self.claim(f"{name}_adrenal_gland", adrenal | scene.tube([(side * 36, -28, top), (side * 32, -40, top - 8)], 3.5))
+        self.claim("esophagus", scene.tube(self.wander([(-3, -18, 200), (-8, -2, 132), (-26, 8, 108)], 1.0), 8.5))
+        pancreas = self.wander([(34, 20, 10), (26, 24, 26), (4, 26, 36), (-26, 14, 44), (-58, -8, 54), (-72, -20, 58)])
+        self.claim("pancreas", scene.tube(pancreas, np.interp(np.arange(len(pancreas)), [0, 10, 20, 40], [15, 13, 11, 8])))
+        self.claim("duodenum", scene.tube(
+            self.wander([(22, 44, 34), (50, 34, 30), (58, 18, 4), (48, 6, -24), (10, 2, -34), (-24, 12, -22)]), 11.0))
+        self.claim("gall_bladder", self.some((58, 52, 12), (15, 17, 27), 3.0))
+        stomach = self.some((-52, 26, 76), (38, 42, 46), 3.0) | scene.tube(
+            self.wander([(-50, 38, 56), (-28, 55, 36), (4, 54, 32), (24, 46, 36)]), np.linspace(26, 14, 25))
+        self.claim("stomach", stomach)
+        self.claim("spleen", self.some((-94, -32, 66), (30, 46, 50), 3.0, turn=20))
+        heart = self.heart = scene.ellipsoid((-20, 40, 165), (52, 42, 42), turn=-20) & self.cavity & ~self.taken
+        self.taken |= heart
+        liver = (self.some((62, 4, 56), (72, 80, 70), 3.0, power=2.3) & ~scene.ellipsoid((35, -5, -10), (85, 70, 38))) \
+            | self.some((8, 48, 80), (66, 32, 34), 3.0, turn=12)
+        self.claim("liver", liver)
+        colon = self.wander([(72, 22, -110), (84, 8, -80), (90, -2, -40), (88, 10, -14), (66, 48, -22), (30, 66, -40),
+                        (-20, 68, -42), (-62, 56, -8), (-92, 16, 22), (-100, -4, -5), (-98, -6, -50), (-90, 10, -95),
+                        (-52, 22, -112), (-14, 18, -100), (4, -12, -104), (0, -30, -125)], 3.0)
+        haustra = 18.0 + 2.5 * np.sin(np.arange(len(colon)) * 1.3)
+        self.claim("colon", scene.tube(colon, haustra))
+        self.claim("rectum", scene.tube(self.wander([(0, -30, -134), (0, -36, -150), (0, -34, -200)], 1.0), 17.0))
+        self.claim("bladder", self.some((0, 16, -148), (40, 32, 30), 2.0))
+        loops = []                                        # to and fro at three depths and three levels, one tube
+        for row in range(3):
+            for level in (range(3) if row % 2 == 0 else (2, 1, 0)):
+                to = [(u, 8 + 25 * row + 5 * np.cos(u / 9.0), -54 - 24.0 * level + 5 * np.sin(u / 9.0))
+                      for u in np.linspace(-54, 54, 6)]
+                loops += to if (row * 3 + level) % 2 == 0 else to[::-1]
+        self.claim("intestine", scene.tube(self.wander(loops, 2.0), 10.5))
+        for side, name in SIDES:
+            self.claim(f"{name}_lung", scene.ellipsoid((side * 70, -8, 185), (66, 84, 105), power=2.6) & (abs(self.x) > 8))
+
+    def draw_inside_organs(self):
+        """Vessels of the liver, tumours, a cyst."""
+        scene, masks = self.scene, self.masks
+        inside_liver = masks["liver"]
+        branches = scene.empty()
+        for tip in ((112, 10, 60), (95, -38, 70), (100, 20, 92), (80, 40, 40), (0, 52, 84), (30, 60, 74)):
+            tip = np.array(tip) + self.rng.uniform(-6, 6, 3)
+            bend = 0.5 * (np.array((52, 14, 72)) + tip) + self.rng.uniform(-8, 8, 3)
+            branches |= scene.tube(smooth_line([(48, 12, 70), bend, tip]), np.linspace(5.0, 2.2, 17))
+        for tip in ((95, 0, 95), (52, 48, 88), (10, 45, 90)):                                        # hepatic veins
+            branches |= scene.tube(smooth_line([(24, 0, 112), 0.5 * np.add((24, 0, 112), tip) + (0, 4, 4), tip]), 4.0)
+        masks["hepatic_vessel"] = branches & inside_liver
+        if self.tumours:
+            masks["liver_tumor"] = inside_liver & (self.some((92, 22, 52), (17, 15, 18), 3.0)
+                                                   | self.some((66, -36, 82), (10, 11, 9), 3.0))
+            masks["hepatic_vessel"] &= ~masks["liver_tumor"]
+            for name, organ, shape_of in (
+                    ("kidney_tumor", "left_kidney", self.some((-72, -42, -18), (15, 14, 16), 2.0)),
+                    ("kidney_cyst", "right_kidney", self.some((76, -38, 24), (13, 13, 13), 2.0))):
+                masks[name] = largest_components(shape_of & self.cavity & ~(self.taken & ~masks[organ]))
+                masks[organ] = masks[organ] | masks[name]                                            # inclusion, Section 4.1.1
+
+    def paint(self):
+        """Solid organs first, then the contents of hollow ones, vessels and lesions."""
+        scene, hu, masks = self.scene, self.hu, self.masks
+        hu[self.iliac], hu[self.heart] = 150, 130
+        for name in masks:
+            if not name.endswith(("tumor", "cyst", "vessel")):
+                hu[masks[name]] = HU[name]
+        for side, name in SIDES:
+            sinus = scene.ellipsoid((side * 52, -34, 8 - 5 * side), (13, 8, 26), turn=side * 35)
+            hu[sinus & masks[f"{name}_kidney"]] = -40
+        # Gas rises to the front of a patient on the back; below it fluid or stool.
+        for name, content, gas_front in (("stomach", FLUID, 46.0), ("colon", 35, None), ("duodenum", 25, None),
+                                         ("intestine", 30, None), ("rectum", 30, None), ("esophagus", 0, None)):
+            lumen = self.shrink(masks[name], 3.0)
+            hu[lumen] = content
+            if gas_front is not None:
+                hu[lumen & np.broadcast_to(self.y > gas_front, hu.shape)] = AIR + 30
+            elif name in ("colon", "rectum"):
+                hu[lumen] += (40 * self.fine)[lumen]
+                hu[lumen & (self.wide > 0.1) & self.shrink(lumen, 3.0)] = AIR + 40
+        for name in ("hepatic_vessel", "liver_tumor", "kidney_tumor", "kidney_cyst"):
+            if name in masks:
+                hu[masks[name]] = HU[name]
+        if self.tumours:
+            hu[self.shrink(masks["liver_tumor"], 6.0)] = 35                                               # necrosis
+        soft = self.body & (hu > -150)
+        hu[soft] += (4.0 * self.wide + 3.0 * self.fine)[soft]
+        lungs = masks["left_lung"] | masks["right_lung"]
+        hu[lungs] += (35 * self.wide + 25 * self.fine)[lungs]
+
+    def draw_table(self):
+        """A thin curved shell below the back with foam inside."""
+        hu = self.hu
+        depth = self.y + 99.5 * self.girth - 0.0006 * self.x ** 2
+        table = np.broadcast_to((depth < 0) & (depth > -14) & (abs(self.x) < 170), hu.shape) & ~self.body
+        hu[table] = -860
+        hu[table & np.broadcast_to((depth > -3) | (depth < -11), hu.shape)] = -80
+
+
 def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None):
     """A torso from the lung bases to the femoral heads.
 
@@ -95,186 +296,20 @@ def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None):
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-(n - 1) / 2.0 * s for n, s in zip(shape, spacing_mm)]
     rng = np.random.default_rng(seed)            # draws for the anatomy do not depend on the grid
-    scene = _Scene(tuple(shape), affine)
-    x, y, z = np.meshgrid(*scene.axes, indexing="ij", sparse=True)
+    patient = _Patient(_Scene(tuple(shape), affine), spacing_mm, rng, tumours)
+    patient.draw_body()
+    patient.draw_bones()
+    patient.draw_organs()
+    patient.draw_inside_organs()
+    patient.paint()
+    patient.draw_table()
+    hu = scan(patient.hu, spacing_mm, np.random.default_rng([seed, 1]))
+    return hu, {name: np.asfortranarray(mask) for name, mask in patient.masks.items()}, affine
 
-    def some(centre, radii, place=3.0, size=0.06, **shape_of):
-        """An ellipsoid with the patient's own place (mm) and size (share)."""
-        centre = np.array(centre, float) + rng.uniform(-place, place, 3)
-        return scene.ellipsoid(centre, np.array(radii, float) * (1 + rng.uniform(-size, size)), **shape_of)
 
-    def shrink(mask, by_mm):
-        """The mask less a rim of `by_mm` (to the nearest voxel, in boxes)."""
-        inner, box = scene.empty(), bounding_box(mask, 1)
-        if box is not None:
-            size = [2 * round(by_mm / s) + 1 for s in spacing_mm]
-            inner[box] = ndimage.minimum_filter(mask[box].view(np.uint8), size).view(bool)
-        return inner
-
-    def wander(points, place=2.0):
-        return smooth_line(np.array(points, float) + rng.uniform(-place, place, (len(points), 3)))
-
-    # --- Body: skin, fat, muscle wall, cavity. Cross-sections are superellipses, narrower at the waist.
-    waist = 1.0 - 0.06 * np.exp(-((z + 25.0) / 60.0) ** 2)
-    girth = rng.uniform(0.97, 1.03)
-
-    def shell(inset):
-        a, b = girth * 150.0 * waist - inset, girth * 98.0 * waist - inset
-        inside = scene.empty()                       # as Fortran-ordered as all the rest: mixed orders cost ten times more
-        return np.less_equal(abs(x / a) ** 2.4 + abs((y - 2.0) / b) ** 2.4, 1, out=inside)
-    fat_mm = rng.uniform(13.0, 20.0)
-    body, under_skin, wall, cavity = shell(0), shell(2.5), shell(fat_mm), shell(fat_mm + 15.0)
-    in_rib, out_rib = shell(fat_mm + 11.0), shell(fat_mm + 4.0)
-
-    hu = np.full(shape, AIR, np.float32, order="F")
-    hu[body] = 20                                                    # skin
-    hu[under_skin] = FAT
-    hu[wall] = MUSCLE
-    hu[cavity] = FAT + 5
-    muscles = scene.empty()
-    for side in (-1, 1):
-        muscles |= scene.tube([(side * 32, -68, -200), (side * 30, -66, 200)], 22)               # erector spinae
-        muscles |= scene.tube(smooth_line([(side * 62, 5, -150), (side * 48, -35, -90), (side * 36, -45, 40)]),
-                              np.linspace(14, 9, 17))                                            # psoas
-        muscles |= scene.ellipsoid((side * 95, -45, -150), (45, 32, 60))                         # gluteal
-    muscles &= wall
-    hu[muscles] = MUSCLE
-
-    # --- Bone: vertebrae with discs, canal and processes; ribs; pelvis.
-    spine = scene.tube([(0, -46, -110), (0, -46, 200)], 19) & (y > -64)
-    height = np.broadcast_to((z + 8.0) % 34.0, shape)                # within a vertebra and its disc
-    bones = spine & (height < 27)
-    bones |= scene.tube([(0, -68, -110), (0, -68, 200)], 13) & (height < 22)
-    bones |= scene.ellipsoid((0, -86, 0), (3.5, 14, 300), power=4) & (height < 18)
-    bones |= scene.ellipsoid((0, -70, 0), (38, 4, 300), power=4) & (height < 9)
-    bones |= out_rib & ~in_rib & ((z + 0.45 * y) % 27.0 < 9) & (z + 0.5 * y > -12) & (abs(x) > 45)
-    bones |= scene.ellipsoid((0, -55, -125), (38, 16, 38), power=2.5)                            # sacrum
-    for side in (-1, 1):
-        bones |= scene.ellipsoid((side * 92, -28, -108), (9, 48, 46), turn=side * 28)            # iliac wing
-        bones |= scene.ellipsoid((side * 86, 0, -148), (29, 31, 29))                            # acetabulum
-    heads = {name: some((side * 92, 2, -152), (22, 22, 22), 2.0) for side, name in SIDES}
-    bones &= wall & ~heads["left"] & ~heads["right"]
-    canal = scene.tube([(0, -68, -150), (0, -68, 200)], 8)
-    disc = spine & (height >= 27)
-    fine, wide = scene.field(rng, 7.0), scene.field(rng, 45.0)
-    hu[disc] = 95
-    hu[bones] = (BONE - 60 + 60 * fine)[bones]
-    hu[bones & ~shrink(bones, 2.5)] = 620
-    hu[canal & body] = 25
-
-    # --- Organs, in the order in which they claim their place.
-    masks, taken = {}, bones | canal | disc
-
-    def claim(name, mask, within=cavity):
-        mask = largest_components(mask & within & ~taken)
-        taken[mask] = True
-        masks[name] = mask
-
-    for side, name in SIDES:
-        claim(f"{name}_head_of_femur", heads[name], wall)
-    claim("aorta", scene.tube(wander([(-16, -24, 200), (-10, -17, 100), (-7, -14, 0), (-4, -13, -62)], 1.0), 9.5))
-    claim("postcava", scene.tube(wander([(22, 0, 122), (22, -8, 70), (19, -16, 0), (15, -18, -64)], 1.0), 10.5))
-    iliac = scene.empty()
-    for side in (-1, 1):
-        iliac |= scene.tube(smooth_line([(side * 5, -14, -66), (side * 28, -5, -110), (side * 58, 35, -165)]), 7.5)
-    iliac &= cavity & ~taken
-    taken |= iliac
-    claim("celiac_trunk", scene.tube(wander([(-10, -16, 58), (-8, -4, 59), (-9, 6, 62)], 0.5), 3.6))
-    claim("portal_and_splenic_vein", scene.tube(
-        wander([(-72, -24, 62), (-38, 4, 50), (-6, 14, 40), (16, 16, 38), (34, 12, 58), (46, 12, 70)], 1.5), 6.0))
-    for side, name in SIDES:
-        kidney = some((side * 60, -38, 8 - 5 * side), (27, 24, 52), 4.0, turn=side * 35)
-        claim(f"{name}_kidney", kidney & ~scene.ellipsoid((side * 40, -26, 8 - 5 * side), (15, 13, 20)))
-        top = 62 - 2 * side
-        adrenal = scene.tube(wander([(side * 38, -20, top + 12), (side * 36, -28, top), (side * 42, -40, top - 12)], 1.0), 4.0)
-        claim(f"{name}_adrenal_gland", adrenal | scene.tube([(side * 36, -28, top), (side * 32, -40, top - 8)], 3.5))
-    claim("esophagus", scene.tube(wander([(-3, -18, 200), (-8, -2, 132), (-26, 8, 108)], 1.0), 8.5))
-    pancreas = wander([(34, 20, 10), (26, 24, 26), (4, 26, 36), (-26, 14, 44), (-58, -8, 54), (-72, -20, 58)])
-    claim("pancreas", scene.tube(pancreas, np.interp(np.arange(len(pancreas)), [0, 10, 20, 40], [15, 13, 11, 8])))
-    claim("duodenum", scene.tube(
-        wander([(22, 44, 34), (50, 34, 30), (58, 18, 4), (48, 6, -24), (10, 2, -34), (-24, 12, -22)]), 11.0))
-    claim("gall_bladder", some((58, 52, 12), (15, 17, 27), 3.0))
-    stomach = some((-52, 26, 76), (38, 42, 46), 3.0) | scene.tube(
-        wander([(-50, 38, 56), (-28, 55, 36), (4, 54, 32), (24, 46, 36)]), np.linspace(26, 14, 25))
-    claim("stomach", stomach)
-    claim("spleen", some((-94, -32, 66), (30, 46, 50), 3.0, turn=20))
-    heart = scene.ellipsoid((-20, 40, 165), (52, 42, 42), turn=-20) & cavity & ~taken
-    taken |= heart
-    liver = (some((62, 4, 56), (72, 80, 70), 3.0, power=2.3) & ~scene.ellipsoid((35, -5, -10), (85, 70, 38))) \
-        | some((8, 48, 80), (66, 32, 34), 3.0, turn=12)
-    claim("liver", liver)
-    colon = wander([(72, 22, -110), (84, 8, -80), (90, -2, -40), (88, 10, -14), (66, 48, -22), (30, 66, -40),
-                    (-20, 68, -42), (-62, 56, -8), (-92, 16, 22), (-100, -4, -5), (-98, -6, -50), (-90, 10, -95),
-                    (-52, 22, -112), (-14, 18, -100), (4, -12, -104), (0, -30, -125)], 3.0)
-    haustra = 18.0 + 2.5 * np.sin(np.arange(len(colon)) * 1.3)
-    claim("colon", scene.tube(colon, haustra))
-    claim("rectum", scene.tube(wander([(0, -30, -134), (0, -36, -150), (0, -34, -200)], 1.0), 17.0))
-    claim("bladder", some((0, 16, -148), (40, 32, 30), 2.0))
-    loops = []                                        # to and fro at three depths and three levels, one tube
-    for row in range(3):
-        for level in (range(3) if row % 2 == 0 else (2, 1, 0)):
-            to = [(u, 8 + 25 * row + 5 * np.cos(u / 9.0), -54 - 24.0 * level + 5 * np.sin(u / 9.0))
-                  for u in np.linspace(-54, 54, 6)]
-            loops += to if (row * 3 + level) % 2 == 0 else to[::-1]
-    claim("intestine", scene.tube(wander(loops, 2.0), 10.5))
-    for side, name in SIDES:
-        claim(f"{name}_lung", scene.ellipsoid((side * 70, -8, 185), (66, 84, 105), power=2.6) & (abs(x) > 8))
-
-    # --- Inside organs.
-    inside_liver = masks["liver"]
-    branches = scene.empty()
-    for tip in ((112, 10, 60), (95, -38, 70), (100, 20, 92), (80, 40, 40), (0, 52, 84), (30, 60, 74)):
-        tip = np.array(tip) + rng.uniform(-6, 6, 3)
-        bend = 0.5 * (np.array((52, 14, 72)) + tip) + rng.uniform(-8, 8, 3)
-        branches |= scene.tube(smooth_line([(48, 12, 70), bend, tip]), np.linspace(5.0, 2.2, 17))
-    for tip in ((95, 0, 95), (52, 48, 88), (10, 45, 90)):                                        # hepatic veins
-        branches |= scene.tube(smooth_line([(24, 0, 112), 0.5 * np.add((24, 0, 112), tip) + (0, 4, 4), tip]), 4.0)
-    masks["hepatic_vessel"] = branches & inside_liver
-    if tumours:
-        masks["liver_tumor"] = (some((92, 22, 52), (17, 15, 18), 3.0) | some((66, -36, 82), (10, 11, 9), 3.0)) & inside_liver
-        masks["hepatic_vessel"] &= ~masks["liver_tumor"]
-        for name, organ, shape_of in (
-                ("kidney_tumor", "left_kidney", some((-72, -42, -18), (15, 14, 16), 2.0)),
-                ("kidney_cyst", "right_kidney", some((76, -38, 24), (13, 13, 13), 2.0))):
-            masks[name] = largest_components(shape_of & cavity & ~(taken & ~masks[organ]))
-            masks[organ] = masks[organ] | masks[name]                                            # inclusion, Section 4.1.1
-
-    # --- Paint. Solid organs first, then the contents of hollow ones, vessels and lesions.
-    hu[iliac], hu[heart] = 150, 130
-    for name in masks:
-        if not name.endswith(("tumor", "cyst", "vessel")):
-            hu[masks[name]] = HU[name]
-    for side, name in SIDES:
-        hu[scene.ellipsoid((side * 52, -34, 8 - 5 * side), (13, 8, 26), turn=side * 35) & masks[f"{name}_kidney"]] = -40  # sinus
-    # Gas rises to the front of a patient on the back; below it fluid or stool.
-    for name, content, gas_front in (("stomach", FLUID, 46.0), ("colon", 35, None), ("duodenum", 25, None),
-                                     ("intestine", 30, None), ("rectum", 30, None), ("esophagus", 0, None)):
-        lumen = shrink(masks[name], 3.0)
-        hu[lumen] = content
-        if gas_front is not None:
-            hu[lumen & np.broadcast_to(y > gas_front, shape)] = AIR + 30
-        elif name in ("colon", "rectum"):
-            hu[lumen] += (40 * fine)[lumen]
-            hu[lumen & (wide > 0.1) & shrink(lumen, 3.0)] = AIR + 40
-    for name in ("hepatic_vessel", "liver_tumor", "kidney_tumor", "kidney_cyst"):
-        if name in masks:
-            hu[masks[name]] = HU[name]
-    if tumours:
-        hu[shrink(masks["liver_tumor"], 6.0)] = 35                                               # necrosis
-    soft = body & (hu > -150)
-    hu[soft] += (4.0 * wide + 3.0 * fine)[soft]
-    lungs = masks["left_lung"] | masks["right_lung"]
-    hu[lungs] += (35 * wide + 25 * fine)[lungs]
-
-    # --- Table: a thin curved shell below the back with foam inside.
-    depth = y + 99.5 * girth - 0.0006 * x ** 2
-    table = np.broadcast_to((depth < 0) & (depth > -14) & (abs(x) < 170), shape) & ~body
-    hu[table] = -860
-    hu[table & np.broadcast_to((depth > -3) | (depth < -11), shape)] = -80
-
-    # --- The scanner: blur of about 2.5 mm, noise whose standard deviation does not depend on the voxel size.
+def scan(hu, spacing_mm, rng):
+    """What the scanner makes of it: blur of about 2.5 mm, noise whose standard deviation does not depend on the voxel size."""
     hu = ndimage.gaussian_filter(hu, [1.1 / s for s in spacing_mm], mode="nearest")
-    noise = np.random.default_rng([seed, 1]).standard_normal(shape[::-1], dtype=np.float32).T
+    noise = rng.standard_normal(hu.shape[::-1], dtype=np.float32).T
     hu += 9.0 * (0.6 * noise + 0.8 * ndimage.gaussian_filter(noise, 0.6) / 0.34)
-    hu = np.clip(np.round(hu), -1024, 3071).astype(np.int16, order="F")
-    return hu, {name: np.asfortranarray(mask) for name, mask in masks.items()}, affine
+    return np.clip(np.round(hu), -1024, 3071).astype(np.int16, order="F")
