@@ -727,6 +727,14 @@ def ended(process, seconds=120):
         pytest.fail(f"hangs: {process.communicate()[1][-2000:]}")
 
 
+@pytest.mark.parametrize("world, said", [("1", "done, taken down"), ("2", "done, ")])
+def test_a_process_of_several_leaves_with_its_exit_code_before_gloo_meets_a_dying_interpreter(world, said):
+    code = "import atexit; from uniseg.runtime import leave; atexit.register(print, 'taken down', end=''); print('done, ', end=''); leave(3)"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": world},
+                          capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, said)
+
+
 def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, tmp_path):
     """And only one of them writes: twice the lines in the log, or a file more, would be the other's."""
     out = tmp_path / "run"

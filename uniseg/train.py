@@ -29,7 +29,7 @@ from .losses import masked_loss
 from .metrics import dice_from_counts
 from .model import ModelConfig, UniversalModel
 from .recipe import TrainConfig, build_parser, lr_at
-from .runtime import barrier, choose_device, end_processes, keep_freed_memory, start_processes, sum_over_ranks
+from .runtime import barrier, choose_device, end_processes, keep_freed_memory, leave, start_processes, sum_over_ranks
 from .sliding_window import sliding_window
 from .taxonomy import NAMES, resolve
 from .volume import atomic_write, scale_hu
@@ -421,4 +421,4 @@ def trim_metrics(path, step):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
