@@ -96,7 +96,7 @@ def test_the_command_prints_here_beside_paper(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
     for text in ("62,186,610", "19,075,680   19.08 M", "4,700,914     4.7 M", "472,217 parameters, 943,769 FLOPs", "77,496,442",
-                 "The paper prints 466.08 GFLOPs", "62,595,315"):
+                 "The paper prints 466.08 GFLOPs", "decoder5 have 423.68;", "it is 586.01.", "62,595,315"):
         assert text in out, text
 
 

@@ -88,21 +88,21 @@ def test_the_spacing_is_that_of_the_axes_in_order():
 
 def test_equal_masks_are_at_distance_zero_and_order_does_not_matter():
     here, there = boxes(2)
-    assert hd95(here, here, SPACING) == 0.0 and nsd(here, here, SPACING) == 1.0
+    assert hd95(here, here, SPACING) == 0.0 and nsd(here, here, SPACING, 0.0) == 1.0
     assert hd95(here, there, SPACING) == hd95(there, here, SPACING)
     assert nsd(here, there, SPACING, 1.0) == nsd(there, here, SPACING, 1.0)
 
 
 def test_empty_masks_agree_with_each_other_and_with_nothing_else():
     empty, full = np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)
-    assert nsd(empty, empty, SPACING) == 1.0 and hd95(empty, empty, SPACING) == 0.0
+    assert nsd(empty, empty, SPACING, 2.0) == 1.0 and hd95(empty, empty, SPACING) == 0.0
     for pair in ((empty, full), (full, empty)):
-        assert nsd(*pair, SPACING) == 0.0 and hd95(*pair, SPACING) == float("inf")
+        assert nsd(*pair, SPACING, 2.0) == 0.0 and hd95(*pair, SPACING) == float("inf")
         with pytest.raises(ValueError, match="a mask is empty, it has no surface"):
             surface_distances(*pair, SPACING)
 
 
 def test_surfaces_of_different_grids_are_refused():
-    for measure in (nsd, hd95, surface_distances):
+    for measure, more in ((nsd, [2.0]), (hd95, []), (surface_distances, [])):
         with pytest.raises(ValueError, match="differ. Compare masks of one grid"):
-            measure(np.ones((2, 2, 2), bool), np.zeros((2, 2, 3), bool), SPACING)
+            measure(np.ones((2, 2, 2), bool), np.zeros((2, 2, 3), bool), SPACING, *more)

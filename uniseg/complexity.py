@@ -6,7 +6,7 @@
 Nothing is typed in by hand but what the paper prints: the networks are built on PyTorch's meta device, which has shapes but
 no numbers, and hooks count while a patch goes through. A multiply-add (MAC) is one product and one sum, two FLOPs. Counted
 are convolutions, linear layers and the matrix products of attention and class heads; left out are norms, activations,
-softmax and interpolation, under 2 % together. Many papers print MACs under the name of FLOPs.
+softmax and interpolation. Many papers print MACs under the name of FLOPs.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def print_parts(figures):
     print(f"  one patch in training: {memory['activations'] / 2**30:.2f} GiB of activations in float32, beside "
           f"{memory['weights_gradients_adamw'] / 2**30:.2f} GiB of weights, gradients and AdamW's two moments;\n"
           f"  two patches: {(2 * memory['activations'] + memory['weights_gradients_adamw']) / 2**30:.1f} GiB"
-          + (" (the released code's readme fits two into 24 GB)" if (figures["backbone"], figures["width"]) == ("swin_unetr", 48) else ""))
+          + (" (the authors fit two into 24 GB)" if (figures["backbone"], figures["width"]) == ("swin_unetr", 48) else ""))
 
 
 def print_fig_3(all_figures):

@@ -9,8 +9,6 @@ from scipy import ndimage
 
 from .bits import bounding_box
 
-TOLERANCE_MM = 2.0   # of the normalised surface Dice, where taxonomy.py names no other
-
 
 def dice_from_counts(overlap, predicted, reference):
     """DSC = 2 |P and R| / (|P| + |R|); 1 where both are empty, 0 where one is.
@@ -47,8 +45,10 @@ def surface_distances(predicted, reference, spacing_mm):
     return to_theirs[ours], to_ours[theirs]
 
 
-def nsd(predicted, reference, spacing_mm, tolerance_mm=TOLERANCE_MM):
+def nsd(predicted, reference, spacing_mm, tolerance_mm):
     """Normalised surface Dice: the share of both surfaces' voxels that lie within `tolerance_mm` of the other surface.
+
+    tolerance_mm: of a class, taxonomy.AnatomicalClass.tolerance_mm
 
     Nikolov et al., https://arxiv.org/abs/1809.04430, with surface voxels for surface elements, each counted once.
     1 where both masks are empty, 0 where one is.

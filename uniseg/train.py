@@ -420,5 +420,10 @@ def trim_metrics(path, step):
         Path(temporary).write_text("".join(kept))
 
 
-if __name__ == "__main__":
+def command():
+    """`main` as a process of its own: `python -m uniseg.train`, `uniseg-train`."""
     leave(main())
+
+
+if __name__ == "__main__":
+    command()
