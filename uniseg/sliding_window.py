@@ -66,7 +66,8 @@ def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=1, b
     predict:  (B, 1, d, h, w) -> (B, K, d, h, w) logits, on `device`; K = `classes`
     window:   (d, h, w) voxels; `overlap` is the share two neighbours have in common at least
     body:     (D, H, W) bool or None; windows without a True voxel are skipped, and voxels no window covers get EMPTY_LOGIT
-    yields:   z, (K, D, H, dz) float32 on the CPU; owned by the caller, nothing writes to it later
+    yields:   z, (K, D, H, dz) float32 on the CPU: a view of the sums, valid until the next slab is asked for; clone it to
+              keep it (a copy would double the memory)
 
     Each voxel's logits are sum(weight * logits) / sum(weight) over the windows that cover it, added in the same order
     however the volume is cut into slabs. A volume smaller than the window is padded with `pad_value` (air) on both sides.
@@ -116,7 +117,7 @@ def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=1, b
         low, high = max(z, before[2]), min(following, before[2] + size[2])      # without the padding
         if high > low:
             slab = total[:, before[0]:before[0] + size[0], before[1]:before[1] + size[1], low - z:high - z]
-            yield low - before[2], slab.clone() if following < length else slab  # the last one needs no copy
+            yield low - before[2], slab
         if following < length:
             _shift(total, finished)
             _shift(norm[None], finished)
