@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uniseg import data, picture, taxonomy
+from uniseg import data, datasets, picture, taxonomy
 from uniseg.metrics import dice
 from uniseg.volume import read_ct, read_label_map
 
@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
     plain = sorted(args.root.glob("*.nii.gz"))
     cases = [(None, (f.name.split(".")[0], f, None)) for f in plain] or \
-        [(d, c) for d in data.find_datasets(args.root) for c in d.cases]
+        [(d, c) for d in datasets.find_datasets(args.root) for c in d.cases]
     print(f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, {len(cases)} cases")
     for dataset, (case, ct_path, label_path) in cases:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""data.py: what a dataset.json means, on which side a kidney lies, what the cache holds, what a patch is.
+"""data.py, augment.py: on which side a kidney lies, what the cache holds, what a patch is.
 
 Small arrays are written so that the answer can be read off them; the patients are phantoms, whose sides are known. Ids like
 D06 are those of the project's table of faults.
@@ -14,152 +14,15 @@ import pytest
 from conftest import Patient, label_map, write_dataset
 from scipy import ndimage
 
-from uniseg import data
+from uniseg import data, datasets
+from uniseg.augment import recontrast, rotate_90
 from uniseg.bits import get_bit
-from uniseg.data import (AIR_HU, Case, DataError, Label, PatchDataset, Preprocessing, class_masks, find_datasets, fold_of, prepare,
-                         read_dataset, recontrast, rotate_90)
+from uniseg.data import AIR_HU, Case, PatchDataset, Preprocessing, class_masks, prepare
+from uniseg.datasets import DataError, Label, find_datasets, read_dataset
 from uniseg.phantom import make_phantom
 from uniseg.volume import resample_mask, scale_hu, write_volume
 
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
-
-
-def dataset_json(folder, content, cases=("x",)):
-    """A folder with this dataset.json and empty files for its cases."""
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for case in cases:
-            (folder / name / f"{case}.nii.gz").touch()
-    if isinstance(content, dict):
-        content = json.dumps({"training": [{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"} for c in cases],
-                              **content})
-    (folder / "dataset.json").write_text(content, encoding="utf-8")
-    return folder
-
-
-def labels_of(dataset):
-    return {label.classes: label.values for label in dataset.labels}
-
-
-# --------------------------------------------------------------------------------------------------------- dataset.json
-
-def test_d03_both_forms_of_dataset_json_mean_the_same(tmp_path):
-    decathlon = read_dataset(dataset_json(tmp_path / "a", {"labels": {"0": "background", "1": "liver", "2": "Liver Tumours"}}))
-    nnunet = read_dataset(dataset_json(tmp_path / "b", {"labels": {"background": 0, "liver": 1, "Liver Tumours": 2}}))
-    assert labels_of(decathlon) == labels_of(nnunet) == {("liver",): (1,), ("liver_tumor",): (2,)}
-    assert decathlon.values == nnunet.values == (0, 1, 2)
-    assert decathlon.annotated == nnunet.annotated == ("liver", "liver_tumor")
-
-
-def test_one_class_may_have_several_values(tmp_path):
-    found = read_dataset(dataset_json(tmp_path, {"labels": {"background": 0, "liver": [1, 2], "Liver Tumour": 2}}))
-    assert labels_of(found) == {("liver",): (1, 2), ("liver_tumor",): (2,)}
-
-
-def test_decathlon_cases_are_those_listed_and_nnunet_cases_those_found(phantom_root):
-    abdomen, chest, vessels = find_datasets(phantom_root)
-    assert [case[0] for case in abdomen.cases] == ["a0", "a1"]
-    assert chest.cases[0] == ("c0", chest.folder / "imagesTr" / "c0_0000.nii.gz", chest.folder / "labelsTr" / "c0.nii.gz")
-    assert [d.name for d in (abdomen, chest, vessels)] == ["Abdomen", "Chest", "Vessels"]
-
-
-def test_a_folder_that_is_itself_a_dataset_may_be_given(phantom_root):
-    assert [d.name for d in find_datasets(phantom_root / "Chest")] == ["Chest"]
-
-
-def test_annotated_classes_come_in_the_order_of_table_2_and_pairs_as_two(phantom_root):
-    abdomen, chest, vessels = find_datasets(phantom_root)
-    assert abdomen.annotated == ("spleen", "right_kidney", "left_kidney", "kidney_tumor")
-    assert chest.annotated == ("liver", "right_lung", "left_lung", "colon_tumor")
-    assert vessels.annotated == ("hepatic_vessel", "hepatic_vessel_tumor")
-
-
-def test_macos_companion_files_are_no_cases(tmp_path):
-    dataset_json(tmp_path, '{"labels": {"liver": 1}}', cases=("x", "x_0000", "._x"))
-    (tmp_path / "labelsTr" / "x_0000.nii.gz").unlink()
-    assert [case[0] for case in read_dataset(tmp_path).cases] == ["x"]
-
-
-def test_d01_a_byte_order_mark_is_no_fault(tmp_path):
-    dataset_json(tmp_path, '\ufeff{"labels": {"liver": 1}}', cases=("x", "x_0000"))
-    (tmp_path / "labelsTr" / "x_0000.nii.gz").unlink()
-    assert read_dataset(tmp_path).annotated == ("liver",)
-
-
-def test_a_map_names_a_label_or_drops_it(tmp_path):
-    content = {"labels": {"0": "background", "1": "cancer", "2": "bone", "3": "ductus", "4": "renes", "5": "vena"}}
-    name_map = {"cancer": "Lung Tumour", "bone": None, "ductus": "pancreatic_duct", "renes": "kidneys", "vena": "IVC"}
-    found = read_dataset(dataset_json(tmp_path, content), name_map)
-    assert labels_of(found) == {("lung_tumor",): (1,), ("pancreatic_duct",): (3,), ("right_kidney", "left_kidney"): (4,),
-                                ("postcava",): (5,)}
-    assert found.values == (0, 1, 2, 3, 4, 5)                    # a dropped label may occur; it is nobody's
-    assert found.annotated == ("right_kidney", "left_kidney", "postcava", "lung_tumor", "pancreatic_duct")
-
-
-BAD_JSON = [
-    ('{"labels": {"1": "liver",}}', r"not JSON \(line 1, column \d+: .*\). Mend it"),
-    ('[1, 2]', 'no "labels"'),
-    ('{"labels": ["liver"]}', 'no "labels"'),
-    ({"labels": {"1": "liver", "2": "Liver"}}, "labels 'liver' and 'Liver' are both class liver"),
-    ({"labels": {"kidneys": 1, "right kidney": 2}}, "labels 'kidneys' and 'right kidney' are both class right_kidney"),
-    ({"labels": {"1": "livr"}}, 'unknown class name .livr.. Did you mean liver.*--map FILE with {"livr": "class"}, null to drop'),
-    ({"labels": {"1": "cancer"}}, "unknown class name 'cancer'"),
-    ({"labels": {"liver": "organ"}}, """label 'liver': 'organ' is neither "1": "liver" nor "liver": 1"""),
-    ({"labels": {"liver": True}}, "label 'liver': True is neither"),
-    ({"labels": {"liver": []}}, "label 'liver': .* is neither"),
-    ({"labels": {"1": 2}}, "unknown class name '1'"),
-    ({"labels": {"liver": 0, "spleen": 1}}, "label 'liver' has the value 0, which is background"),
-    ({"labels": {"liver": 1}, "training": []}, "no training case"),
-    ({"labels": {"liver": 1}, "training": [{"image": "a.nii.gz"}]}, 'training entry .* lacks "image" or "label"'),
-    ({"labels": {"liver": 1}, "training": ["a.nii.gz"]}, 'training entry .* lacks "image" or "label"'),
-    ({"labels": {"liver": 1}, "training": [{"image": "../x.nii.gz", "label": "labelsTr/x.nii.gz"}]},
-     "'../x.nii.gz' leads out of the dataset's folder"),
-    ({"labels": {"liver": 1}, "training": [{"image": "imagesTr/x.nii.gz", "label": "/etc/passwd"}]},
-     "'/etc/passwd' leads out of the dataset's folder"),
-    ({"labels": {"liver": 1}, "training": [{"image": "imagesTr/x.nii.gz", "label": "labelsTr/lost.nii.gz"},
-                                           {"image": "imagesTr/gone.nii.gz", "label": "labelsTr/x.nii.gz"}]},
-     "2 files it needs are missing: .*lost.nii.gz, .*gone.nii.gz"),
-]
-
-
-@pytest.mark.parametrize("content, message", BAD_JSON, ids=[m[:40] for _, m in BAD_JSON])
-def test_a_bad_dataset_json_is_refused_with_its_path_and_the_reason(tmp_path, content, message):
-    with pytest.raises(DataError, match=message) as error:
-        read_dataset(dataset_json(tmp_path, content))
-    assert str(error.value).startswith(str(tmp_path / "dataset.json"))
-    assert "\n" not in str(error.value)
-
-
-def test_d02_a_link_that_leads_out_of_the_dataset_is_refused(tmp_path):
-    outside = tmp_path / "outside.nii.gz"
-    outside.touch()
-    folder = dataset_json(tmp_path / "set", {"labels": {"liver": 1}})
-    (folder / "imagesTr" / "x.nii.gz").unlink()
-    (folder / "imagesTr" / "x.nii.gz").symlink_to(outside)
-    with pytest.raises(DataError, match="leads out of the dataset's folder"):
-        read_dataset(folder)
-
-
-def test_a_missing_folder_or_one_without_datasets_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no such folder. --data-root holds one folder per dataset"):
-        find_datasets(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no dataset.json in it or in its sub-folders"):
-        find_datasets(tmp_path)
-
-
-def test_two_datasets_of_one_name_are_refused(tmp_path):
-    """Their cases would share folds and be sampled as one dataset."""
-    for folder in ("a", "b"):
-        dataset_json(tmp_path / folder, {"name": "MSD", "labels": {"liver": 1}})
-    with pytest.raises(DataError, match='a and .*b both have the "name" MSD'):
-        find_datasets(tmp_path)
-
-
-def test_a_map_cannot_name_sides_itself(tmp_path):
-    """A list could name left before right and swap the sides in silence; `kidneys` cannot."""
-    folder = dataset_json(tmp_path, {"labels": {"1": "renes"}})
-    with pytest.raises(DataError, match="--map: 'renes' -> .* is neither a class name nor null"):
-        read_dataset(folder, {"renes": ["left_kidney", "right_kidney"]})
 
 
 # ------------------------------------------------------------------------------------- labels to class masks, by hand
@@ -170,7 +33,7 @@ def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
     line: label values as digits; the mid-sagittal plane of so small an image is its middle
     """
     values = {0} | {v for v in labels.values()}
-    dataset = data.Dataset("set", tmp_path, tuple(Label(name, (value,), data._classes_of(name, name_map or {}, "json"))
+    dataset = datasets.Dataset("set", tmp_path, tuple(Label(name, (value,), datasets._classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
     found = class_masks(dataset, array, np.zeros(array.shape, np.int16), np.eye(4))
@@ -217,13 +80,13 @@ def test_without_a_liver_label_hepatic_vessels_and_their_tumours_stay_apart():
 
 
 def test_a_dropped_label_is_nobodys():
-    dataset = data.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1, 2), ())
+    dataset = datasets.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1, 2), ())
     [(name, mask)] = class_masks(dataset, np.array([[[0, 1, 2]]]), np.zeros((1, 1, 3)), np.eye(4))
     assert name == "liver" and mask.ravel().tolist() == [False, True, False]
 
 
 def test_d07_unexpected_values_are_refused_with_their_counts():
-    dataset = data.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1), ())
+    dataset = datasets.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1), ())
     labels = np.array([[[0, 1, 7, 7, 255, 7]]], np.uint8)
     with pytest.raises(DataError, match=r"x.nii.gz: label values 7 \(3 voxels\), 255 \(1 voxels\) are not in nowhere.dataset.json"):
         list(class_masks(dataset, labels, np.zeros(labels.shape), np.eye(4), "x.nii.gz"))
@@ -360,7 +223,7 @@ def test_merged_labels_of_a_real_ct_are_split_as_its_separate_labels_say(shared_
     values = {label.classes[0]: label.values[0] for label in dataset.labels}
     ct, labels = data.read_ct(case[1]), data.read_label_map(case[2]).array
     pairs = {"kidneys": ("right_kidney", "left_kidney"), "lungs": ("right_lung", "left_lung")}
-    merged = data.Dataset("merged", folder, tuple(
+    merged = datasets.Dataset("merged", folder, tuple(
         Label(name, tuple(values[side] for side in sides), sides) for name, sides in pairs.items()), dataset.values, ())
     for name, mask in class_masks(merged, labels, ct.array, ct.affine):
         assert np.array_equal(mask, labels == values[name]), name
@@ -855,29 +718,3 @@ def test_strong_augmentation_of_a_patch_larger_than_the_volume_pads_with_air(tin
     sample = PatchDataset([tiny], ("liver",), IDENTITY, (32, 32, 32), augment="strong")[0]
     assert sample["image"].shape == (1, 32, 32, 32) and np.isfinite(sample["image"]).all()
     assert sample["bits"].any() and not sample["bits"][0].any() and not sample["bits"][:, :, -1].any()
-
-
-# ------------------------------------------------------------------------------------------------------------------- folds
-
-def set_of(name, count):
-    return data.Dataset(name, Path(name), (), (0,), tuple((f"{name}{i}", Path(), Path()) for i in range(count)))
-
-
-def test_every_dataset_is_spread_evenly_over_the_folds():
-    datasets = [set_of("a", 11), set_of("b", 5), set_of("c", 3)]
-    folds = fold_of(datasets, 5)
-    assert len(folds) == 19 and set(folds.values()) == {0, 1, 2, 3, 4}
-    for d in datasets:
-        counts = np.bincount([folds[d.name, case[0]] for case in d.cases], minlength=5)
-        assert counts.max() - counts.min() <= 1
-
-
-def test_folds_do_not_depend_on_the_order_of_the_files():
-    dataset = set_of("a", 11)
-    shuffled = data.Dataset("a", dataset.folder, (), (0,), dataset.cases[::-1])
-    assert fold_of([dataset], 5) == fold_of([shuffled], 5)
-    assert [fold_of([set_of("a", 7)], 3)["a", f"a{i}"] for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_datasets_of_one_case_do_not_all_fall_into_one_fold():
-    assert list(fold_of([set_of(name, 1) for name in "abcd"], 3).values()) == [0, 1, 2, 0]

@@ -21,12 +21,14 @@ import pytest
 import torch
 from conftest import Patient, write_dataset
 
-from uniseg import checkpoint, train
-from uniseg.data import Case, PatchDataset, find_datasets
+from uniseg import checkpoint, recipe, split, train
+from uniseg.data import Case, PatchDataset
+from uniseg.datasets import find_datasets
 from uniseg.model import ModelConfig, UniversalModel, build
 from uniseg.phantom import make_phantom
 from uniseg.recipe import TrainConfig, build_parser, lr_at
-from uniseg.train import SampleNumbers, main, positive_weights, training_step, trim_metrics, unpack_bits, validate
+from uniseg.run_folder import trim_metrics
+from uniseg.train import SampleNumbers, main, positive_weights, training_step, unpack_bits, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
@@ -119,14 +121,14 @@ def test_the_commands_default_is_the_recipes(field):
 def test_an_option_reaches_the_config():
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--patch-size", "32", "96", "64", "--lr", "0.5",
                                       "--weight-positives"])
-    config = train.make_config(args, train_cases=7, world=1)
+    config = recipe.make_config(args, train_cases=7, world=1)
     assert (config.patch_size, config.lr, config.weight_positives) == ((32, 96, 64), 0.5, True)
 
 
 @pytest.mark.parametrize("cases, world, accumulate, steps", [(12, 1, 1, 2), (13, 1, 1, 3), (13, 2, 1, 2), (13, 2, 2, 1), (1, 1, 1, 1)])
 def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, steps):
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--accumulate", str(accumulate)])
-    assert train.make_config(args, cases, world).steps_per_epoch == steps                     # of 6 patches a process
+    assert recipe.make_config(args, cases, world).steps_per_epoch == steps                     # of 6 patches a process
 
 
 @pytest.mark.parametrize("option", [
@@ -454,7 +456,7 @@ def test_folds_part_the_cases(flags, phantom_root):
     held_out = []
     for fold in range(2):
         args = build_parser().parse_args(flags("unused", "--folds", 2, "--fold", fold))
-        training, validation = ({c.id for c in cases} for cases in train.gather_cases(args, 0, 1))
+        training, validation = ({c.id for c in cases} for cases in split.gather_cases(args, 0, 1))
         assert training | validation == every and not training & validation
         held_out.append(validation)
     assert held_out[0] | held_out[1] == every and not held_out[0] & held_out[1]
@@ -462,10 +464,10 @@ def test_folds_part_the_cases(flags, phantom_root):
 
 def test_one_fold_trains_on_every_case_and_a_folder_may_validate(flags, phantom_root):
     args = build_parser().parse_args(flags("unused", "--folds", 1, "--fold", 0))
-    training, validation = train.gather_cases(args, 0, 1)
+    training, validation = split.gather_cases(args, 0, 1)
     assert len(training) == 5 and not validation
     args = build_parser().parse_args(flags("unused", "--val-root", phantom_root / "Chest"))
-    training, validation = train.gather_cases(args, 0, 1)
+    training, validation = split.gather_cases(args, 0, 1)
     assert len(training) == 5 and [c.id for c in validation] == ["Chest/c0", "Chest/c1"]
 
 

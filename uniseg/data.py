@@ -1,11 +1,10 @@
-"""From folders of partially labelled datasets to training patches: Sections 3.2.4, 4.1.1 and 4.1.2.
+"""From the files of a case to training patches: Sections 3.2.4, 4.1.1 and 4.1.2.
 
-    ROOT/<dataset>/dataset.json        the Medical Segmentation Decathlon's form or nnU-Net v2's
-      -> Dataset: which label value is which class, which classes are annotated at all
+    a case of a Dataset (datasets.py): image and label map as published
       -> cached case: int16 HU and one bit a class on the 1.5 mm RAS+ grid, memory-mapped
       -> patch: image (1, D, H, W) in [0, 1], bits (D, H, W), labelled (K,)
 
-A class that a dataset does not annotate is *unlabelled*, never background. Read volume.py and anatomy.py first.
+Read datasets.py, volume.py and anatomy.py first; augment.py changes the patches.
 """
 
 import hashlib
@@ -16,169 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from . import anatomy, taxonomy
+from .augment import Deformation, degrade, recontrast, rotate_90
 from .bits import bit_dtype
+from .datasets import DataError
 from .volume import atomic_write, read_ct, read_label_map, resample, resample_mask, scale_hu, voxel_size_mm
 
 AIR_HU = -1024
 FORMAT = 1                        # of the cache; part of its key
 FOREGROUND_KEPT = 1 << 20         # voxels remembered a case as possible patch centres
 CLASS_VOXELS_KEPT = 1 << 12       # the same for each class
-SUFFIXES = (".nii.gz", ".nii")
-
-
-class DataError(ValueError):
-    """A dataset that cannot be used; the message names the file and says what to do."""
-
-
-# ---------------------------------------------------------------------------------------------------- finding datasets
-
-@dataclass(frozen=True)
-class Label:
-    """One label of a dataset.json: its raw values and the class (or right and left classes) it stands for."""
-
-    name: str
-    values: tuple
-    classes: tuple                # one name, or (right, left) for a merged pair
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A folder with a dataset.json, its names mapped to classes."""
-
-    name: str
-    folder: Path
-    labels: tuple                 # of Label
-    values: tuple                 # every raw value that may occur, background and dropped labels included
-    cases: tuple                  # of (case id, image path, label path)
-
-    @property
-    def annotated(self):
-        """Names of the classes this dataset annotates, in the order of Table 2, others after them."""
-        names = {c for label in self.labels for c in label.classes}
-        rank = {n: i for i, n in enumerate(taxonomy.NAMES)}
-        return tuple(sorted(names, key=lambda n: (rank.get(n, len(rank)), n)))
-
-
-def find_datasets(root, name_map=None):
-    """Every sub-folder of `root` with a dataset.json (or `root` itself), sorted by name. Raises DataError."""
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder. --data-root holds one folder per dataset, each with a dataset.json.")
-    folders = [root] if (root / "dataset.json").is_file() else \
-        sorted(f for f in root.iterdir() if (f / "dataset.json").is_file())
-    if not folders:
-        raise DataError(f"{root}: no dataset.json in it or in its sub-folders. See README, Data, for the layout.")
-    datasets = {}
-    for folder in folders:
-        dataset = read_dataset(folder, name_map)
-        if other := datasets.get(dataset.name):
-            raise DataError(f'{other.folder} and {folder} both have the "name" {dataset.name}. Change one dataset.json.')
-        datasets[dataset.name] = dataset
-    return list(datasets.values())
-
-
-def read_dataset(folder, name_map=None):
-    """Parse one dataset.json. name_map: {label name: class name or null}, consulted before the aliases."""
-    path = Path(folder) / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}). Mend it.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-        raise DataError(f'{path}: no "labels". Add e.g. "labels": {{"0": "background", "1": "liver"}}.')
-    labels, values = [], {0}
-    for name, raw in _label_values(content["labels"], path):
-        values.update(raw)
-        classes = _classes_of(name, name_map or {}, path)
-        if classes and 0 in raw:
-            raise DataError(f"{path}: label {name!r} has the value 0, which is background. Number the labels from 1.")
-        if classes:
-            labels.append(Label(name, tuple(raw), classes))
-    _refuse_double_classes(labels, path)
-    cases = _nnunet_cases(Path(folder), content) if "training" not in content else _decathlon_cases(Path(folder), content)
-    if not cases:
-        raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and labelsTr.")
-    lost = [str(f) for _, image, label in cases for f in (image, label) if not f.is_file()]
-    if lost:
-        raise DataError(f"{path}: {len(lost)} files it needs are missing: {', '.join(lost[:5])}. Add them or edit the list.")
-    return Dataset(content.get("name") or Path(folder).name, Path(folder), tuple(labels), tuple(sorted(values)), tuple(cases))
-
-
-def _label_values(labels, path):
-    """(name, [values]) of both forms: {"1": "liver"} (Decathlon) and {"liver": 1} or {"liver": [1, 2]} (nnU-Net v2)."""
-    for key, value in labels.items():
-        if isinstance(value, str) and key.strip().lstrip("-").isdigit():
-            yield value, [int(key)]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield key, [value]
-        elif isinstance(value, list) and value and all(isinstance(v, int) for v in value):
-            yield key, value
-        else:
-            raise DataError(f'{path}: label {key!r}: {value!r} is neither "1": "liver" nor "liver": 1. Mend it.')
-
-
-def _classes_of(name, name_map, path):
-    """The class names of one label; () where it is background or dropped. A map may name classes that Table 2 lacks."""
-    if name in name_map:
-        given = name_map[name]
-        if given is None:
-            return ()
-        if not isinstance(given, str):
-            raise DataError(f"--map: {name!r} -> {given!r} is neither a class name nor null. Both sides are e.g. \"kidneys\".")
-        try:
-            return taxonomy.resolve(given)
-        except ValueError:
-            return (given,)
-    if taxonomy.normalise_name(name) in ("background", "bg", "clear_label"):
-        return ()
-    try:
-        return taxonomy.resolve(name)
-    except ValueError as error:
-        raise DataError(f"{path}: {error} Or give --map FILE with {{\"{name}\": \"class\"}}, null to drop it.") from None
-
-
-def _refuse_double_classes(labels, path):
-    seen = {}
-    for label in labels:
-        for name in label.classes:
-            if name in seen:
-                raise DataError(f"{path}: labels {seen[name]!r} and {label.name!r} are both class {name}. "
-                                "Name one label per class, with several values if need be: \"liver\": [1, 2].")
-            seen[name] = label.name
-
-
-def _inside(folder, relative, path):
-    """folder/relative, refused where it leads out of the folder."""
-    full = (folder / relative).resolve()
-    if not full.is_relative_to(folder.resolve()):
-        raise DataError(f"{path}: {relative!r} leads out of the dataset's folder. Use paths inside it.")
-    return folder / relative
-
-
-def _decathlon_cases(folder, content):
-    path, cases = folder / "dataset.json", []
-    for entry in content["training"]:
-        if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
-            raise DataError(f'{path}: training entry {entry!r} lacks "image" or "label". Mend it.')
-        image, label = (_inside(folder, entry[key], path) for key in ("image", "label"))
-        cases.append((_stem(image), image, label))
-    return cases
-
-
-def _nnunet_cases(folder, content):
-    ending = content.get("file_ending", ".nii.gz")
-    labels = sorted(f for f in (folder / "labelsTr").glob("*" + ending) if not f.name.startswith("."))
-    return [(_stem(f), folder / "imagesTr" / (f.name[:-len(ending)] + "_0000" + ending), f) for f in labels]
-
-
-def _stem(path):
-    name = path.name
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
 
 
 # ------------------------------------------------------------------------------------------ a case: labels to class masks
@@ -342,15 +189,6 @@ def _some(indices, most, rng):
 
 # --------------------------------------------------------------------------------------------------- patches for training
 
-def rotate_90(array, times):
-    """Turn the last three axes (D, H, W) by `times` x 90 degrees in the axial plane.
-
-    A rotation is a motion a patient can make (180 degrees: lying prone), not a mirror: every voxel keeps its label, the
-    right kidney stays the right kidney, and the liver stays on the same side of the spine as seen from the front.
-    """
-    return np.rot90(array, times, axes=(-3, -2))
-
-
 class PatchDataset:
     """Training patches by number: sample g is a pure function of (seed, g).
 
@@ -418,24 +256,14 @@ class PatchDataset:
         return np.pad(block, [(b, w - b - m) for b, w, m in zip(before, size, block.shape)], constant_values=fill)
 
     def _deformed_patch(self, case, centre, rng):
-        """Beyond the paper (--augment strong, contrast): small rotation, zoom, contrast, blur and noise; never a mirror."""
-        size = np.array(self.patch_size)
-        angles, zoom = np.deg2rad(rng.uniform(-12, 12, 3)), rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
-        matrix = _rotation(angles) @ np.diag(1 / zoom)           # output offset from the centre -> input offset
-        reach = np.ceil(np.abs(matrix) @ (size / 2)).astype(int) * 2 + 2
-        hu, bits = (self._patch(a, centre, fill, tuple(reach)) for a, fill in ((case.image, AIR_HU), (case.bits, 0)))
-        offset = (reach - 1) / 2 - matrix @ ((size - 1) / 2)
-        hu = ndimage.affine_transform(hu.astype(np.float32), matrix, offset, tuple(size), order=1, mode="nearest")
-        bits = ndimage.affine_transform(bits, matrix, offset, tuple(size), order=0, mode="nearest")
+        """Beyond the paper (--augment strong, contrast): deformed, its contrast changed, blurred, noisy."""
+        deform = Deformation(self.patch_size, rng)
+        hu, bits = deform(*(self._patch(a, centre, fill, deform.reach) for a, fill in ((case.image, AIR_HU), (case.bits, 0))))
         if self.augment == "contrast":
             hu = recontrast(hu, bits, rng)
         else:
             hu = hu * rng.uniform(0.9, 1.1) + rng.uniform(-25, 25)
-        if rng.random() < 0.3:
-            hu = ndimage.gaussian_filter(hu, rng.uniform(0.3, 1.0, 3))
-        if rng.random() < 0.5:
-            hu = hu + rng.normal(0, rng.uniform(0, 40), hu.shape).astype(np.float32)
-        return hu, bits
+        return degrade(hu, rng), bits
 
     def _channel_bits(self, bits, names):
         """Reorder a case's bits into the model's channels: (D, H, W) int64."""
@@ -444,37 +272,3 @@ class PatchDataset:
             if name in self.classes:
                 out |= ((bits >> bits.dtype.type(k)) & bits.dtype.type(1)).astype(np.int64) << self.classes.index(name)
         return out
-
-
-def recontrast(hu, bits, rng):
-    """Another contrast phase, roughly (--augment contrast): each annotated structure as a whole brighter or darker, then a random curve of HU.
-
-    Few CTs show few phases; a network that has seen organs at many grey values has to learn shape and place.
-    hu, bits: (D, H, W) of one patch; returns float32 HU. The curve is monotone, so that darker stays darker.
-    """
-    offset = np.zeros(hu.shape, np.float32)
-    for k in range(bits.dtype.itemsize * 8):
-        offset[(bits >> bits.dtype.type(k)) & bits.dtype.type(1) != 0] += rng.normal(0, 30)
-    hu = hu + ndimage.gaussian_filter(offset, 0.7)
-    knots = np.array([-1000.0, -175, -75, 0, 75, 150, 250, 1000])
-    return np.interp(hu, knots, np.maximum.accumulate(knots + rng.normal(0, 15, len(knots)))).astype(np.float32)
-
-
-def _rotation(angles):
-    """Rotation matrix of three small angles in radians about the axes D, H, W; determinant +1."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        turn, (i, j) = np.eye(3), [a for a in range(3) if a != axis]
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
-
-
-def fold_of(datasets, folds):
-    """{(dataset name, case id): fold}, stratified by dataset, by sorted case id: the same on every machine.
-
-    The first case of the d-th dataset starts at fold d, so that datasets of one case do not all fall into one fold.
-    """
-    return {(d.name, case[0]): (j + start) % folds
-            for start, d in enumerate(datasets) for j, case in enumerate(sorted(d.cases, key=lambda c: c[0]))}

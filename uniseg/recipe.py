@@ -5,13 +5,15 @@ Read train.py next, which follows it.
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from . import NOT_A_MEDICAL_DEVICE
+from .backbones import BACKBONES
 from .embeddings import ENCODINGS
 from .heads import LPGS
 from .model import PAPER_WIDTH
+from .runtime import choose_device
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,28 @@ def _fraction(text):
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def make_config(args, train_cases, world):
+    """The TrainConfig of a command line, for that many training cases and processes. Raises ValueError."""
+    values = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
+    values["patch_size"], values["hu_window"] = tuple(values["patch_size"]), tuple(values["hu_window"])
+    per_step = args.batch_size * args.accumulate * world
+    values["steps_per_epoch"] = args.steps_per_epoch or math.ceil(train_cases / per_step)
+    multiple = BACKBONES[args.backbone].size_multiple
+    if any(n % multiple for n in args.patch_size):
+        raise ValueError(f"--patch-size {' '.join(map(str, args.patch_size))}: {args.backbone} needs multiples of {multiple}.")
+    if args.amp != "off" and choose_device(args.device).type != "cuda":
+        if args.amp == "fp16":
+            raise ValueError("--amp fp16 needs a GPU. Use --amp bf16 or off on a CPU.")
+        # oneDNN's bfloat16 weight gradient of a 3x3x3 convolution is made of unset memory where D is 2 (PyTorch 2.13).
+        if args.patch_size[0] <= 2 * multiple:
+            raise ValueError(f"--amp bf16 on a CPU: gradients are wrong for patches of D {2 * multiple} or less. Use --amp off.")
+    if args.hu_window[0] >= args.hu_window[1]:
+        raise ValueError(f"--hu-window {args.hu_window[0]:g} {args.hu_window[1]:g}: give the lower end first.")
+    if args.overlap == 1:
+        raise ValueError("--overlap 1: windows would never move on. Use less than 1.")
+    return TrainConfig(**values)
 
 
 def lr_at(step, config):

@@ -9,30 +9,28 @@ gets config.json, metrics.jsonl, last.pt (with all that --resume needs) and best
 """
 
 import contextlib
-import json
 import math
 import signal
 import sys
 import time
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from . import checkpoint
-from .backbones import BACKBONES
-from .data import DataError, PatchDataset, Preprocessing, find_datasets, fold_of, prepare
+from .data import PatchDataset
 from .embeddings import class_embeddings, provenance
 from .losses import masked_loss
 from .metrics import dice_from_counts
 from .model import ModelConfig, UniversalModel
-from .recipe import TrainConfig, build_parser, lr_at
-from .runtime import barrier, choose_device, end_processes, keep_freed_memory, leave, start_processes, sum_over_ranks
+from .recipe import build_parser, lr_at, make_config
+from .run_folder import check_run_folder, log, resume, trim_metrics, write_json
+from .runtime import barrier, end_processes, keep_freed_memory, leave, start_processes, sum_over_ranks
 from .sliding_window import sliding_window
-from .taxonomy import NAMES, resolve
-from .volume import atomic_write, scale_hu
+from .split import choose_classes, gather_cases, preprocessing_of
+from .volume import scale_hu
 
 
 # -------------------------------------------------------------------------------------------------- what a step draws
@@ -214,7 +212,7 @@ def loop(args, config, network, optimizer, scaler, state, save, train_cases, val
     """The training loop: every step, every epoch's log, every validation."""
     rank, world, device = place
     overfit = args.overfit is not None
-    dataset = PatchDataset(train_cases, network.classes, _preprocessing(config), config.patch_size, config.seed,
+    dataset = PatchDataset(train_cases, network.classes, preprocessing_of(config), config.patch_size, config.seed,
                            config.foreground, 0.0 if overfit else config.rotate_probability,
                            0.0 if overfit else config.shift_probability, config.balance,
                            "paper" if overfit else config.augment)
@@ -274,150 +272,6 @@ def loop(args, config, network, optimizer, scaler, state, save, train_cases, val
 def leave_sigterm_to_main(worker):
     """A scheduler signals every process of a job; the one that trains still needs its workers to end its step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _preprocessing(config):
-    return Preprocessing((config.spacing,) * 3, tuple(config.hu_window), config.antialias)
-
-
-def check_run_folder(args, rank):
-    """Refuse to mix two runs in one folder. Raises ValueError."""
-    last = args.out / "last.pt"
-    if args.resume and not last.is_file():
-        raise ValueError(f"{last}: no checkpoint to resume from, no epoch was finished. Start without --resume in an empty --out.")
-    if not args.resume and any((args.out / name).exists() for name in ("last.pt", "metrics.jsonl", "config.json")):
-        raise ValueError(f"{args.out}: holds a run already. Give --resume to go on with it or another --out.")
-    if rank == 0:
-        args.out.mkdir(parents=True, exist_ok=True)
-
-
-def gather_cases(args, rank, world):
-    """(training cases, validation cases), preprocessed; the work is shared among the processes."""
-    name_map = read_map(args.map) if args.map else None
-    datasets = find_datasets(args.data_root, name_map)
-    if args.fold >= args.folds:
-        raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
-    held_out = set()
-    if args.val_root is None and args.folds > 1 and args.overfit is None:
-        held_out = {case for case, fold in fold_of(datasets, args.folds).items() if fold == args.fold}
-    jobs = [(d, c, (d.name, c[0]) in held_out) for d in datasets for c in d.cases]
-    if args.overfit is not None:
-        jobs = jobs[:args.overfit]
-    if args.val_root is not None:
-        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map) for c in d.cases]
-    preprocessing, cache = _preprocessing(args), args.cache or args.out / "cache"
-    for d, c, _ in tqdm(jobs[rank::world], desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
-        prepare(d, c, preprocessing, cache)
-    barrier()
-    cases = [(prepare(d, c, preprocessing, cache), held) for d, c, held in jobs]
-    train = [c for c, held in cases if not held]
-    val = train if args.overfit is not None else [c for c, held in cases if held]
-    if not train:
-        raise DataError(f"{args.data_root}: no training case is left beside fold {args.fold} of {args.folds}. "
-                        "Give --folds 1 to train on every case.")
-    return train, val
-
-
-def read_map(path):
-    """The {label name: class name or null} of --map."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"--map {path}: cannot be read as JSON ({error}). Give a file like {{\"vena\": \"postcava\"}}.") from None
-    if not isinstance(content, dict):
-        raise DataError(f"--map {path}: not {{label name: class name or null}}. Give a file like {{\"vena\": \"postcava\"}}.")
-    return content
-
-
-def choose_classes(args, cases):
-    """Class names in the order of Table 2: those annotated with at least one voxel in the training cases.
-
-    A class that is never seen cannot be learned and would only be offered in vain.
-    """
-    seen = {name for case in cases for name, n in case.voxels.items() if n > 0}
-    if args.classes is not None:
-        wanted = [c for name in args.classes.split(",") for c in ((name,) if name in seen else resolve(name))]
-        if unseen := [c for c in wanted if c not in seen]:
-            raise DataError(f"--classes: no training case has voxels of {', '.join(unseen)}. Leave them out.")
-        seen = set(wanted)
-    if len(seen) > 64:
-        raise DataError(f"{args.data_root}: {len(seen)} classes; one bit each, 64 fit. Choose some with --classes.")
-    if not seen:
-        raise DataError(f"{args.data_root}: the training cases have no labelled voxel. Check their labels.")
-    return [n for n in NAMES if n in seen] + sorted(seen - set(NAMES))
-
-
-def make_config(args, train_cases, world):
-    values = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
-    values["patch_size"], values["hu_window"] = tuple(values["patch_size"]), tuple(values["hu_window"])
-    per_step = args.batch_size * args.accumulate * world
-    values["steps_per_epoch"] = args.steps_per_epoch or math.ceil(train_cases / per_step)
-    multiple = BACKBONES[args.backbone].size_multiple
-    if any(n % multiple for n in args.patch_size):
-        raise ValueError(f"--patch-size {' '.join(map(str, args.patch_size))}: {args.backbone} needs multiples of {multiple}.")
-    if args.amp != "off" and choose_device(args.device).type != "cuda":
-        if args.amp == "fp16":
-            raise ValueError("--amp fp16 needs a GPU. Use --amp bf16 or off on a CPU.")
-        # oneDNN's bfloat16 weight gradient of a 3x3x3 convolution is made of unset memory where D is 2 (PyTorch 2.13).
-        if args.patch_size[0] <= 2 * multiple:
-            raise ValueError(f"--amp bf16 on a CPU: gradients are wrong for patches of D {2 * multiple} or less. Use --amp off.")
-    if args.hu_window[0] >= args.hu_window[1]:
-        raise ValueError(f"--hu-window {args.hu_window[0]:g} {args.hu_window[1]:g}: give the lower end first.")
-    if args.overlap == 1:
-        raise ValueError("--overlap 1: windows would never move on. Use less than 1.")
-    return TrainConfig(**values)
-
-
-def resume(out, network, optimizer, scaler, config, data, world):
-    """Load last.pt into network, optimiser and scaler; returns the loop's state. Raises ValueError if settings differ."""
-    content = checkpoint.read(out / "last.pt")
-    if "training" not in content:
-        raise ValueError(f"{out / 'last.pt'}: holds weights only. Start a new run.")
-    then, now = content["training"]["config"], asdict(config)
-    differ = [f"{k}: {then.get(k)} -> {v}" for k, v in now.items() if _plain(then.get(k)) != _plain(v)]
-    differ += [f"network's {k}" for k, v in network.describe().items() if content["network"].get(k) != v and k not in now]
-    if content["about"]["data"] != data:
-        differ.append("training cases")
-    if content["training"].get("world", world) != world:
-        differ.append(f"processes: {content['training']['world']} -> {world}")
-    if differ:
-        raise ValueError(f"--resume: the run in {out} was started otherwise ({'; '.join(differ)}). "
-                         "Repeat its options or start a new run.")
-    network.load_state_dict(content["weights"])
-    optimizer.load_state_dict(content["training"]["optimizer"])
-    if scaler:
-        scaler.load_state_dict(content["training"]["scaler"])
-    return {k: content["training"][k] for k in ("step", "best", "loss_sum")}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
-
-
-def write_json(path, content):
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1, allow_nan=False))
-
-
-def log(path, record):
-    """Append one line to metrics.jsonl and print its essence."""
-    with open(path, "a") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
-    dice = f"  Dice {record['mean_dice']:.4f}" if record.get("mean_dice") is not None else ""
-    tqdm.write(f"epoch {record['epoch']}  loss {record['loss']:.4f}{dice}  {record['seconds']:.0f} s", file=sys.stderr)
-
-
-def trim_metrics(path, step):
-    """Drop what a killed run logged after its last checkpoint, and a line it did not finish."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text("".join(kept))
 
 
 def command():
