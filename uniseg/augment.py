@@ -17,23 +17,54 @@ def rotate_90(array, times):
 
 
 class Deformation:
-    """Beyond the paper (--augment strong, contrast): a small rotation and zoom about the patch's centre; never a mirror.
+    """Beyond the paper: one random change of shape of a patch about its centre, for image and labels alike; never a mirror.
 
-    patch_size: (D, H, W) of the result; `reach`: voxels of the source that it is made of.
+    patch_size:         (D, H, W) of the result; `reach` (D, H, W) voxels of the source that it is made of
+    turn_and_zoom:      rotation by up to 12 degrees about each axis, zoom by 0.76 to 1.34 (--augment strong, contrast)
+    displacement_voxels: (3,) most that a voxel moves along each axis besides, smoothly over the patch (--deform)
     """
 
-    def __init__(self, patch_size, rng):
-        self.size = np.array(patch_size)
-        angles, zoom = np.deg2rad(rng.uniform(-12, 12, 3)), rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
-        self.matrix = _rotation(angles) @ np.diag(1 / zoom)      # output offset from the centre -> input offset
-        self.reach = tuple(int(n) for n in np.ceil(np.abs(self.matrix) @ (self.size / 2)).astype(int) * 2 + 2)
+    def __init__(self, patch_size, rng, turn_and_zoom=True, displacement_voxels=(0.0, 0.0, 0.0)):
+        self.size, self.matrix = np.array(patch_size), np.eye(3)
+        if turn_and_zoom:
+            angles, zoom = np.deg2rad(rng.uniform(-12, 12, 3)), rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
+            self.matrix = _rotation(angles) @ np.diag(1 / zoom)  # output offset from the centre -> input offset
+        self.field = None
+        if any(displacement_voxels):
+            self.field = smooth_field(patch_size, displacement_voxels, rng)                       # (3, D, H, W)
+        extra = np.ceil(displacement_voxels).astype(int) * 2
+        self.reach = tuple(int(n) for n in np.ceil(np.abs(self.matrix) @ (self.size / 2)).astype(int) * 2 + 2 + extra)
 
     def __call__(self, hu, bits):
         """hu, bits of shape `reach` -> float32 HU and bits of shape `patch_size`; linear, and nearest for the bits."""
         offset = (np.array(self.reach) - 1) / 2 - self.matrix @ ((self.size - 1) / 2)
-        size = tuple(self.size)
-        return (ndimage.affine_transform(hu.astype(np.float32), self.matrix, offset, size, order=1, mode="nearest"),
-                ndimage.affine_transform(bits, self.matrix, offset, size, order=0, mode="nearest"))
+        size, hu = tuple(self.size), hu.astype(np.float32)
+        if self.field is None:
+            return (ndimage.affine_transform(hu, self.matrix, offset, size, order=1, mode="nearest"),
+                    ndimage.affine_transform(bits, self.matrix, offset, size, order=0, mode="nearest"))
+        places = np.einsum("ij,jdhw->idhw", self.matrix, np.indices(size)) + offset[:, None, None, None] + self.field
+        return (ndimage.map_coordinates(hu, places, order=1, mode="nearest"),
+                ndimage.map_coordinates(bits, places, order=0, mode="nearest"))
+
+
+def smooth_field(size, most, rng):
+    """A random displacement (3, D, H, W) of voxels, at most `most[a]` along axis a, that folds nothing over.
+
+    Cubic B-splines on a coarse grid of control points (Rueckert et al. 1999, https://doi.org/10.1109/42.796284). Between two of
+    them the field changes by at most 2 most, so with their distance over 6 most no derivative reaches 1/3: the sum of the
+    three of a row stays below 1, and the Jacobian determinant of x + field(x) is positive everywhere.
+    """
+    distance = max(16.0, 6.001 * max(most))
+    splines = [_cubic_b_splines(n, distance) for n in size]                                       # (n, control points) each
+    control = rng.uniform(-1, 1, (3, *(s.shape[1] for s in splines))) * np.reshape(most, (3, 1, 1, 1))
+    return np.einsum("da,hb,wc,iabc->idhw", *splines, control, optimize=True)
+
+
+def _cubic_b_splines(size, distance):
+    """Weight of each control point at each of `size` voxels, (size, points): rows are not negative and sum to 1."""
+    points = int(np.ceil((size - 1) / distance)) + 3
+    t = abs(np.arange(size)[:, None] / distance - (np.arange(points) - 1)[None])
+    return np.where(t < 1, 2 / 3 - t ** 2 + t ** 3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0.0))
 
 
 def degrade(hu, rng):

@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from . import anatomy, taxonomy
 from .augment import Deformation, degrade, recontrast, rotate_90
-from .bits import bit_dtype
+from .bits import bit_dtype, get_bit
 from .datasets import DataError
 from .volume import atomic_write, read_ct, read_label_map, resample, resample_mask, scale_hu, voxel_size_mm
 
 AIR_HU = -1024
-FORMAT = 1                        # of the cache; part of its key
+FORMAT = 2                        # of the cache; part of its key
 FOREGROUND_KEPT = 1 << 20         # voxels remembered a case as possible patch centres
 CLASS_VOXELS_KEPT = 1 << 12       # the same for each class
+LESION_VOXELS_KEPT = 16           # the same for each lesion
 
 
 # ------------------------------------------------------------------------------------------ a case: labels to class masks
@@ -102,6 +104,7 @@ class Case:
     id: str
     names: tuple                               # class of each bit: the classes annotated in this case
     voxels: dict = field(hash=False)           # class -> voxels on the model grid
+    content: str = ""                          # sha256 of the resampled image: the same CT, however its file is packed
 
     @property
     def image(self):
@@ -122,7 +125,7 @@ def prepare(dataset, case, preprocessing, cache):
     if not (folder / "meta.json").is_file():
         _preprocess(dataset, image_path, label_path, preprocessing, folder)
     meta = json.loads((folder / "meta.json").read_text())
-    return Case(folder, dataset.name, f"{dataset.name}/{case_id}", tuple(meta["names"]), meta["voxels"])
+    return Case(folder, dataset.name, f"{dataset.name}/{case_id}", tuple(meta["names"]), meta["voxels"], meta["content"])
 
 
 def _content_hash(path, cache):
@@ -149,6 +152,7 @@ def _preprocess(dataset, image_path, label_path, preprocessing, folder):
     spacing = preprocessing.spacing_mm
     image, affine = resample(ct.array, ct.affine, spacing, antialias=preprocessing.antialias)
     image = np.clip(np.rint(image), AIR_HU, 3071).astype(np.int16)
+    content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
     names = dataset.annotated
     bits = np.zeros(image.shape, bit_dtype(len(names)))
     voxels = {}
@@ -170,8 +174,10 @@ def _preprocess(dataset, image_path, label_path, preprocessing, folder):
     for k, name in enumerate(names):
         own = np.flatnonzero(bits >> bits.dtype.type(k) & bits.dtype.type(1))
         np.save(temporary / f"voxels_{k}.npy", _some(own, CLASS_VOXELS_KEPT, keep))
+    np.save(temporary / "lesions.npy", _lesions(bits, names, keep))
     (temporary / "meta.json").write_text(json.dumps(
-        {"names": names, "voxels": voxels, "image": str(image_path), "shape": image.shape, "spacing_mm": spacing}))
+        {"names": names, "voxels": voxels, "content": content, "image": str(image_path), "shape": image.shape,
+         "spacing_mm": spacing}))
     if not (folder / "meta.json").is_file():   # the remains of a damaged folder would be in the way
         shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -187,6 +193,18 @@ def _some(indices, most, rng):
     return indices.astype(np.int64)
 
 
+def _lesions(bits, names, rng):
+    """Flat indices of some voxels of each lesion (26-connected component of a tumour class), (lesions, LESION_VOXELS_KEPT)."""
+    kept = []
+    for k, name in enumerate(names):
+        if name in taxonomy.BY_NAME and taxonomy.BY_NAME[name].kind == taxonomy.TUMOUR:
+            labels, _ = ndimage.label(get_bit(bits, k), structure=anatomy.CONNECTED_26)
+            for lesion, box in enumerate(ndimage.find_objects(labels), start=1):
+                inside = np.argwhere(labels[box] == lesion) + [s.start for s in box]
+                kept.append(rng.choice(np.ravel_multi_index(inside.T, bits.shape), LESION_VOXELS_KEPT))
+    return np.array(kept, np.int64).reshape(-1, LESION_VOXELS_KEPT)
+
+
 # --------------------------------------------------------------------------------------------------- patches for training
 
 class PatchDataset:
@@ -197,7 +215,7 @@ class PatchDataset:
     """
 
     def __init__(self, cases, classes, preprocessing, patch_size=(96, 96, 96), seed=0, foreground=2 / 3,
-                 rotate_probability=0.1, shift_probability=0.2, balance=0.0, augment="paper"):
+                 rotate_probability=0.1, shift_probability=0.2, balance=0.0, augment="paper", lesions=0.0, deform_mm=0.0):
         self.groups = {}                       # dataset -> its cases
         for case in cases:
             self.groups.setdefault(case.dataset, []).append(case)
@@ -205,7 +223,7 @@ class PatchDataset:
         self.classes, self.preprocessing, self.patch_size, self.seed = classes, preprocessing, tuple(patch_size), seed
         self.foreground = foreground           # foreground : background centres = 2 : 1
         self.rotate_probability, self.shift_probability = rotate_probability, shift_probability
-        self.balance, self.augment = balance, augment
+        self.balance, self.augment, self.lesions, self.deform_mm = balance, augment, lesions, deform_mm
 
     def __getitem__(self, number):
         """dict of image (1, D, H, W) float32, [0, 1] shifted by up to 0.1; bits (D, H, W) int64, bit k is class k;
@@ -214,7 +232,7 @@ class PatchDataset:
         group = self.groups[rng.integers(len(self.groups))]
         case = group[rng.integers(len(group))]
         centre = self._centre(case, rng)
-        if self.augment != "paper":
+        if self.augment != "paper" or self.deform_mm:
             hu, bits = self._deformed_patch(case, centre, rng)
         else:
             hu, bits = self._patch(case.image, centre, AIR_HU), self._patch(case.bits, centre, 0)
@@ -233,6 +251,9 @@ class PatchDataset:
         bits = case.bits
         foreground = np.load(case.folder / "foreground.npy", mmap_mode="r")
         if len(foreground) and rng.random() < self.foreground:
+            lesions = np.load(case.folder / "lesions.npy", mmap_mode="r") if self.lesions else ()
+            if len(lesions) and rng.random() < self.lesions:   # beyond the paper: each lesion alike, however small
+                return np.unravel_index(int(rng.choice(lesions[rng.integers(len(lesions))])), bits.shape)
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
             if present and rng.random() < self.balance:        # beyond the paper: a class first, then one of its voxels
                 foreground = np.load(case.folder / f"voxels_{present[rng.integers(len(present))]}.npy", mmap_mode="r")
@@ -256,14 +277,15 @@ class PatchDataset:
         return np.pad(block, [(b, w - b - m) for b, w, m in zip(before, size, block.shape)], constant_values=fill)
 
     def _deformed_patch(self, case, centre, rng):
-        """Beyond the paper (--augment strong, contrast): deformed, its contrast changed, blurred, noisy."""
-        deform = Deformation(self.patch_size, rng)
+        """Beyond the paper (--augment strong or contrast, --deform): another shape, another contrast, blur, noise."""
+        strong = self.augment != "paper"
+        deform = Deformation(self.patch_size, rng, strong, self.deform_mm / np.array(self.preprocessing.spacing_mm))
         hu, bits = deform(*(self._patch(a, centre, fill, deform.reach) for a, fill in ((case.image, AIR_HU), (case.bits, 0))))
         if self.augment == "contrast":
             hu = recontrast(hu, bits, rng)
-        else:
+        elif strong:
             hu = hu * rng.uniform(0.9, 1.1) + rng.uniform(-25, 25)
-        return degrade(hu, rng), bits
+        return degrade(hu, rng) if strong else hu, bits
 
     def _channel_bits(self, bits, names):
         """Reorder a case's bits into the model's channels: (D, H, W) int64."""

@@ -5,6 +5,8 @@ Read train.py next, which follows it.
 
 import argparse
 import math
+import os
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -35,9 +37,11 @@ class TrainConfig:
     patch_size: tuple = (96, 96, 96)      # P
     foreground: float = 2 / 3             # P, foreground : background = 2 : 1
     balance: float = 0.0                  # U: share of foreground centres drawn class by class
+    lesions: float = 0.0                  # U: share of foreground centres drawn lesion by lesion
     rotate_probability: float = 0.1       # P
     shift_probability: float = 0.2        # P
     augment: str = "paper"                # P; "strong" adds small rotations, zoom, contrast, blur, noise; "contrast" phases
+    deform: float = 0.0                   # U, mm: most that a smooth random deformation moves a voxel
     weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, 1 to 12
     # optimisation
     epochs: int = 2000                    # R
@@ -49,6 +53,10 @@ class TrainConfig:
     weight_decay: float = 1e-5            # P
     beta1: float = 0.9                    # P ("momentum 0.9")
     amp: str = "off"                      # P: float32
+    ema: float = 0.0                      # U: decay of averaged weights, which are then validated and kept as best.pt
+    freeze: str = "nothing"               # P; "backbone" trains the heads only
+    activation_checkpointing: bool = False  # U: recompute the Swin blocks in the backward pass; same numbers, less memory
+    compile: bool = False                 # U: torch.compile
     seed: int = 0                         # U
     # validation
     folds: int = 5                        # P: five-fold cross-validation
@@ -68,6 +76,9 @@ def build_parser():
                         help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
     parser.add_argument("--partial", action="store_true", help="with --init: take what fits, although entries are missing")
     parser.add_argument("--val-root", type=Path, help="validate on the datasets of this folder instead of a fold")
+    parser.add_argument("--include", nargs="+", metavar="PATTERN", help="train on these datasets or DATASET/CASEs only; * for any")
+    parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="leave these datasets or DATASET/CASEs out")
+    parser.add_argument("--drop-copies", action="store_true", help="leave out training cases whose CT also validates")
     parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated)")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     parser.add_argument("--embeddings", type=Path, help="own embeddings file (default: the shipped one)")
@@ -89,10 +100,13 @@ def build_parser():
     pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
     pre.add_argument("--foreground", type=_fraction, default=d.foreground, help="share of patches centred on foreground (2:1)")
     pre.add_argument("--balance", type=_fraction, default=d.balance, help="share of those drawn class by class; beyond the paper")
+    pre.add_argument("--lesions", type=_fraction, default=d.lesions, help="share of those drawn lesion by lesion; beyond the paper")
     pre.add_argument("--rotate-probability", type=_fraction, default=d.rotate_probability, help="of a 90 degree axial rotation")
     pre.add_argument("--shift-probability", type=_fraction, default=d.shift_probability, help="of an intensity shift")
     pre.add_argument("--augment", choices=("paper", "strong", "contrast"), default=d.augment,
                      help="strong: also small rotation, zoom, contrast, blur, noise; contrast: strong with a phase for each organ")
+    pre.add_argument("--deform", type=_at_least_zero, default=d.deform, metavar="MM",
+                     help="smooth random deformation by up to so many mm; beyond the paper")
     pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
     opt = parser.add_argument_group("optimisation (paper's by default)")
     opt.add_argument("--epochs", type=_at_least(1), default=d.epochs, help="released code's")
@@ -104,6 +118,13 @@ def build_parser():
     opt.add_argument("--weight-decay", type=float, default=d.weight_decay, help="of AdamW")
     opt.add_argument("--beta1", type=_fraction, default=d.beta1, help="of AdamW; the paper's momentum")
     opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=d.amp, help="automatic mixed precision; fp16 on GPUs only")
+    opt.add_argument("--ema", type=_fraction, default=d.ema, metavar="DECAY",
+                     help="average the weights (0.999, say); validation and best.pt use the average; beyond the paper")
+    opt.add_argument("--freeze", choices=("nothing", "backbone"), default=d.freeze,
+                     help="with --init: leave the backbone as it is, train the heads (Section 4.6)")
+    opt.add_argument("--activation-checkpointing", action="store_true",
+                     help="Swin UNETR: recompute activations in the backward pass to save memory; the same numbers")
+    opt.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler, pays on long runs")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
     val = parser.add_argument_group("validation")
     val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
@@ -127,6 +148,10 @@ def _positive(text):
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _at_least_zero(text):
+    return 0.0 if float(text) == 0 else _positive(text)
 
 
 def _fraction(text):
@@ -153,6 +178,14 @@ def make_config(args, train_cases, world):
             raise ValueError(f"--amp bf16 on a CPU: gradients are wrong for patches of D {2 * multiple} or less. Use --amp off.")
     if args.hu_window[0] >= args.hu_window[1]:
         raise ValueError(f"--hu-window {args.hu_window[0]:g} {args.hu_window[1]:g}: give the lower end first.")
+    if args.compile and choose_device(args.device).type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ValueError("--compile: no C++ compiler found. Install g++, or set CXX to yours, or leave it out.")
+    if args.freeze != "nothing" and args.init is None:
+        raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
+    if args.activation_checkpointing and args.backbone != "swin_unetr":
+        raise ValueError(f"--activation-checkpointing: the {args.backbone} has no Swin blocks. Leave it out.")
+    if args.ema == 1:
+        raise ValueError("--ema 1: the average would never change. Use less than 1, e.g. 0.999.")
     if args.overlap == 1:
         raise ValueError("--overlap 1: windows would never move on. Use less than 1.")
     return TrainConfig(**values)

@@ -23,8 +23,8 @@ def check_run_folder(args, rank):
         args.out.mkdir(parents=True, exist_ok=True)
 
 
-def resume(out, network, optimizer, scaler, config, data, world):
-    """Load last.pt into network, optimiser and scaler; returns the loop's state. Raises ValueError if settings differ."""
+def resume(out, network, optimizer, scaler, average, config, data, world):
+    """Load last.pt into network, optimiser, scaler and averaged weights; returns the loop's state. Raises ValueError if settings differ."""
     content = checkpoint.read(out / "last.pt")
     if "training" not in content:
         raise ValueError(f"{out / 'last.pt'}: holds weights only. Start a new run.")
@@ -42,6 +42,8 @@ def resume(out, network, optimizer, scaler, config, data, world):
     optimizer.load_state_dict(content["training"]["optimizer"])
     if scaler:
         scaler.load_state_dict(content["training"]["scaler"])
+    if average:
+        average.load_state_dict(content["training"]["average"])
     return {k: content["training"][k] for k in ("step", "best", "loss_sum")}
 
 

@@ -1,6 +1,8 @@
 """Which cases train, which validate, which classes are learned: five-fold cross-validation of Section 4.1.2."""
 
+import fnmatch
 import sys
+from dataclasses import replace
 
 from tqdm import tqdm
 
@@ -24,6 +26,26 @@ def preprocessing_of(config):
     return Preprocessing((config.spacing,) * 3, tuple(config.hu_window), config.antialias)
 
 
+def select_cases(datasets, include, exclude):
+    """The datasets with the cases that match a pattern of `include` (None: all) and none of `exclude`.
+
+    A pattern is a dataset's name, or dataset/case; * and ? stand for any letters. Raises DataError for one that matches nothing.
+    """
+    def hits(pattern, dataset, case):
+        return any(fnmatch.fnmatchcase(name, pattern) for name in (dataset.name, f"{dataset.name}/{case[0]}"))
+
+    every = [(d, c) for d in datasets for c in d.cases]
+    for pattern in [*(include or ()), *(exclude or ())]:
+        if not any(hits(pattern, d, c) for d, c in every):
+            raise DataError(f"{pattern!r} of --include or --exclude matches no dataset and no case. The datasets are "
+                            f"{', '.join(d.name for d in datasets)}; a case is DATASET/CASE.")
+
+    def wanted(d, c):
+        return (include is None or any(hits(p, d, c) for p in include)) and not any(hits(p, d, c) for p in exclude or ())
+    kept = [replace(d, cases=tuple(c for c in d.cases if wanted(d, c))) for d in datasets]
+    return [d for d in kept if d.cases]
+
+
 def gather_cases(args, rank, world):
     """(training cases, validation cases), preprocessed; the work is shared among the processes."""
     name_map = read_map(args.map) if args.map else None
@@ -33,7 +55,7 @@ def gather_cases(args, rank, world):
     held_out = set()
     if args.val_root is None and args.folds > 1 and args.overfit is None:
         held_out = {case for case, fold in fold_of(datasets, args.folds).items() if fold == args.fold}
-    jobs = [(d, c, (d.name, c[0]) in held_out) for d in datasets for c in d.cases]
+    jobs = [(d, c, (d.name, c[0]) in held_out) for d in select_cases(datasets, args.include, args.exclude) for c in d.cases]
     if args.overfit is not None:
         jobs = jobs[:args.overfit]
     if args.val_root is not None:
@@ -45,10 +67,26 @@ def gather_cases(args, rank, world):
     cases = [(prepare(d, c, preprocessing, cache), held) for d, c, held in jobs]
     train = [c for c, held in cases if not held]
     val = train if args.overfit is not None else [c for c, held in cases if held]
+    if args.overfit is None:
+        train = without_copies(train, val, args.drop_copies)
     if not train:
         raise DataError(f"{args.data_root}: no training case is left beside fold {args.fold} of {args.folds}. "
                         "Give --folds 1 to train on every case.")
     return train, val
+
+
+def without_copies(train, val, drop):
+    """The training cases; those whose CT also validates are dropped, or refused with a DataError unless `drop`.
+
+    Published datasets share CTs: MSD Task03 is a part of LiTS, AbdomenCT-1K holds LiTS, KiTS and two MSD tasks.
+    """
+    held = {case.content: case.id for case in val}
+    copies = [c for c in train if c.content in held]
+    if copies and not drop:
+        pairs = ", ".join(f"{c.id} = {held[c.content]}" for c in copies[:5])
+        raise DataError(f"{len(copies)} training cases are the same CT as a validation case: {pairs}. Leave them out with "
+                        "--drop-copies, or name what to leave out with --exclude.")
+    return [c for c in train if c.content not in held]
 
 
 def choose_classes(args, cases):

@@ -159,8 +159,9 @@ def run(args):
     torch.manual_seed(config.seed)
     network = make_network(args, config, classes, rank)
     network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, betas=(config.beta1, 0.999),
-                                  weight_decay=config.weight_decay)
+    learned = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay)
+    average = averaged(network, config.ema) if config.ema else None
     scaler = torch.amp.GradScaler("cuda") if config.amp == "fp16" else None
     state = {"step": 0, "best": -1.0, "loss_sum": 0.0}
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
@@ -168,7 +169,7 @@ def run(args):
     if args.init is not None:
         about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
     if args.resume:
-        state = resume(args.out, network, optimizer, scaler, config, about["data"], world)
+        state = resume(args.out, network, optimizer, scaler, average, config, about["data"], world)
     elif rank == 0:
         write_json(args.out / "config.json", {**asdict(config), "classes": classes, "cases": [c.id for c in train_cases],
                                               "validation": [c.id for c in val_cases]})
@@ -177,14 +178,18 @@ def run(args):
         tqdm.write(f"{len(train_cases)} training and {len(val_cases)} validation cases, {len(classes)} classes, "
                    f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {device}", file=sys.stderr)
 
-    def save(name, with_training=True):
+    def save_last():
         training = {**state, "config": asdict(config), "world": world, "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict() if scaler else {}} if with_training else None
-        checkpoint.save(args.out / name, network, preprocessing, about, training)
+                    "scaler": scaler.state_dict() if scaler else {}, "average": average.state_dict() if average else {}}
+        checkpoint.save(args.out / "last.pt", network, preprocessing, about, training)
+
+    def save_best():
+        checkpoint.save(args.out / "best.pt", average.module if average else network, preprocessing, about)
 
     former = signal.getsignal(signal.SIGTERM)
     try:
-        return loop(args, config, network, optimizer, scaler, state, save, train_cases, val_cases, (rank, world, device))
+        return loop(args, config, network, average, optimizer, scaler, state, (save_last, save_best), train_cases, val_cases,
+                    (rank, world, device))
     finally:
         signal.signal(signal.SIGTERM, former)
 
@@ -198,6 +203,9 @@ def make_network(args, config, classes, rank):
                                          embedding.shape[1], config.encoding), embedding)
     if config.prior != 0.5:
         network.set_prior(config.prior)
+    network.backbone.requires_grad_(config.freeze != "backbone")
+    if config.activation_checkpointing:
+        network.backbone.checkpoint_activations()
     if args.init is not None:
         fresh = checkpoint.initialise(network, content, args.init)
         known = [c for k, c in enumerate(classes) if not any(n.startswith(f"lpg.controllers.{k}.") for n in fresh)
@@ -208,18 +216,30 @@ def make_network(args, config, classes, rank):
     return network
 
 
-def loop(args, config, network, optimizer, scaler, state, save, train_cases, val_cases, place):
+def averaged(network, decay):
+    """The network with averaged weights: decay of the old average a step, less at first so that the start is forgotten.
+
+    The ramp (1 + n) / (10 + n) after n steps is that of Exponential Moving Average in TensorFlow,
+    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
+    """
+    def update(averages, weights, steps):
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + steps.item()) / (10 + steps.item())))
+    return torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=update)
+
+
+def loop(args, config, network, average, optimizer, scaler, state, save, train_cases, val_cases, place):
     """The training loop: every step, every epoch's log, every validation."""
-    rank, world, device = place
+    (rank, world, device), (save_last, save_best) = place, save
     overfit = args.overfit is not None
     dataset = PatchDataset(train_cases, network.classes, preprocessing_of(config), config.patch_size, config.seed,
                            config.foreground, 0.0 if overfit else config.rotate_probability,
                            0.0 if overfit else config.shift_probability, config.balance,
-                           "paper" if overfit else config.augment)
+                           "paper" if overfit else config.augment, config.lesions, 0.0 if overfit else config.deform)
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=SampleNumbers(config, state["step"], rank, world),
                                          num_workers=args.workers, pin_memory=device.type == "cuda",
                                          worker_init_fn=leave_sigterm_to_main)
     model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
+    model = torch.compile(model) if config.compile else model
     weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
@@ -241,6 +261,8 @@ def loop(args, config, network, optimizer, scaler, state, save, train_cases, val
         else:
             scaler.step(optimizer)
             scaler.update()
+        if average:
+            average.update_parameters(network)
         state["step"], state["loss_sum"] = step + 1, state["loss_sum"] + loss
         progress.update()
         progress.set_postfix(loss=f"{loss:.3f}")
@@ -250,19 +272,19 @@ def loop(args, config, network, optimizer, scaler, state, save, train_cases, val
                       "seconds": round(time.monotonic() - began, 3)}
             state["loss_sum"] = 0.0
             if val_cases and (epoch % config.val_every == 0 or epoch == config.epochs):
-                record["dice"] = validate(network, val_cases, config, device, rank, world)
+                record["dice"] = validate(average.module if average else network, val_cases, config, device, rank, world)
                 record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
             if rank == 0:
                 log(args.out / "metrics.jsonl", record)
             if record.get("mean_dice") is not None and record["mean_dice"] > state["best"]:
                 state["best"] = record["mean_dice"]
                 if rank == 0:
-                    save("best.pt", with_training=False)
+                    save_best()
             if rank == 0:
-                save("last.pt")
+                save_last()
         if sum_over_ranks(torch.tensor(float(bool(stop)), device=device)).item():
             if rank == 0:
-                save("last.pt")
+                save_last()
                 print(f"uniseg: stopped by SIGTERM after step {step + 1}; go on with --resume", file=sys.stderr)
             return 143
     progress.close()

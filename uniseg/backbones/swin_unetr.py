@@ -182,9 +182,9 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Two Swin blocks, the second with shifted windows, then patch merging."""
 
-    def __init__(self, channels, heads, corners, checkpointing):
+    def __init__(self, channels, heads, corners):
         super().__init__()
-        self.checkpointing = checkpointing
+        self.checkpointing = False
         self.blocks = nn.ModuleList(SwinBlock(channels, heads, shifted=i % 2 == 1) for i in range(DEPTH))
         self.downsample = PatchMerging(channels, corners)
 
@@ -200,12 +200,12 @@ class Stage(nn.Module):
 class SwinTransformer(nn.Module):
     """Patch embedding and four stages; the decoder sees the embedding and the output of each stage."""
 
-    def __init__(self, in_channels, width, corners, checkpointing):
+    def __init__(self, in_channels, width, corners):
         super().__init__()
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv3d(in_channels, width, kernel_size=2, stride=2)))
         # One list a stage: the released keys read `layers1.0.blocks...`.
         self.layers1, self.layers2, self.layers3, self.layers4 = (
-            nn.ModuleList([Stage(width << level, heads, corners, checkpointing)]) for level, heads in enumerate(HEADS))
+            nn.ModuleList([Stage(width << level, heads, corners)]) for level, heads in enumerate(HEADS))
 
     def forward(self, image):
         """image: (B, in_channels, D, H, W); returns five maps, the l-th (B, 2^l C, D/2^(l+1), ...), l = 0 to 4."""
@@ -277,7 +277,6 @@ class SwinUNETR(nn.Module):
 
     width:         a multiple of 3, the heads of the first stage
     merging:       "standard", or "v090" for released weights: the order of corners in patch merging, see `CORNERS`
-    checkpointing: recompute the Swin blocks in the backward pass instead of keeping their activations
 
     forward: image (B, in_channels, D, H, W), each size a multiple of 32
              -> bottleneck F_E (B, 16C, D/32, H/32, W/32), decoder map F_D (B, C, D, H, W)
@@ -285,7 +284,7 @@ class SwinUNETR(nn.Module):
 
     size_multiple = 32
 
-    def __init__(self, in_channels=1, width=48, merging="standard", checkpointing=False):
+    def __init__(self, in_channels=1, width=48, merging="standard"):
         super().__init__()
         if width < HEADS[0] or width % HEADS[0]:
             raise ValueError(f"SwinUNETR: width must be a multiple of {HEADS[0]} (the heads of stage 1), got {width}.")
@@ -295,7 +294,7 @@ class SwinUNETR(nn.Module):
         self.in_channels = in_channels
         self.bottleneck_channels = 16 * c
         self.decoder_channels = c
-        self.swinViT = SwinTransformer(in_channels, c, CORNERS[merging], checkpointing)
+        self.swinViT = SwinTransformer(in_channels, c, CORNERS[merging])
         self.encoder1 = Encoder(in_channels, c)
         self.encoder2 = Encoder(c, c)
         self.encoder3 = Encoder(2 * c, 2 * c)
@@ -306,6 +305,12 @@ class SwinUNETR(nn.Module):
         self.decoder3 = Decoder(4 * c, 2 * c)
         self.decoder2 = Decoder(2 * c, c)
         self.decoder1 = Decoder(c, c)
+
+    def checkpoint_activations(self):
+        """Recompute the Swin blocks in the backward pass instead of keeping their activations: the same numbers, less memory."""
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                stage.checkpointing = True
 
     def forward(self, image):
         check_window_size(image, self, needs_two_voxels=True)
