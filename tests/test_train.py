@@ -466,9 +466,12 @@ def test_one_fold_trains_on_every_case_and_a_folder_may_validate(flags, phantom_
     args = build_parser().parse_args(flags("unused", "--folds", 1, "--fold", 0))
     training, validation = split.gather_cases(args, 0, 1)
     assert len(training) == 5 and not validation
-    args = build_parser().parse_args(flags("unused", "--val-root", phantom_root / "Chest"))
+    args = build_parser().parse_args(flags("unused", "--val-root", phantom_root / "Chest", "--exclude", "Chest"))
     training, validation = split.gather_cases(args, 0, 1)
-    assert len(training) == 5 and [c.id for c in validation] == ["Chest/c0", "Chest/c1"]
+    assert len(training) == 3 and [c.id for c in validation] == ["Chest/c0", "Chest/c1"]
+    args = build_parser().parse_args(flags("unused", "--val-root", phantom_root / "Chest"))
+    with pytest.raises(ValueError, match="2 training cases are the same CT as a validation case"):
+        split.gather_cases(args, 0, 1)
 
 
 def test_chosen_classes_are_all_that_is_trained(flags, tmp_path):
