@@ -4,6 +4,7 @@
       -> cached case: int16 HU and one bit a class on the 1.5 mm RAS+ grid, memory-mapped
       -> patch: image (1, D, H, W) in [0, 1], bits (D, H, W), labelled (K,)
 
+`python -m uniseg.data ROOT` checks the data before training (check.py).
 Read datasets.py, volume.py and anatomy.py first; augment.py changes the patches.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -272,3 +274,9 @@ class PatchDataset:
             if name in self.classes:
                 out |= ((bits >> bits.dtype.type(k)) & bits.dtype.type(1)).astype(np.int64) << self.classes.index(name)
         return out
+
+
+if __name__ == "__main__":        # python -m uniseg.data ROOT: look at the data before training
+    from .check import main
+
+    sys.exit(main())
