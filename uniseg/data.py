@@ -46,17 +46,17 @@ def class_masks(dataset, labels, hu, affine, where="label"):
                         "Add them there (or to --map as null).")
     plane = None
     for label in dataset.labels:
-        mask = np.isin(labels, label.values)
+        mask = _any_of(labels, label.values)
         inner = [other for other in dataset.labels if _lies_in(other, label)]
         if len(label.classes) == 2:                              # a merged pair
             for other in inner:
-                mask |= np.isin(labels, other.values)
+                mask |= _any_of(labels, other.values)
             plane = plane or anatomy.midsagittal_plane(hu, affine)
             yield from zip(label.classes, anatomy.split_left_right(mask, affine, plane))
             continue
         (name,) = label.classes
         for other in inner:
-            lesion = np.isin(labels, other.values)
+            lesion = _any_of(labels, other.values)
             partner = taxonomy.BY_NAME[name].partner
             if partner:                                          # a kidney's tumour belongs to the kidney of its side
                 plane = plane or anatomy.midsagittal_plane(hu, affine)
@@ -64,6 +64,11 @@ def class_masks(dataset, labels, hu, affine, where="label"):
                 lesion = right if name.startswith("right") else left
             mask |= lesion
         yield name, mask
+
+
+def _any_of(labels, values):
+    """True where a label is one of `values`, in the memory order of the label map."""
+    return np.isin(labels.T, values).T         # isin flattens in C order, which for a volume in Fortran order is a slow copy
 
 
 def _lies_in(inner, outer):
