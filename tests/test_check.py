@@ -125,7 +125,7 @@ def test_d05_a_missing_file_is_an_error_of_its_case_alone(tmp_path, patients, nn
     assert result["datasets"][0]["cases"][0]["voxels"].keys() == ORGANS.keys()
 
 
-def test_an_unreadable_image_and_an_unreadable_label_stop_no_other_case(root, patients):
+def test_an_unreadable_image_and_an_unreadable_label_stop_no_other_case(root, patients, capsys):
     write_dataset(root / "More", ORGANS, {"m0": patients[2]})
     image, label = root / "Abdomen" / "imagesTr" / "a0.nii.gz", root / "Abdomen" / "labelsTr" / "a1.nii.gz"
     image.write_bytes(image.read_bytes()[:2000])
@@ -136,6 +136,9 @@ def test_an_unreadable_image_and_an_unreadable_label_stop_no_other_case(root, pa
     assert sum(result["datasets"][0]["cases"][0]["values"].values()) == patients[0].hu.size     # its label was read all the same
     assert result["datasets"][1]["cases"][0]["voxels"]["stomach"] > 0
     assert main([str(root)]) == 1
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("  a0", "  a1"))}
+    assert rows["a0"][1:] == ["-"] * 5 + [f"{np.count_nonzero(label_map(patients[0].masks, ORGANS)):,}"]
+    assert rows["a1"][1] == "41x30x41" and rows["a1"][-1] == "-"
 
 
 @pytest.mark.parametrize("change, message", [(lambda labels, affine: (labels[:, :, 1:], affine), "shape .* differs"),

@@ -19,7 +19,8 @@ def table(block):
         yield _line(("case", width), ("shape RAS+", -13), ("spacing mm", -16), ("axes", 4), ("HU", -13), ("99 % of them", -13),
                     ("labelled voxels", -15))
     for row in rows:
-        yield _line((row["case"], width), *_image_cells(row), (sum(n for v, n in row["values"].items() if v), -15))
+        labelled = sum(n for v, n in row["values"].items() if v) if row["values"] else "-"
+        yield _line((row["case"], width), *_image_cells(row), (labelled, -15))
         yield from _wrapped(row["problems"], 6)
     if labels:
         shown = [" + ".join(f"{block['classes'][name]:>2} {name}" for name in entry["classes"]) or "-" for entry in labels]
