@@ -4,6 +4,7 @@
       -> cached case: int16 HU and one bit a class on the 1.5 mm RAS+ grid, memory-mapped
       -> patch: image (1, D, H, W) in [0, 1], bits (D, H, W), labelled (K,)
 
+`python -m uniseg.data ROOT` checks the data before training (check.py).
 Read datasets.py, volume.py and anatomy.py first; augment.py changes the patches.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,17 +48,17 @@ def class_masks(dataset, labels, hu, affine, where="label"):
                         "Add them there (or to --map as null).")
     plane = None
     for label in dataset.labels:
-        mask = np.isin(labels, label.values)
+        mask = _any_of(labels, label.values)
         inner = [other for other in dataset.labels if _lies_in(other, label)]
         if len(label.classes) == 2:                              # a merged pair
             for other in inner:
-                mask |= np.isin(labels, other.values)
+                mask |= _any_of(labels, other.values)
             plane = plane or anatomy.midsagittal_plane(hu, affine)
             yield from zip(label.classes, anatomy.split_left_right(mask, affine, plane))
             continue
         (name,) = label.classes
         for other in inner:
-            lesion = np.isin(labels, other.values)
+            lesion = _any_of(labels, other.values)
             partner = taxonomy.BY_NAME[name].partner
             if partner:                                          # a kidney's tumour belongs to the kidney of its side
                 plane = plane or anatomy.midsagittal_plane(hu, affine)
@@ -64,6 +66,11 @@ def class_masks(dataset, labels, hu, affine, where="label"):
                 lesion = right if name.startswith("right") else left
             mask |= lesion
         yield name, mask
+
+
+def _any_of(labels, values):
+    """True where a label is one of `values`, in the memory order of the label map."""
+    return np.isin(labels.T, values).T         # isin flattens in C order, which for a volume in Fortran order is a slow copy
 
 
 def _lies_in(inner, outer):
@@ -294,3 +301,9 @@ class PatchDataset:
             if name in self.classes:
                 out |= ((bits >> bits.dtype.type(k)) & bits.dtype.type(1)).astype(np.int64) << self.classes.index(name)
         return out
+
+
+if __name__ == "__main__":        # python -m uniseg.data ROOT: look at the data before training
+    from .check import main
+
+    sys.exit(main())

@@ -46,8 +46,8 @@ class Dataset:
         return tuple(sorted(names, key=lambda n: (rank.get(n, len(rank)), n)))
 
 
-def find_datasets(root, name_map=None):
-    """Every sub-folder of `root` with a dataset.json (or `root` itself), sorted by name. Raises DataError."""
+def dataset_folders(root):
+    """`root` itself if it holds a dataset.json, else every sub-folder that does, sorted by name. Raises DataError."""
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. --data-root holds one folder per dataset, each with a dataset.json.")
@@ -55,8 +55,13 @@ def find_datasets(root, name_map=None):
         sorted(f for f in root.iterdir() if (f / "dataset.json").is_file())
     if not folders:
         raise DataError(f"{root}: no dataset.json in it or in its sub-folders. See README, Data, for the layout.")
+    return folders
+
+
+def find_datasets(root, name_map=None):
+    """The Dataset of each of the `dataset_folders` of `root`. Raises DataError."""
     datasets = {}
-    for folder in folders:
+    for folder in dataset_folders(root):
         dataset = read_dataset(folder, name_map)
         if other := datasets.get(dataset.name):
             raise DataError(f'{other.folder} and {folder} both have the "name" {dataset.name}. Change one dataset.json.')
@@ -64,8 +69,12 @@ def find_datasets(root, name_map=None):
     return list(datasets.values())
 
 
-def read_dataset(folder, name_map=None):
-    """Parse one dataset.json. name_map: {label name: class name or null}, consulted before the aliases."""
+def read_dataset(folder, name_map=None, incomplete=False):
+    """Parse one dataset.json.
+
+    name_map:   {label name: class name or null}, consulted before the aliases
+    incomplete: do not refuse it where files of its cases are missing
+    """
     path = Path(folder) / "dataset.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -86,7 +95,7 @@ def read_dataset(folder, name_map=None):
     if not cases:
         raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and labelsTr.")
     lost = [str(f) for _, image, label in cases for f in (image, label) if not f.is_file()]
-    if lost:
+    if lost and not incomplete:
         raise DataError(f"{path}: {len(lost)} files it needs are missing: {', '.join(lost[:5])}. Add them or edit the list.")
     return Dataset(content.get("name") or Path(folder).name, Path(folder), tuple(labels), tuple(sorted(values)), tuple(cases))
 
