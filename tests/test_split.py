@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from uniseg.datasets import Dataset
+from uniseg.datasets import CaseFiles, Dataset
 from uniseg.split import fold_of
 
 
 def set_of(name, count):
-    return Dataset(name, Path(name), (), (0,), tuple((f"{name}{i}", Path(), Path()) for i in range(count)))
+    return Dataset(name, Path(name), (), (0,), tuple(CaseFiles(f"{name}{i}", Path(), Path()) for i in range(count)))
 
 
 def test_every_dataset_is_spread_evenly_over_the_folds():

@@ -61,7 +61,9 @@ def build_parser():
     d = TrainConfig
     parser = argparse.ArgumentParser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
                                      epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with one sub-folder per dataset (README, Data)")
+    parser.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md)")
+    parser.add_argument("--dataset", type=_named_folder, action="append", default=[], metavar="NAME=FOLDER",
+                        help="one more dataset, by the name of a published one (`python -m uniseg.layouts`); may be repeated")
     parser.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
     parser.add_argument("--init", type=Path, metavar="WEIGHTS",
@@ -120,6 +122,13 @@ def _at_least(least):
             raise argparse.ArgumentTypeError(f"{value} is less than {least}")
         return value
     return integer
+
+
+def _named_folder(text):
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, as in LiTS=/data/lits")
+    return name, Path(folder)
 
 
 def _positive(text):
