@@ -14,7 +14,7 @@ import torch
 from conftest import Patient, label_map
 
 from uniseg import data, layouts, taxonomy
-from uniseg.bits import get_bit
+from uniseg.bits import drop_bit, get_bit
 from uniseg.data import Preprocessing, case_masks, prepare
 from uniseg.datasets import DataError, find_datasets
 from uniseg.phantom import make_phantom
@@ -48,7 +48,7 @@ SETS = {
     "LiTS": ("LiTS17", "liver liver_tumor", {
         "volume-0": ("Training Batch 1/volume-0.nii", "Training Batch 1/segmentation-0.nii"),
         "volume-30": ("Training Batch 2/volume-30.nii", "segmentations/segmentation-30.nii")},
-        ["Test/test-volume-0.nii", "Training Batch 1/._volume-0.nii"]),
+        ["Test/test-volume-0.nii", "Training Batch 1/._volume-0.nii", ".trash/volume-0.nii"]),
     "KiTS": ("kits21", "kidneys kidney_tumor kidney_cyst", {
         "case_00000": ("data/case_00000/imaging.nii.gz", "data/case_00000/aggregated_OR_seg.nii.gz"),
         "case_00299": ("data/case_00299/imaging.nii.gz", "data/case_00299/aggregated_MAJ_seg.nii.gz")},
@@ -299,6 +299,15 @@ def test_d09_a_missing_mask_file_and_an_empty_prostate_are_not_annotated(found, 
         assert full.voxels[name] == fewer.voxels[name]
 
 
+@pytest.mark.parametrize("dtype, k", [(np.uint32, 0), (np.uint32, 31), (np.uint64, 5), (np.uint64, 63)])
+def test_a_dropped_bit_gives_way_to_those_after_it(dtype, k):
+    bits = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, 50, dtype, endpoint=True)
+    kept = [j for j in range(np.iinfo(dtype).bits) if j != k]
+    out = drop_bit(bits, k)
+    assert out.dtype == dtype and not get_bit(out, len(kept)).any()
+    assert all(np.array_equal(get_bit(out, new), get_bit(bits, old)) for new, old in enumerate(kept))
+
+
 def test_abdomen_atlas_is_read_by_file_name(found, patient):
     dataset = found[0]["AbdomenAtlas"]
     [case] = dataset.cases
@@ -395,7 +404,9 @@ def test_a_name_given_with_dataset_wins_over_the_folders_and_may_be_any_for_a_da
     assert [d.name for d in both] == ["Abdomen", "Chest", "Vessels", "CT-ORG", "Mine"]
 
 
-def test_the_data_root_may_itself_be_a_published_dataset(assembly):
+def test_the_data_root_may_itself_be_a_published_dataset(assembly, monkeypatch):
+    monkeypatch.chdir(assembly / "CT-ORG")
+    assert [d.name for d in find_datasets(".")] == ["CT-ORG"]
     assert [d.name for d in find_datasets(assembly / "LiTS17")] == ["LiTS"]
     assert [d.name for d in find_datasets(assembly / "10_Decathlon")] == [n for n in sorted(SETS) if n.startswith("MSD")]
 
@@ -509,6 +520,16 @@ def test_d02_a_link_that_leads_out_of_the_folder_is_refused(files, link, tmp_pat
     (folder / link).unlink()
     (folder / link).symlink_to(tmp_path / "outside.nii")
     assert "leads out of the dataset's folder" in refusal(tmp_path)
+
+
+def test_d02_a_case_behind_a_linked_folder_is_refused_not_passed_over(patient, tmp_path):
+    folder = write_atlas(tmp_path / "root", patient)
+    shutil.copytree(folder / "BDMAP_00000001", tmp_path / "BDMAP_00000002")
+    (folder / "BDMAP_00000002").symlink_to(tmp_path / "BDMAP_00000002")
+    assert "'BDMAP_00000002/ct.nii.gz' leads out of the dataset's folder" in refusal(tmp_path / "root")
+    (folder / "BDMAP_00000002").unlink()
+    (folder / "loop").symlink_to(folder)
+    assert [c.id for c in find_datasets(tmp_path / "root")[0].cases] == ["BDMAP_00000001"]
 
 
 def test_names_and_folders_that_do_not_exist_are_refused(tmp_path):

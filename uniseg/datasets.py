@@ -94,7 +94,7 @@ def find_datasets(root, name_map=None, named=(), notes=None):
 def _dataset_folders(root, notes):
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. --data-root holds one folder per dataset, see docs/datasets.md.")
-    if (root / "dataset.json").is_file() or _choose(layouts.known_as(root.name), layouts.files_below(root)):
+    if (root / "dataset.json").is_file() or _choose(layouts.known_as(root.absolute().name), root):
         return [root]
     folders = list(_inner_folders(root, notes))
     if not folders:
@@ -129,7 +129,7 @@ def _read(folder, name, name_map, notes):
     """The Dataset of a folder, by the name given with --dataset or by the folder's own."""
     if not folder.is_dir():
         raise DataError(f"--dataset {name}={folder}: no such folder. Give the folder that holds the dataset.")
-    rows = layouts.known_as(folder.name if name is None else name)
+    rows = layouts.known_as(folder.absolute().name if name is None else name)
     has_json = (folder / "dataset.json").is_file()
     if has_json and not rows:
         return read_dataset(folder, name_map, name)
@@ -143,25 +143,25 @@ def _read(folder, name, name_map, notes):
 
 # ----------------------------------------------------------------------------------------------- as publishers ship them
 
-def _choose(rows, paths):
-    """The first of the editions of which there is a label file, or None."""
-    paths = list(paths) if rows else ()
-    return next((row for row in rows if layouts.pair(row, paths)[1]), None)
+def _choose(rows, folder):
+    """(Layout, its pair) of the first edition of which the folder holds a label file, or None."""
+    paths = list(layouts.files_below(folder)) if rows else ()
+    return next(((row, found) for row in rows if (found := layouts.pair(row, paths))[1]), None)
 
 
 def read_published(folder, rows, notes):
     """The Dataset of a folder as published. rows: the Layouts, editions of one dataset, that it may have."""
-    paths = list(layouts.files_below(folder))
-    row = _choose(rows, paths)
-    if row is None:
+    chosen = _choose(rows, folder)
+    if chosen is None:
         wanted = " or ".join(f"{label}.nii.gz" for r in rows for label in r.labels)
         raise DataError(f"{folder}: taken for {rows[0].name}, but there is no label like {wanted or 'any known'} in it. "
                         "Unpack it as published (docs/datasets.md), or describe it in a dataset.json.")
+    row, found = chosen
     published = next(d for d in taxonomy.DATASETS if d.name == row.name)
     names = [taxonomy.NAMES[c - 1] if c else "" for c in published.transfer]
     labels = tuple(Label(name, (value,), (name, taxonomy.BY_NAME[name].partner) if c in published.split else (name,))
                    for value, (c, name) in enumerate(zip(published.transfer, names), start=1) if c)
-    cases = _published_cases(folder, row, paths, notes)
+    cases = _published_cases(folder, row, found, notes)
     if labels and (folder / "dataset.json").is_file():
         cases = _as_listed(folder, cases, labels, len(names), row.name, notes)
     if row.partial_from:
@@ -171,16 +171,17 @@ def read_published(folder, rows, notes):
         raise DataError(f"{folder}: no case of {row.name} is left to use. Unpack it as published (docs/datasets.md).")
     dataset = Dataset(row.name, folder, labels, tuple(range(len(names) + 1)),
                       tuple(sorted(cases.values(), key=lambda case: case.id)), published=True)
-    fewer = [case.id for case in dataset.cases if dataset.annotated_in(case) != dataset.annotated]
+    every = dataset.annotated
+    fewer = [case.id for case in dataset.cases if case.annotated not in (None, every)]
     if fewer and not row.partial_from:
         notes.append(f"{folder}: {_few(fewer, 'cases')} lack masks of some classes, which count as not annotated there")
     return dataset
 
 
-def _published_cases(folder, row, paths, notes):
-    """{number: CaseFiles}: images and labels of one published folder, paired. Raises DataError with all that have no partner."""
-    images, labels, ids = layouts.pair(row, paths)
-    twice = [path for found in (images, labels) for same in found.values() if len(same) > 1 for path in same]
+def _published_cases(folder, row, found, notes):
+    """{number: CaseFiles} of what layouts.pair has found. Raises DataError with all images and labels that have no partner."""
+    images, labels, ids = found
+    twice = [path for side in (images, labels) for same in side.values() if len(same) > 1 for path in same]
     if twice:
         raise DataError(f"{folder}: {_few(twice, 'files')} share their ids. Keep one image and one label for each id.")
     mr = {number for number in {*images, *labels} if row.ct_below and number >= row.ct_below}
@@ -196,7 +197,7 @@ def _published_cases(folder, row, paths, notes):
         raise DataError(f"{folder}: {what}. Add what is missing or move them away.")
     cases = {}
     for number in sorted((images.keys() & labels.keys()) - mr):
-        image, label = (_inside(folder, found[number][0], folder) for found in (images, labels))
+        image, label = (_inside(folder, side[number][0], folder) for side in (images, labels))
         cases[number] = CaseFiles(ids[number], image, label, _annotated_by_masks(folder, label) if label.is_dir() else None)
     return cases
 
@@ -205,7 +206,7 @@ def _annotated_by_masks(folder, label):
     masks = layouts.mask_files(label)
     if not masks:
         raise DataError(f"{label}: no mask of a known class. Unpack it as published (docs/datasets.md).")
-    for path in (path for paths in masks.values() for path in paths):
+    for path in (path for paths in masks.values() for path in paths if path.is_symlink()):
         _inside(folder, path.relative_to(folder), folder)
     return tuple(masks)
 

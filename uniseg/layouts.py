@@ -68,7 +68,8 @@ LAYOUTS = (
     Layout("LiTS", ("LiTS", "LiTS17", "LiTS2017"), ("volume-{id}",), ("segmentation-{id}",),
            "https://competitions.codalab.org/competitions/17094", USERS),
     Layout("KiTS", ("KiTS", "KiTS21", "KiTS2021"), ("case_{id}/imaging",),
-           ("case_{id}/aggregated_OR_seg", "case_{id}/aggregated_MAJ_seg"), "https://github.com/neheller/kits21", PUBLISHER),
+           ("case_{id}/aggregated_OR_seg", "case_{id}/aggregated_MAJ_seg"), "https://github.com/neheller/kits21", PUBLISHER,
+           note="the majority's only where the union is missing; the challenge scored against the majority's"),
     Layout("KiTS19", ("KiTS", "KiTS19", "KiTS2019"), ("case_{id}/imaging",), ("case_{id}/segmentation",),
            "https://github.com/neheller/kits19", PUBLISHER, spare="images", note="no cysts"),
     Layout("KiTS23", ("KiTS23", "KiTS2023"), ("case_{id}/imaging",), ("case_{id}/segmentation",),
@@ -135,16 +136,23 @@ def is_mr(name):
 
 
 def files_below(folder):
-    """Yield the NIfTI files below a folder as relative posix paths, sorted within each folder; hidden ones are left out."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+    """Yield the NIfTI files below a folder as relative posix paths, sorted within each folder; hidden ones are left out.
+
+    Links to folders are followed, each folder once, so that what lies behind them is seen and, if outside, refused.
+    """
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
         base = os.path.relpath(place, folder)
         for name in sorted(names):
             if name.endswith((".nii", ".nii.gz")) and not name.startswith("."):
                 yield name if base == "." else f"{base}/{name}".replace(os.sep, "/")
 
 
-@functools.lru_cache(maxsize=None)
 def _pattern(template):
     body = re.escape(template).replace(r"\{id\}", r"(?P<id>\d+)").replace(r"\*", r"[^/]+")
     return re.compile(rf"(?:.*/)?{body}\.nii(?:\.gz)?")
@@ -156,8 +164,9 @@ def _matches(paths, templates):
     The case id is the part of the path that holds the digits. Of mask files the path is the folder that holds them.
     """
     for rank, template in enumerate(templates):
+        pattern = _pattern(template)
         for path in paths:
-            if match := _pattern(template).fullmatch(path):
+            if match := pattern.fullmatch(path):
                 part = path[path.rfind("/", 0, match.start("id")) + 1:].split("/")[0]
                 case = re.sub(r"\.nii(\.gz)?$", "", part).removesuffix("_0000")
                 yield int(match["id"]), case, rank, path.rpartition("/")[0] if template.endswith("/*") else path
@@ -195,7 +204,7 @@ def mask_files(folder):
 
     A class of which a file is missing is not there: nobody said that it is absent. Files of no class are left out.
     """
-    files = {re.sub(r"\.nii(\.gz)?$", "", name): folder / name for name in files_below(folder) if "/" not in name}
+    files = {name.removesuffix(".gz").removesuffix(".nii"): name for name in files_below(folder) if "/" not in name}
     found = {}
     for stem in files:
         if name := _class_of_mask(stem):
@@ -204,7 +213,7 @@ def mask_files(folder):
     for organ, lesion in MASK_LESIONS.items():
         if organ in found and lesion in files:
             found[organ] += (lesion,)
-    return {name: tuple(files[stem] for stem in found[name]) for name in taxonomy.NAMES if name in found}
+    return {name: tuple(folder / files[stem] for stem in found[name]) for name in taxonomy.NAMES if name in found}
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
