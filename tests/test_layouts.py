@@ -165,7 +165,7 @@ ATLAS = {"aorta": "aorta", "gall_bladder": "gall_bladder", "kidney_left": "left_
 
 
 def write_total(root, patient):
-    """Two cases as published: kidneys without their cysts, lungs by lobe; the second has an empty prostate, no lower left lobe."""
+    """Two cases as published: kidneys without their cysts, lungs by lobe; the second with empty prostate, no lower left lobe."""
     cyst, nothing = patient.masks["kidney_cyst"], np.zeros_like(patient.masks["liver"])
     parts = {**lobes("right", 3, patient), **lobes("left", 2, patient), "kidney_cyst_right": cyst, "kidney_cyst_left": nothing,
              "kidney_right": patient.masks["right_kidney"] & ~cyst}
