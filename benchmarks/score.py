@@ -43,19 +43,18 @@ def main():
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     plain = sorted(args.root.glob("*.nii.gz"))
-    cases = [(None, (f.name.split(".")[0], f, None)) for f in plain] or \
+    cases = [(None, datasets.CaseFiles(f.name.split(".")[0], f, None)) for f in plain] or \
         [(d, c) for d in datasets.find_datasets(args.root) for c in d.cases]
     print(f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, {len(cases)} cases")
-    for dataset, (case, ct_path, label_path) in cases:
+    for dataset, files in cases:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
-            result, stats, seconds = infer(ct_path, folder, args)
-            ct, label_map = read_ct(ct_path), read_label_map(result)
-            print(f"\n{case}  {'x'.join(map(str, stats['shape']))}, {' x '.join(f'{s:.2f}' for s in stats['spacing_mm'])} mm"
+            result, stats, seconds = infer(files.image, folder, args)
+            ct, label_map = read_ct(files.image), read_label_map(result)
+            print(f"\n{files.id}  {'x'.join(map(str, stats['shape']))}, {' x '.join(f'{s:.2f}' for s in stats['spacing_mm'])} mm"
                   f"  {seconds:.1f} s, peak {stats['peak_memory_mib']} MiB")
             if dataset is not None:
-                label = read_label_map(label_path)
-                for name, truth in data.class_masks(dataset, label.array, ct.array, ct.affine, label_path):
+                for name, truth in data.case_masks(dataset, files, ct):
                     file = folder / "out" / f"{name}.nii.gz"
                     if not truth.any():
                         continue
@@ -69,7 +68,7 @@ def main():
                 big = [c.index for c in taxonomy.CLASSES if c.name in ("liver", "spleen", "right_kidney", "left_kidney")]
                 spots = np.argwhere(np.isin(label_map.array[::4, ::4, ::4], big)) * 4
                 at = spots.mean(axis=0).astype(int) if len(spots) else None
-                picture.write_png(args.pictures / f"{case}.png", picture.overlay(ct.array, label_map.array, ct.affine, at))
+                picture.write_png(args.pictures / f"{files.id}.png", picture.overlay(ct.array, label_map.array, ct.affine, at))
 
 
 if __name__ == "__main__":

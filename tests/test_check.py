@@ -414,3 +414,49 @@ def test_preprocessing_takes_the_memory_that_is_estimated(shared_data, tmp_path,
     done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True, check=True)
     estimated = checked(folder)[0]["datasets"][0]["cases"][0]["memory_bytes"]
     assert estimated == pytest.approx(int(done.stdout) * 1024, rel=0.3)
+
+
+# ------------------------------------------------------------------------------------------- datasets as published
+
+def total_segmentator(folder, patient, names):
+    """One case in TotalSegmentator's layout: a mask file for each structure."""
+    (folder / "s0001" / "segmentations").mkdir(parents=True)
+    write_volume(folder / "s0001" / "ct.nii.gz", patient.hu, patient.affine)
+    for name, published in names.items():
+        write_volume(folder / "s0001" / "segmentations" / f"{published}.nii.gz", patient.masks[name].astype(np.uint8), patient.affine)
+    return folder
+
+
+def test_a_folder_of_masks_is_checked_by_class(tmp_path, patients, capsys):
+    """The masks' names are the classes; there is no table of label values."""
+    total_segmentator(tmp_path / "Totalsegmentator_dataset", patients[0], {"liver": "liver", "right_kidney": "kidney_right"})
+    assert main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    liver, kidney = (int(np.count_nonzero(patients[0].masks[n])) for n in ("liver", "right_kidney"))
+    assert next(line for line in lines if " liver" in line).split() == ["6", "liver", f"{liver:,}", "1"]
+    assert next(line for line in lines if " s0001 " in line).split()[-1] == f"{liver + kidney:,}"
+
+
+def test_masks_with_right_and_left_exchanged_are_warned_about(tmp_path, patients):
+    total_segmentator(tmp_path / "TotalSegmentator", patients[0], {"left_kidney": "kidney_right", "right_kidney": "kidney_left"})
+    [problem] = checked(tmp_path)[1]["TotalSegmentator/s0001"]
+    assert problem.startswith("warning: on the wrong side of the patient: right_kidney (100%), left_kidney (100%)")
+
+
+def test_a_mask_on_another_grid_is_an_error_of_its_case(tmp_path, patients):
+    folder = total_segmentator(tmp_path / "TotalSegmentator", patients[0], {"liver": "liver"})
+    write_volume(folder / "s0001" / "segmentations" / "spleen.nii.gz", np.zeros((4, 4, 4), np.uint8), patients[0].affine)
+    result, problems = checked(tmp_path)
+    assert exit_code(result) == 1 and "spleen.nii.gz: shape (4, 4, 4) differs" in problems["TotalSegmentator/s0001"][0]
+
+
+def test_a_dataset_may_be_named_and_what_a_publisher_leaves_out_is_told(tmp_path, patients, capsys):
+    """CT-ORG's volume-N and labels-N in a folder of another name; without the option it is refused."""
+    folder = tmp_path / "download"
+    folder.mkdir()
+    write_volume(folder / "volume-0.nii.gz", patients[0].hu, patients[0].affine)
+    write_volume(folder / "labels-0.nii.gz", label_map(patients[0].masks, {"liver": ("liver",)}), patients[0].affine)
+    assert main([str(tmp_path)]) == 2 and "Give --dataset NAME=FOLDER" in capsys.readouterr().err
+    assert main(["--dataset", f"CT-ORG={folder}"]) == 0
+    assert "CT-ORG: cases 1, annotated classes 6" in capsys.readouterr().out
+    assert main([]) == 2 and "no data: give ROOT, --dataset NAME=FOLDER, or both." in capsys.readouterr().err

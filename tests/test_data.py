@@ -451,7 +451,7 @@ def test_d14_a_damaged_folder_is_made_again(own_chest, tmp_path):
 def test_d14_of_two_processes_that_make_one_case_the_second_gives_way(own_chest, tmp_path):
     case = cached(own_chest, COARSE, tmp_path / "cache")
     before, dataset = files_of(case), read_dataset(own_chest)
-    data._preprocess(dataset, *dataset.cases[0][1:], COARSE, case.folder)             # as a slower process would
+    data._preprocess(dataset, dataset.cases[0], COARSE, case.folder)                  # as a slower process would
     assert files_of(case) == before
     assert not [p for p in (tmp_path / "cache").iterdir() if p.name.endswith(".tmp")]
 

@@ -42,7 +42,7 @@ def test_one_class_may_have_several_values(tmp_path):
 def test_decathlon_cases_are_those_listed_and_nnunet_cases_those_found(phantom_root):
     abdomen, chest, vessels = find_datasets(phantom_root)
     assert [case[0] for case in abdomen.cases] == ["a0", "a1"]
-    assert chest.cases[0] == ("c0", chest.folder / "imagesTr" / "c0_0000.nii.gz", chest.folder / "labelsTr" / "c0.nii.gz")
+    assert chest.cases[0] == ("c0", chest.folder / "imagesTr" / "c0_0000.nii.gz", chest.folder / "labelsTr" / "c0.nii.gz", None)
     assert [d.name for d in (abdomen, chest, vessels)] == ["Abdomen", "Chest", "Vessels"]
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from uniseg.data import Case
-from uniseg.datasets import DataError, Dataset
+from uniseg.datasets import CaseFiles, DataError, Dataset
 from uniseg.split import fold_of, select_cases, without_copies
 
 
 def set_of(name, count):
-    return Dataset(name, Path(name), (), (0,), tuple((f"{name}{i}", Path(), Path()) for i in range(count)))
+    return Dataset(name, Path(name), (), (0,), tuple(CaseFiles(f"{name}{i}", Path(), Path()) for i in range(count)))
 
 
 def test_every_dataset_is_spread_evenly_over_the_folds():

@@ -22,6 +22,17 @@ def get_bit(bits, k):
     return (bits & bits.dtype.type(1 << k)) != 0
 
 
+def drop_bit(bits, k):
+    """The bits without class k; the classes after it move down by one.
+
+    >>> drop_bit(np.array([0b1101, 0b0010], np.uint32), 1).tolist()
+    [7, 0]
+    """
+    one = bits.dtype.type(1)
+    low = bits.dtype.type((1 << k) - 1)
+    return (bits & low) | ((bits >> one) & ~low)
+
+
 def set_bit(bits, k, mask, box=...):
     """Make `mask` the mask of class k, in place; with `box` (slices) only there, `mask` having the box's shape."""
     one, part = bits.dtype.type(1 << k), bits[box]

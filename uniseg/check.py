@@ -22,8 +22,8 @@ from tqdm import tqdm
 from . import NOT_A_MEDICAL_DEVICE, anatomy, taxonomy
 from .bits import bit_dtype, bounding_box
 from .check_table import problems_of, table, totals
-from .data import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, Preprocessing, check_same_grid, class_masks
-from .datasets import DataError, dataset_folders, find_datasets, read_dataset, read_map
+from .data import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, Preprocessing, case_masks, check_same_grid, class_masks
+from .datasets import DataError, dataset_folders, find_datasets, named_folder, read_folder, read_map
 from .picture import overlay, write_png
 from .nifti import format_mm
 from .volume import atomic_write, read_ct, read_label_map, resampled_shape, voxel_size_mm
@@ -43,22 +43,30 @@ def check_case(dataset, case, spacing_mm, picture=None):
 
     picture: path of its PNG, or None
     """
-    case_id, image_path, label_path = case[:3]
-    row = {"case": case_id, "problems": [], "values": {}, "voxels": {}}
-    ct = _read(read_ct, image_path, "image", row["problems"])
-    label = _read(read_label_map, label_path, "label", row["problems"])
+    row = {"case": case.id, "problems": [], "values": {}, "voxels": {}}
+    ct = _read(read_ct, case.image, "image", row["problems"])
+    in_files = case.label.is_dir()                                          # a file of its own for each structure
+    label = None if in_files else _read(read_label_map, case.label, "label", row["problems"])
     if ct is not None:
         _describe_image(ct, row)
     if label is not None:
         values, counts = np.unique(label.array.T, return_counts=True)       # .T: in the order of memory
         row["values"] = {int(v): int(n) for v, n in zip(values, counts)}
-    if ct is None or label is None:
+    if ct is None or (label is None and not in_files):
         return row
     try:
-        check_same_grid(ct, label, image_path, label_path)
-        row["cache_bytes"], row["memory_bytes"] = estimate(ct, label, len(dataset.annotated), spacing_mm)
-        shown = _check_classes(dataset, ct, label, label_path, row)
-    except ValueError as error:
+        if in_files:
+            masks = case_masks(dataset, case, ct)
+        else:
+            check_same_grid(ct, label, case.image, case.label)
+            annotated = dataset.annotated_in(case)
+            masks = ((name, mask) for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label)
+                     if name in annotated)
+        shown = _check_classes(dataset, ct, masks, row)
+        row["cache_bytes"], row["memory_bytes"] = estimate(ct, shown, len(dataset.annotated), spacing_mm)
+        if in_files:
+            row["labelled"] = int(np.count_nonzero(shown))
+    except (ValueError, OSError) as error:
         row["problems"].append(f"error: {error}")
         return row
     if picture is not None:
@@ -91,12 +99,12 @@ def _describe_image(ct, row):
     row["hash"] = digest.hexdigest()
 
 
-def _check_classes(dataset, ct, label, label_path, row):
-    """Count the voxels of each class and judge its side. Returns a label map (D, H, W) uint8 of class numbers; tumours on top."""
+def _check_classes(dataset, ct, masks, row):
+    """masks: (class name, mask) one by one. Count the voxels of each class and judge its side. Returns a label map (D, H, W) uint8 of class numbers; tumours on top."""
     shown, plane, wrong = np.zeros(ct.array.shape, np.uint8, order="F"), None, {}
     numbers = taxonomy.label_values(dataset.annotated)
     voxel_ml = float(np.prod(voxel_size_mm(ct.affine))) / 1000
-    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, label_path):
+    for name, mask in masks:
         row["voxels"][name] = int(np.count_nonzero(mask))
         np.maximum(shown, np.uint8(numbers[name]), out=shown, where=mask)
         if name in SIDES and row["voxels"][name] * voxel_ml >= LEAST_ML:
@@ -119,15 +127,15 @@ def _wrong_side(wrong):
     return f"warning: on the wrong side of the patient: {listed}. {cause}"
 
 
-def estimate(ct, label, classes, spacing_mm):
+def estimate(ct, shown, classes, spacing_mm):
     """Bytes of the cached case and of the memory that `data.prepare` needs for it. Both are estimates."""
     spacing = voxel_size_mm(ct.affine)
     shape = resampled_shape(ct.array.shape, spacing, spacing_mm)
     body = anatomy.body_mask(ct.array, spacing)
-    body |= label.array > 0
+    body |= shown > 0
     box = bounding_box(body) or tuple(slice(0, n) for n in body.shape)
     crop = [min(n, math.ceil((b.stop - b.start) * s / spacing_mm) + 4) for n, b, s in zip(shape, box, spacing)]  # + its margin
-    labelled = np.count_nonzero(label.array) * float(np.prod(spacing)) / spacing_mm ** 3
+    labelled = np.count_nonzero(shown) * float(np.prod(spacing)) / spacing_mm ** 3
     indices = 8 * (min(labelled, FOREGROUND_KEPT) + min(labelled, classes * CLASS_VOXELS_KEPT))
     native, model = math.prod(ct.array.shape), math.prod(shape)
     # Measured peaks: reading and splitting the labels at native size, or cropping and indexing at the model's.
@@ -142,9 +150,9 @@ def check_dataset(dataset, spacing_mm, preview, seen):
     block = {"dataset": dataset.name, "folder": str(dataset.folder), "classes": taxonomy.label_values(dataset.annotated),
              "problems": [], "cases": []}
     for case in tqdm(dataset.cases, desc=dataset.name, leave=False, disable=not sys.stderr.isatty()):
-        picture = preview / (re.sub(r"[^\w.-]+", "_", f"{dataset.name}_{case[0]}") + ".png") if preview else None
+        picture = preview / (re.sub(r"[^\w.-]+", "_", f"{dataset.name}_{case.id}") + ".png") if preview else None
         row = check_case(dataset, case, spacing_mm, picture)
-        name = f"{dataset.name}/{case[0]}"
+        name = f"{dataset.name}/{case.id}"
         first = seen.setdefault(row.get("hash", name), name)
         if first != name:
             row["problems"].append(f"warning: the same image as {first}. One of them may validate what the other trained")
@@ -171,7 +179,9 @@ def _label_table(dataset, rows):
 
 def _unlisted(dataset):
     """What lies in imagesTr and labelsTr without being a case: halves of a case are errors, whole cases a warning."""
-    listed = {Path(path).resolve() for case in dataset.cases for path in case[1:3]}
+    if dataset.published:                                                     # its files are paired by datasets.read_published
+        return []
+    listed = {Path(path).resolve() for case in dataset.cases for path in (case.image, case.label)}
     images, labels = ({re.sub(r"(_0000)?\.nii(\.gz)?$", "", f.name): f for f in sorted((dataset.folder / name).glob("*.nii*"))
                        if not f.name.startswith(".")} for name in ("imagesTr", "labelsTr"))
 
@@ -186,33 +196,37 @@ def _unlisted(dataset):
 
 def _wrong_number(dataset):
     path, many = dataset.folder / "dataset.json", len(dataset.cases)
+    if dataset.published:                                                     # MR cases are left out, for one
+        return []
     number = json.loads(path.read_text(encoding="utf-8-sig")).get("numTraining", many) if path.is_file() else many
     return [f"warning: numTraining is {number}, there are {many} cases"] if number != many else []
 
 
 # -------------------------------------------------------------------------------------------------------------- all of it
 
-def check_root(root, name_map=None, spacing_mm=SPACING_MM, preview=None, show=print):
-    """Check every dataset of a root, showing each as soon as it is done. Returns a dict, see --json.
+def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, show=print):
+    """Check every dataset of a root and of `named` (datasets.find_datasets), showing each as it is done. Returns a dict, see --json.
 
     A dataset that cannot be used is "unusable" and does not stop the others. Raises DataError where there is none at all.
     """
-    blocks, seen = [], {}
-    for folder in dataset_folders(root):
+    blocks, seen, notes = [], {}, []
+    for folder, name in dataset_folders(root, named, notes):
+        left_out = []
         try:
-            dataset = read_dataset(folder, name_map, incomplete=True)
+            dataset = read_folder(folder, name, name_map, left_out, incomplete=True)
         except (ValueError, OSError) as error:
-            blocks.append({"dataset": folder.name, "folder": str(folder), "unusable": True, "classes": {},
+            blocks.append({"dataset": name or folder.name, "folder": str(folder), "unusable": True, "classes": {},
                            "problems": [f"error: {error}"], "cases": [], "labels": []})
         else:
             blocks.append(check_dataset(dataset, spacing_mm, preview, seen))
+            blocks[-1]["problems"] += [f"warning: {note}" for note in left_out]
         show("\n".join(table(blocks[-1])))
-    result = {"root": str(root), "spacing_mm": spacing_mm, "datasets": blocks, "problems": []}
+    result = {"root": str(root), "spacing_mm": spacing_mm, "datasets": blocks, "problems": [f"warning: {note}" for note in notes]}
     if not any(p.startswith("error") for p in problems_of(result)):
         try:
-            find_datasets(root, name_map)                   # what holds between datasets
+            find_datasets(root, name_map, named)                   # what holds between datasets
         except DataError as error:
-            result |= {"unusable": True, "problems": [f"error: {error}"]}
+            result |= {"unusable": True, "problems": [*result["problems"], f"error: {error}"]}
     result["cache_bytes"] = sum(row.get("cache_bytes", 0) for block in blocks for row in block["cases"])
     free = shutil.disk_usage(Path.cwd()).free
     if result["cache_bytes"] > free:
@@ -232,7 +246,9 @@ def exit_code(result):
 
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one sub-folder per dataset: --data-root of training")
+    parser.add_argument("root", type=Path, nargs="?", metavar="ROOT", help="folder with one sub-folder per dataset: --data-root of training")
+    parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+                        help="a dataset that the name of its folder does not tell (python -m uniseg.layouts); repeat for more")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     parser.add_argument("--spacing", type=float, default=SPACING_MM, help="mm, of the estimates (default %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="DIR", help="write a PNG per case: three slices, contours, class numbers")
@@ -246,9 +262,12 @@ def main(argv=None):
     try:
         if not 0.1 <= args.spacing <= 20:
             raise DataError(f"--spacing {args.spacing:g}: not between 0.1 and 20 mm. Give that of training.")
+        if args.root is None and not args.dataset:
+            raise DataError("no data: give ROOT, --dataset NAME=FOLDER, or both.")
         if args.preview:
             args.preview.mkdir(parents=True, exist_ok=True)
-        result = check_root(args.root, read_map(args.map) if args.map else None, args.spacing, args.preview)
+        result = check_root(args.root, read_map(args.map) if args.map else None, args.dataset, args.spacing,
+                            args.preview)
         if args.json:
             with atomic_write(args.json) as temporary:
                 temporary.write_text(json.dumps(result, indent=1))

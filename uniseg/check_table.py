@@ -19,9 +19,14 @@ def table(block):
         yield _line(("case", width), ("shape RAS+", -13), ("spacing mm", -16), ("axes", 4), ("HU", -13), ("99 % of them", -13),
                     ("labelled voxels", -15))
     for row in rows:
-        labelled = sum(n for v, n in row["values"].items() if v) if row["values"] else "-"
+        labelled = row.get("labelled", sum(n for v, n in row["values"].items() if v) if row["values"] else "-")
         yield _line((row["case"], width), *_image_cells(row), (labelled, -15))
         yield from _wrapped(row["problems"], 6)
+    if not labels and block["classes"]:
+        counts = {name: [row["voxels"].get(name, 0) for row in rows] for name in block["classes"]}
+        yield _line(("no. class", 32), ("voxels", -14), ("cases", -5))
+        for name, n in counts.items():
+            yield _line((f"{block['classes'][name]:>2} {name}", 32), (sum(n), -14), (sum(map(bool, n)), -5))
     if labels:
         shown = [" + ".join(f"{block['classes'][name]:>2} {name}" for name in entry["classes"]) or "-" for entry in labels]
         width = max(9, *map(len, shown))
@@ -59,7 +64,7 @@ def totals(result):
     rows = [(f"{block['dataset']}/{row['case']}", row) for block in result["datasets"] for row in block["cases"]]
     levels = [p.partition(":")[0] for p in problems_of(result)]
     classes = {name for _, row in rows for name, n in row["voxels"].items() if n}
-    empty = sum(set(row["values"]) == {0} for _, row in rows)
+    empty = sum(set(row["values"]) == {0} or row.get("labelled") == 0 for _, row in rows)
     yield from _wrapped(result["problems"], 0)
     yield (f"datasets {len(result['datasets'])}, cases {len(rows)} (with an empty label map {empty}), classes with voxels "
            f"{len(classes)}; errors {levels.count('error')}, warnings {levels.count('warning')}")

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from . import anatomy, taxonomy
+from . import anatomy, layouts, taxonomy
 from .augment import Deformation, degrade, recontrast, rotate_90
-from .bits import bit_dtype, get_bit
+from .bits import bit_dtype, drop_bit, get_bit
 from .datasets import DataError
 from .volume import atomic_write, read_ct, read_label_map, resample, resample_mask, scale_hu, voxel_size_mm
 
@@ -39,13 +39,14 @@ def class_masks(dataset, labels, hu, affine, where="label"):
 
     labels: (D, H, W) integers, hu: (D, H, W) of the same grid, needed for the mid-sagittal plane of merged pairs.
     Tumours and vessels are put back into the organ that holds them (Section 4.1.1); merged pairs are split into right
-    and left by the plane. Raises DataError for values the dataset.json does not list.
+    and left by the plane. Raises DataError for values that the dataset does not have.
     """
     values, counts = np.unique(labels, return_counts=True)
     strange = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
     if strange:
-        raise DataError(f"{where}: label values {', '.join(strange[:5])} are not in {dataset.folder / 'dataset.json'}. "
-                        "Add them there (or to --map as null).")
+        remedy = f"are not those of {dataset.name}, 0 to {max(dataset.values)}. Another edition? docs/datasets.md lists them." \
+            if dataset.published else f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
+        raise DataError(f"{where}: label values {', '.join(strange[:5])} {remedy}")
     plane = None
     for label in dataset.labels:
         mask = _any_of(labels, label.values)
@@ -76,6 +77,36 @@ def _any_of(labels, values):
 def _lies_in(inner, outer):
     """True where label `inner` (a tumour or vessel) is part of the organ of label `outer`."""
     return any(set(taxonomy.BY_NAME[c].parents) & set(outer.classes) for c in inner.classes if c in taxonomy.BY_NAME)
+
+
+def case_masks(dataset, case, ct):
+    """Yield (class name, bool mask) for each class that is annotated in one case of a Dataset, on the grid of its CT.
+
+    case: CaseFiles, ct: its image as a Volume. Of a folder of masks one file at a time is in memory.
+    """
+    if case.label.is_dir():
+        yield from _folder_masks(case, ct)
+        return
+    label = read_label_map(case.label)
+    check_same_grid(ct, label, case.image, case.label)
+    annotated = dataset.annotated_in(case)
+    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
+        if name in annotated:
+            yield name, mask
+
+
+def _folder_masks(case, ct):
+    for name, paths in layouts.mask_files(case.label).items():
+        whole = np.zeros(ct.array.shape, bool, order="F")
+        for path in paths:
+            part = read_label_map(path)
+            check_same_grid(ct, part, case.image, path)
+            if part.array.min() < 0 or part.array.max() > 1:
+                raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. "
+                                "Save it again as published.")
+            whole |= part.array != 0
+        if whole.any() or name not in layouts.ABSENT_IS_UNKNOWN:
+            yield name, whole
 
 
 def check_same_grid(image, label, image_path, label_path):
@@ -124,15 +155,17 @@ class Case:
 
 def prepare(dataset, case, preprocessing, cache):
     """The cached form of one case of a Dataset, made if it is not there. Returns a Case."""
-    case_id, image_path, label_path = case
+    masks = layouts.mask_files(case.label) if case.label.is_dir() else {"": (case.label,)}
     key = hashlib.sha256(json.dumps([
-        FORMAT, _content_hash(image_path, cache), _content_hash(label_path, cache), preprocessing.spacing_mm,
-        preprocessing.antialias, [(label.values, label.classes) for label in dataset.labels]]).encode()).hexdigest()[:24]
+        FORMAT, _content_hash(case.image, cache),
+        [(name, [_content_hash(path, cache) for path in paths]) for name, paths in masks.items()], preprocessing.spacing_mm,
+        preprocessing.antialias, [(label.values, label.classes) for label in dataset.labels],
+        dataset.annotated_in(case)]).encode()).hexdigest()[:24]
     folder = Path(cache) / key
     if not (folder / "meta.json").is_file():
-        _preprocess(dataset, image_path, label_path, preprocessing, folder)
+        _preprocess(dataset, case, preprocessing, folder)
     meta = json.loads((folder / "meta.json").read_text())
-    return Case(folder, dataset.name, f"{dataset.name}/{case_id}", tuple(meta["names"]), meta["voxels"], meta["content"])
+    return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"], meta["content"])
 
 
 def _content_hash(path, cache):
@@ -152,21 +185,21 @@ def _content_hash(path, cache):
     return h.hexdigest()
 
 
-def _preprocess(dataset, image_path, label_path, preprocessing, folder):
+def _preprocess(dataset, case, preprocessing, folder):
     """RAS+, 1.5 mm, cropped to the body (Section 4.1.2); the folder appears complete or not at all."""
-    ct, label = read_ct(image_path), read_label_map(label_path)
-    check_same_grid(ct, label, image_path, label_path)
-    spacing = preprocessing.spacing_mm
+    ct, spacing = read_ct(case.image), preprocessing.spacing_mm
     image, affine = resample(ct.array, ct.affine, spacing, antialias=preprocessing.antialias)
     image = np.clip(np.rint(image), AIR_HU, 3071).astype(np.int16)
     content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
-    names = dataset.annotated
+    names = list(dataset.annotated_in(case))
     bits = np.zeros(image.shape, bit_dtype(len(names)))
     voxels = {}
-    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, label_path):
+    for name, mask in case_masks(dataset, case, ct):
         coarse = resample_mask(mask, ct.affine, spacing)
         voxels[name] = int(coarse.sum())
         bits[coarse] |= bits.dtype.type(1 << names.index(name))
+    for name in set(names) - set(voxels):      # nobody can tell whether it is absent; its bit gives way to those after it
+        bits, names = drop_bit(bits, names.index(name)), [n for n in names if n != name]
     body = anatomy.body_mask(image, voxel_size_mm(affine))
     box = anatomy.bounding_box(body | (bits != 0), margin=2) or tuple(slice(0, n) for n in image.shape)
     image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
@@ -183,7 +216,7 @@ def _preprocess(dataset, image_path, label_path, preprocessing, folder):
         np.save(temporary / f"voxels_{k}.npy", _some(own, CLASS_VOXELS_KEPT, keep))
     np.save(temporary / "lesions.npy", _lesions(bits, names, keep))
     (temporary / "meta.json").write_text(json.dumps(
-        {"names": names, "voxels": voxels, "content": content, "image": str(image_path), "shape": image.shape,
+        {"names": names, "voxels": voxels, "content": content, "image": str(case.image), "shape": image.shape,
          "spacing_mm": spacing}))
     if not (folder / "meta.json").is_file():   # the remains of a damaged folder would be in the way
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import NOT_A_MEDICAL_DEVICE
 from .backbones import BACKBONES
+from .datasets import named_folder
 from .embeddings import ENCODINGS
 from .heads import LPGS
 from .model import PAPER_WIDTH
@@ -69,7 +70,9 @@ def build_parser():
     d = TrainConfig
     parser = argparse.ArgumentParser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
                                      epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder with one sub-folder per dataset (README, Data)")
+    parser.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md)")
+    parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+                        help="one more dataset, by the name of a published one (`python -m uniseg.layouts`); may be repeated")
     parser.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
     parser.add_argument("--init", type=Path, metavar="WEIGHTS",

@@ -49,7 +49,10 @@ def select_cases(datasets, include, exclude):
 def gather_cases(args, rank, world):
     """(training cases, validation cases), preprocessed; the work is shared among the processes."""
     name_map = read_map(args.map) if args.map else None
-    datasets = find_datasets(args.data_root, name_map)
+    if args.data_root is None and not args.dataset:
+        raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
+    notes = []
+    datasets = find_datasets(args.data_root, name_map, args.dataset, notes)
     if args.fold >= args.folds:
         raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
     held_out = set()
@@ -59,7 +62,9 @@ def gather_cases(args, rank, world):
     if args.overfit is not None:
         jobs = jobs[:args.overfit]
     if args.val_root is not None:
-        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map) for c in d.cases]
+        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map, notes=notes) for c in d.cases]
+    for note in notes if rank == 0 else ():
+        tqdm.write(f"uniseg: {note}", file=sys.stderr)
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
     for d, c, _ in tqdm(jobs[rank::world], desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
         prepare(d, c, preprocessing, cache)
@@ -70,9 +75,14 @@ def gather_cases(args, rank, world):
     if args.overfit is None:
         train = without_copies(train, val, args.drop_copies)
     if not train:
-        raise DataError(f"{args.data_root}: no training case is left beside fold {args.fold} of {args.folds}. "
+        raise DataError(f"{where(args)}: no training case is left beside fold {args.fold} of {args.folds}. "
                         "Give --folds 1 to train on every case.")
     return train, val
+
+
+def where(args):
+    """What a message about all the data begins with."""
+    return args.data_root or "--dataset"
 
 
 def without_copies(train, val, drop):
@@ -101,7 +111,7 @@ def choose_classes(args, cases):
             raise DataError(f"--classes: no training case has voxels of {', '.join(unseen)}. Leave them out.")
         seen = set(wanted)
     if len(seen) > 64:
-        raise DataError(f"{args.data_root}: {len(seen)} classes; one bit each, 64 fit. Choose some with --classes.")
+        raise DataError(f"{where(args)}: {len(seen)} classes; one bit each, 64 fit. Choose some with --classes.")
     if not seen:
-        raise DataError(f"{args.data_root}: the training cases have no labelled voxel. Check their labels.")
+        raise DataError(f"{where(args)}: the training cases have no labelled voxel. Check their labels.")
     return [n for n in NAMES if n in seen] + sorted(seen - set(NAMES))

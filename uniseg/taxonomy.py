@@ -214,4 +214,11 @@ DATASETS = (
     Dataset("12", "CT-ORG", 140, (6, 21, 16, 2, 0, 0), split=(16, 2)),
     Dataset("13", "AbdomenCT-12organ", 0, (6, 2, 1, 11, 8, 9, 7, 4, 5, 12, 13, 25), split=(2,)),
     Dataset("15", "TotalSegmentator", 1024),
+    # Other published editions of these sets, and sets outside Table 1: layouts.py says how each is told from the others.
+    Dataset("01s", "BTCV-Synapse", 0, tuple(range(1, 14))),
+    Dataset("02n", "Pancreas-CT-NIH", 0, (11,)),
+    Dataset("05a", "KiTS19", 0, (2, 26), split=(2,)),
+    Dataset("05b", "KiTS23", 0, (2, 26, 32), split=(2,)),
+    Dataset("16", "FLARE22", 0, (6, 2, 1, 11, 8, 9, 12, 13, 4, 5, 7, 14, 3)),
+    Dataset("17", "AbdomenAtlas", 0),
 )

@@ -3,9 +3,9 @@
     python -m uniseg.train --data-root ROOT                     one process
     torchrun --nproc-per-node 4 -m uniseg.train --data-root ROOT
 
-ROOT holds one folder per dataset, each with a dataset.json (Medical Segmentation Decathlon or nnU-Net v2 form). Run with
-no flags but the data, the recipe is the paper's; every option says where its default comes from (recipe.py). The run folder
-gets config.json, metrics.jsonl, last.pt (with all that --resume needs) and best.pt (by validation Dice).
+ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). Run with no flags
+but the data, the recipe is the paper's; every option says where its default comes from (recipe.py). The run folder gets
+config.json, metrics.jsonl, last.pt (with all that --resume needs) and best.pt (by validation Dice).
 """
 
 import contextlib
