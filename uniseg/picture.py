@@ -22,15 +22,25 @@ def write_png(path, rgb):
                               + chunk(b"IDAT", zlib.compress(scanlines.tobytes(), 6)) + chunk(b"IEND", b""))
 
 
+def class_color(value):
+    """RGB of a value of the label map; classes that Table 2 does not list take turns with five colours that it does not use."""
+    more = ((255, 0, 255), (120, 90, 255), (255, 255, 0), (0, 255, 255), (255, 60, 120))
+    return taxonomy.CLASSES[value - 1].color if value <= len(taxonomy.CLASSES) else more[value % 5]
+
+
+def middle(label_map):
+    """The mean voxel of all labels, (3,) int, by every fourth voxel of each axis; the volume's own where there is none."""
+    found = np.argwhere(label_map[::4, ::4, ::4] > 0) * 4
+    return found.mean(axis=0).astype(int) if len(found) else np.array(label_map.shape) // 2
+
+
 def overlay(hu, label_map, affine, at=None, hu_window=(-175.0, 250.0), size=320):
     """Axial, coronal and sagittal slice side by side as a radiologist sees them (patient's right on the picture's left).
 
     hu, label_map: (D, H, W) RAS+; at: voxel the slices go through (default: the middle of all labels)
     returns:       (size, 3 * size, 3) uint8; mm are true to scale within each slice
     """
-    if at is None:
-        found = np.argwhere(label_map[::4, ::4, ::4] > 0) * 4
-        at = found.mean(axis=0).astype(int) if len(found) else np.array(hu.shape) // 2
+    at = middle(label_map) if at is None else at
     spacing = voxel_size_mm(affine)
     panels = []
     for axis, (across, down) in ((2, (0, 1)), (1, (0, 2)), (0, (1, 2))):
@@ -49,10 +59,10 @@ def _panel(hu, labels, row_mm, column_mm, hu_window, size):
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    for c in taxonomy.CLASSES:
-        mask = labels == c.index
-        rgb[mask] = 0.7 * rgb[mask] + 0.3 * np.array(c.color)
-        rgb[mask & edge] = c.color
+    for value in np.unique(labels[labels > 0]):
+        mask = labels == value
+        rgb[mask] = 0.7 * rgb[mask] + 0.3 * np.array(class_color(value))
+        rgb[mask & edge] = class_color(value)
     panel = np.zeros((size, size, 3), np.uint8)
     top, left = (size - rgb.shape[0]) // 2, (size - rgb.shape[1]) // 2
     panel[top:top + rgb.shape[0], left:left + rgb.shape[1]] = rgb
