@@ -69,7 +69,7 @@ def test_a_level_line_fills_the_pixels_it_covers_and_no_other():
 
 def test_a_line_is_as_wide_across_whatever_its_slope():
     """The sum of the coverage is its area, length times width and the pen's half discs at the ends: to half a pixel of width."""
-    for end in ((30, 10), (25, 25), (20, 28), (11, 30), (10, 30)):
+    for end in ((30, 10), (25, 25), (20, 28), (11, 30), (10.5, 30)):
         length = np.hypot(end[0] - 10, end[1] - 10)
         assert dark([(10, 10), end], 3).sum() == pytest.approx(3 * length + np.pi * 1.5 ** 2, abs=length / 2), end
 

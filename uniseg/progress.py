@@ -104,7 +104,7 @@ def _dice_panel(picture, box, span, x_ticks, records, classes):
         measured, end = score >= 0, left + width
         if measured:
             stroke(picture, [(end + 2, float(to_y(score))), (end + 30, y), (end + 44, y)], 2.0 if name else 3.5, color)
-        label, ink = name.replace("_", " ") or "mean", INK if measured else FAINT
+        label, ink = name.replace("_", " ")[:26] or "mean", INK if measured else FAINT
         text(picture, end + 52, y + 3 * unit, label, ink, unit, bold=not name)
         text(picture, COLUMNS - 24, y + 3 * unit, f"{score:.3f}" if measured else "-", ink, unit, bold=not name, align="right")
 
