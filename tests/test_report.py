@@ -22,6 +22,7 @@ from test_train import TINY, metrics
 
 from uniseg import chart, model_card, picture, progress, report, taxonomy, train
 from uniseg.data import Case
+from uniseg.recipe import TrainConfig
 from uniseg.train import main
 
 BLACK = (0, 0, 0)
@@ -181,6 +182,16 @@ def test_the_picture_says_which_epoch_and_score_was_best():
     assert progress.best_record([record(1)]) is None
 
 
+def test_names_stand_in_the_order_of_the_last_scores_and_those_not_measured_below(monkeypatch):
+    written = []
+    monkeypatch.setattr(progress, "text", lambda picture, x, y, string, *more, **options: written.append((x, y, string)))
+    progress.progress_picture([record(1, liver=0.1, aorta=0.9, spleen=0.8), record(2, liver=0.3, aorta=0.2, spleen=0.8)],
+                              ["spleen", "liver", "colon", "aorta"], "run", 2)
+    labels = [(y, string) for x, y, string in written if 1050 < x < 1100]
+    assert [string for _, string in sorted(labels)] == ["spleen", "mean", "liver", "aorta", "colon"]
+    assert [string for x, _, string in written if x == 1376][1:] == ["0.800", "0.433", "0.300", "0.200", "-"]
+
+
 @pytest.mark.parametrize("records", [
     [], [record(1)], [record(1, liver=0.0)], [record(e, loss=0.7) for e in range(1, 4)], [record(1, loss=None), record(2, loss=2.0)],
     [{**record(1), "dice": {}, "mean_dice": None}], [record(1, loss=0.0, lr=0.0)], [record(e, loss=10.0 ** -e) for e in range(1, 90)],
@@ -250,6 +261,32 @@ def test_a_case_of_each_dataset_is_shown_before_a_second_of_any():
     cases = [Case(Path(), d, f"{d}/{i}", (), {}) for d, i in (("b", 2), ("b", 1), ("a", 3), ("a", 4))]
     assert [c.id for c in report.shown_cases(cases, 3)] == ["a/3", "b/1", "a/4"]
     assert report.shown_cases(cases, 0) == [] and len(report.shown_cases(cases, 9)) == 4
+
+
+class Bright:
+    """A stand-in for a network: says "liver" where the image is bright, "spleen" nowhere."""
+
+    classes = ("spleen", "liver")
+
+    def __call__(self, image):
+        return torch.cat([-torch.ones_like(image), image - 0.5], dim=1)
+
+    def eval(self): pass
+
+    def train(self): pass
+
+
+def test_validation_hands_on_the_predicted_label_map_of_the_cases_that_are_shown(tmp_path):
+    """Two boxes of livers, one near the feet and one near the head, in seven slabs of windows; and nothing of the other case."""
+    boxes = np.zeros((16, 16, 30), int)
+    boxes[2:6, 3:8, 1:4] = boxes[9:12, 8:15, 20:28] = 1
+    cases = [handmade(tmp_path / name, "a", boxes, ["liver"], image=np.where(boxes, 250, -175)) for name in ("x", "y")]
+    drawn = []
+    config = TrainConfig(patch_size=(8, 8, 8))
+    scores = train.validate(Bright(), cases, config, torch.device("cpu"), shown=[cases[1]], draw=lambda *given: drawn.append(given))
+    assert scores == {"liver": 1.0} == train.validate(Bright(), cases, config, torch.device("cpu"))
+    [(case, predicted)] = drawn
+    assert case is cases[1] and predicted.dtype == np.uint8 and (predicted == 6 * boxes).all()
 
 
 def test_the_reference_stands_above_and_the_prediction_below(tmp_path):
