@@ -35,6 +35,8 @@ TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", 
         "2", "--steps-per-epoch", "2", "--epochs", "10", "--warmup-epochs", "2", "--lr", "1e-3", "--val-every", "5", "--folds", "3",
         "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]             # prior: so that there is a Dice from the start
 
+LEFT = {"config.json", "metrics.jsonl", "metrics.csv", "progress.png", "overlays", "MODEL_CARD.md", "last.pt", "best.pt"}
+
 
 @pytest.fixture(scope="module")
 def flags(phantom_root, tmp_path_factory):
@@ -402,7 +404,7 @@ def test_validation_gives_the_mean_dice_of_the_cases_that_have_the_class(tmp_pat
 # ---------------------------------------------------------------------------------------------------------------- whole runs
 
 def test_a_run_leaves_its_settings_its_log_and_two_checkpoints(finished):
-    assert {p.name for p in finished.iterdir()} == {"config.json", "metrics.jsonl", "last.pt", "best.pt"}
+    assert {p.name for p in finished.iterdir()} == LEFT
     records = metrics(finished)
     assert [r["epoch"] for r in records] == list(range(1, 11)) and [r["step"] for r in records] == list(range(2, 21, 2))
     assert all(set(r) == {"epoch", "step", "loss", "lr", "seconds"} for r in records if r["epoch"] % 5)
@@ -747,7 +749,8 @@ def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, t
     process = torchrun(*flags(out, "--batch-size", 1))
     err = ended(process)
     assert process.returncode == 0, err
-    assert {p.name for p in out.iterdir()} == {"config.json", "metrics.jsonl", "last.pt", "best.pt"}
+    assert {p.name for p in out.iterdir()} == LEFT
+    assert {p.name for p in (out / "overlays").iterdir()} == {f"epoch_{e:04d}_Abdomen_a1.png" for e in (5, 10)}     # of rank 0's case
     together, alone = metrics(out), metrics(finished)
     assert len(together) == len(alone) == 10
     for a, b in zip(together, alone):

@@ -9,7 +9,6 @@ from scipy import ndimage
 from . import taxonomy
 from .volume import atomic_write, scale_hu, voxel_size_mm
 
-COLORS = {c.index: c.color for c in taxonomy.CLASSES}
 CROSS = ndimage.generate_binary_structure(2, 1)
 # Letters of 3 x 5 pixels: a digit a row, its three bits the pixels from left to right.
 GLYPHS = dict(zip("0123456789RA", "75557 26227 71747 71717 55711 74717 74757 71222 75757 75717 65655 25755".split()))
@@ -26,6 +25,18 @@ def write_png(path, rgb):
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0))
                               + chunk(b"IDAT", zlib.compress(scanlines.tobytes(), 6)) + chunk(b"IEND", b""))
+
+
+def class_color(value):
+    """RGB of a value of the label map; classes that Table 2 does not list take turns with five colours that it does not use."""
+    more = ((255, 0, 255), (120, 90, 255), (255, 255, 0), (0, 255, 255), (255, 60, 120))
+    return taxonomy.CLASSES[value - 1].color if value <= len(taxonomy.CLASSES) else more[value % 5]
+
+
+def middle(label_map):
+    """The mean voxel of all labels, (3,) int, by every fourth voxel of each axis; the volume's own where there is none."""
+    found = np.argwhere(label_map[::4, ::4, ::4] > 0) * 4
+    return found.mean(axis=0).astype(int) if len(found) else np.array(label_map.shape) // 2
 
 
 def overlay(hu, label_map, affine, at=None, hu_window=(-175.0, 250.0), size=320):
@@ -67,7 +78,7 @@ def _panel(hu, labels, row_mm, column_mm, hu_window, size):
     edge = ndimage.maximum_filter(labels, footprint=CROSS) != ndimage.minimum_filter(labels, footprint=CROSS)
     numbers = np.unique(labels[labels > 0])
     for number in numbers:
-        mask, color = labels == number, COLORS.get(int(number), (255, 255, 0))
+        mask, color = labels == number, class_color(number)
         rgb[mask] = 0.7 * rgb[mask] + 0.3 * np.array(color)
         rgb[mask & edge] = color
     for number in numbers:

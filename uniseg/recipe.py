@@ -133,6 +133,7 @@ def build_parser():
     val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
     val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")
     val.add_argument("--val-every", type=_at_least(1), default=d.val_every, help="epochs")
+    val.add_argument("--overlays", type=_at_least(0), default=2, metavar="N", help="pictures of N cases at each; 0: none")
     val.add_argument("--overlap", type=_fraction, default=d.overlap, help="of the sliding window")
     return parser
 

@@ -267,11 +267,10 @@ def _to_native(bits, maps, names, affine, native_shape, native_affine):
     native_bits = np.zeros(native_shape, bit_dtype(len(names)), order="F")
     label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
     confidence = np.zeros(native_shape, np.uint8, order="F")
-    kinds = {n: taxonomy.BY_NAME[n].kind if n in taxonomy.BY_NAME else taxonomy.ORGAN for n in names}
-    for kind in (taxonomy.ORGAN, taxonomy.VESSEL, taxonomy.TUMOUR):
+    for kind in taxonomy.MERGING_ORDER:
         confidence.fill(0)
         for k, name in enumerate(names):
-            if kinds[name] != kind:
+            if taxonomy.kind_of(name) != kind:
                 continue
             found = _refined(get_bit(bits, k), maps[k])
             if found is None:

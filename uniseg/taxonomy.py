@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 ORGAN, VESSEL, TUMOUR = "organ", "vessel", "tumour"
+MERGING_ORDER = (ORGAN, VESSEL, TUMOUR)     # of the label map: later kinds cover earlier ones (Section 4.1.2)
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ def label_values(names):
     """Label-map value of every class of a model, in the model's order: {name: value}."""
     extra = [n for n in names if n not in BY_NAME]
     return {n: class_number(n, extra.index(n) if n in extra else 0) for n in names}
+
+
+def kind_of(name):
+    """Organ, vessel or tumour; a class that Table 2 does not list counts as an organ."""
+    return BY_NAME[name].kind if name in BY_NAME else ORGAN
 
 
 @dataclass(frozen=True)

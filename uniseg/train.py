@@ -5,11 +5,14 @@
 
 ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). Run with no flags
 but the data, the recipe is the paper's; every option says where its default comes from (recipe.py). The run folder gets
-config.json, metrics.jsonl, last.pt (with all that --resume needs) and best.pt (by validation Dice).
+config.json, metrics.jsonl, last.pt (with all that --resume needs), best.pt (by validation Dice), and what report.py makes to
+be read.
 """
 
 import contextlib
+import functools
 import math
+import shlex
 import signal
 import sys
 import time
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint
+from . import checkpoint, report
 from .data import PatchDataset
 from .embeddings import class_embeddings, provenance
 from .losses import masked_loss
@@ -97,8 +100,11 @@ def training_step(model, batches, config, world=1, weights=None, scaler=None):
 
 
 @torch.no_grad()
-def validate(network, cases, config, device, rank=0, world=1):
-    """{class: mean Dice over the cases that have it}, sliding window on the model grid, cases shared among ranks."""
+def validate(network, cases, config, device, rank=0, world=1, shown=(), draw=None):
+    """{class: mean Dice over the cases that have it}, sliding window on the model grid, cases shared among ranks.
+
+    shown: cases whose predicted label map, (D, H, W) uint8, is handed to draw(case, label map)
+    """
     network.eval()
     names = network.classes
     counts = torch.zeros(len(cases), len(names), 3, dtype=torch.float64)               # |P and T|, |P|, |T|
@@ -111,12 +117,17 @@ def validate(network, cases, config, device, rank=0, world=1):
     for i in range(rank, len(cases), world):
         case = cases[i]
         image, bits = scale_hu(case.image, config.hu_window), case.bits
+        predicted = np.zeros(image.shape, np.uint8) if case in shown else None
         for z, logits in sliding_window(image, predict, len(names), config.patch_size, config.overlap, device=device):
             truth = torch.from_numpy(bits[:, :, z:z + logits.shape[3]].astype(np.int64))
             for k, name in enumerate(names):
                 if name in case.names:
                     t, p = ((truth >> case.names.index(name)) & 1).bool(), logits[k] > 0
                     counts[i, k] += torch.stack([(p & t).sum(), p.sum(), t.sum()]).double()
+            if predicted is not None:
+                predicted[:, :, z:z + logits.shape[3]] = report.label_map(logits, names)
+        if predicted is not None:
+            draw(case, predicted)
     network.train()
     counts = sum_over_ranks(counts.to(device if device.type == "cuda" else "cpu")).cpu().numpy()
     scores = {}
@@ -165,7 +176,7 @@ def run(args):
     scaler = torch.amp.GradScaler("cuda") if config.amp == "fp16" else None
     state = {"step": 0, "best": -1.0, "loss_sum": 0.0}
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
-             "command": "python -m uniseg.train " + " ".join(sys.argv[1:] if args.argv is None else args.argv)}
+             "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
     if args.init is not None:
         about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
     if args.resume:
@@ -186,10 +197,13 @@ def run(args):
     def save_best():
         checkpoint.save(args.out / "best.pt", average.module if average else network, preprocessing, about)
 
+    def tell(everything):
+        report.write(args.out, {**about, "processes": world}, network, device, train_cases, val_cases, everything)
+
     former = signal.getsignal(signal.SIGTERM)
     try:
-        return loop(args, config, network, average, optimizer, scaler, state, (save_last, save_best), train_cases, val_cases,
-                    (rank, world, device))
+        return loop(args, config, network, average, optimizer, scaler, state, (save_last, save_best, tell), train_cases,
+                    val_cases, (rank, world, device))
     finally:
         signal.signal(signal.SIGTERM, former)
 
@@ -229,7 +243,7 @@ def averaged(network, decay):
 
 def loop(args, config, network, average, optimizer, scaler, state, save, train_cases, val_cases, place):
     """The training loop: every step, every epoch's log, every validation."""
-    (rank, world, device), (save_last, save_best) = place, save
+    (rank, world, device), (save_last, save_best, tell) = place, save
     overfit = args.overfit is not None
     dataset = PatchDataset(train_cases, network.classes, preprocessing_of(config), config.patch_size, config.seed,
                            config.foreground, 0.0 if overfit else config.rotate_probability,
@@ -241,6 +255,7 @@ def loop(args, config, network, average, optimizer, scaler, state, save, train_c
     model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
     model = torch.compile(model) if config.compile else model
     weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
+    shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     batches, total, began = iter(loader), config.epochs * config.steps_per_epoch, time.monotonic()
@@ -272,7 +287,9 @@ def loop(args, config, network, average, optimizer, scaler, state, save, train_c
                       "seconds": round(time.monotonic() - began, 3)}
             state["loss_sum"] = 0.0
             if val_cases and (epoch % config.val_every == 0 or epoch == config.epochs):
-                record["dice"] = validate(average.module if average else network, val_cases, config, device, rank, world)
+                draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
+                record["dice"] = validate(average.module if average else network, val_cases, config, device, rank, world, shown,
+                                          draw)
                 record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
             if rank == 0:
                 log(args.out / "metrics.jsonl", record)
@@ -282,12 +299,15 @@ def loop(args, config, network, average, optimizer, scaler, state, save, train_c
                     save_best()
             if rank == 0:
                 save_last()
+                tell(everything=epoch % config.val_every == 0)
         if sum_over_ranks(torch.tensor(float(bool(stop)), device=device)).item():
             if rank == 0:
                 save_last()
                 print(f"uniseg: stopped by SIGTERM after step {step + 1}; go on with --resume", file=sys.stderr)
             return 143
     progress.close()
+    if rank == 0:
+        tell(everything=True)
     return 0
 
 
