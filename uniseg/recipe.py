@@ -105,6 +105,13 @@ def build_parser():
     opt.add_argument("--beta1", type=_fraction, default=d.beta1, help="of AdamW; the paper's momentum")
     opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=d.amp, help="automatic mixed precision; fp16 on GPUs only")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
+    fault = parser.add_argument_group("faults (ours)")
+    fault.add_argument("--skip-bad", action="store_true", help="leave out cases that cannot be read, instead of stopping")
+    fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
+                       help="skip a step whose loss or gradient is not finite, at most N in a row")
+    fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop", help="when the disk is full")
+    fault.add_argument("--timeout", type=_positive, default=30.0, metavar="MINUTES",
+                       help="of several processes: how long one waits for the others (torch's is 30, 10 with NCCL)")
     val = parser.add_argument_group("validation")
     val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
     val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")
