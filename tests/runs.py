@@ -99,9 +99,9 @@ def gradients(network):
     return torch.cat([p.grad.flatten() for p in network.parameters()])
 
 
-def torchrun(*arguments):
+def torchrun(*arguments, how=("--standalone", "--nproc-per-node", "2")):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "uniseg.train", *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "uniseg.train", *arguments]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
