@@ -243,6 +243,12 @@ def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, mon
 DISJOINT = ["100", "010", "001", "000"]
 
 
+def validated(cases, rank=0, world=1):
+    network = small_network()
+    network.set_prior(0.6)                                                            # it finds something
+    return validate(network, cases, TrainConfig(patch_size=(16, 16, 16)), torch.device("cpu"), rank, world)
+
+
 def one_of_four(rank, folder, options):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=4)
@@ -250,8 +256,7 @@ def one_of_four(rank, folder, options):
     loss = training_step(parallel(network), [batch_of(rank, DISJOINT[rank])], TrainConfig(), 4)
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(options), rank, 4)
     torch.save({"loss": loss, "gradients": gradients(network), "train": [c.id for c in train_cases], "val": [c.id for c in val_cases],
-                "dice": validate(network, val_cases, TrainConfig(patch_size=(16, 16, 16)), torch.device("cpu"), rank, 4)},
-               f"{folder}/rank{rank}.pt")
+                "dice": validated(val_cases, rank, 4)}, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
     os._exit(0)
 
@@ -272,13 +277,13 @@ def test_t4_processes_whose_cases_annotate_different_classes_give_the_gradient_o
 
 
 def test_t5_t11_fewer_cases_than_processes_are_prepared_and_validated_as_by_one(four, flags):
-    """Cases are not repeated to fill up the ranks, so none counts twice; sums of voxels are exact, so the Dice is the same."""
+    """Cases are not repeated to fill up the ranks, so none counts twice."""
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(flags("unused")), 0, 1)
-    alone = validate(small_network(), val_cases, TrainConfig(patch_size=(16, 16, 16)), torch.device("cpu"))
-    assert set(alone) == {"spleen", "liver"}                                          # no aorta in these cases
+    alone = validated(val_cases)
+    assert set(alone) == {"spleen", "liver"} and all(0 < dice < 1 for dice in alone.values())          # no aorta in these cases
     for found in four:
         assert (len(found["train"]), len(found["val"])) == (3, 2)
-        assert found["train"] == [c.id for c in train_cases] and found["dice"] == alone
+        assert found["train"] == [c.id for c in train_cases] and found["dice"] == pytest.approx(alone, abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------------------- one process

@@ -314,6 +314,8 @@ def test_r6_a_signal_within_a_validation_ends_it_and_resume_makes_up_for_it(flag
     assert len(windows) == 1                                                          # the other case was not begun
     training = checkpoint.read(out / "last.pt")["training"]
     assert (training["step"], training["epoch"]) == (4, 1) and len(metrics(out)) == 1
+    with open(out / "metrics.jsonl", "a") as log:                                     # as if resumed, and killed before it could save
+        log.write('{"epoch": 2, "step": 4}\n')
     assert main(flags(out, *SHORT, "--resume")) == 0
     assert_same_run(out, short)
 
@@ -561,8 +563,20 @@ def test_d19_a_folder_that_holds_a_run_is_not_started_in_again(finished, refused
 
 
 def test_d18_there_is_nothing_to_resume_without_a_checkpoint(refused, tmp_path):
-    assert "last.pt: no checkpoint to resume from, no epoch was finished. Start without --resume in an empty --out." in refused("--resume")
+    assert "last.pt: no checkpoint to resume from, nor a run begun here. Start without --resume." in refused("--resume")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(flags, short, tmp_path, monkeypatch):
+    """So that a script may say --resume whenever there is a config.json."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_step", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            main(flags(out, *SHORT))
+    assert [p.name for p in out.iterdir()] == ["config.json"]
+    assert main(flags(out, *SHORT, "--resume")) == 0
+    assert_same_run(out, short)
 
 
 @pytest.mark.parametrize("option, difference", [

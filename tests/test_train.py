@@ -57,7 +57,8 @@ def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, step
 @pytest.mark.parametrize("option", [
     ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--epochs", "0"), ("--epochs", "ten"), ("--batch-size", "0"),
     ("--accumulate", "0"), ("--foreground", "1.5"), ("--prior", "-0.1"), ("--patch-size", "4", "4", "4"), ("--overfit", "0"),
-    ("--seed", "-1"), ("--workers", "-1"), ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0")],
+    ("--seed", "-1"), ("--workers", "-1"), ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0"),
+    ("--max-skipped", "-1"), ("--timeout", "0"), ("--timeout", "1e300"), ("--on-save-error", "shrug")],
     ids=" ".join)
 def test_d26_impossible_numbers_are_refused_by_the_parser(option, capsys):
     with pytest.raises(SystemExit) as end:

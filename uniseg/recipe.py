@@ -131,8 +131,8 @@ def _at_least(least):
 
 def _positive(text):
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number below 1e9")
     return value
 
 

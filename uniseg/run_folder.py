@@ -47,12 +47,17 @@ def own_run_folder(args, rank):
 
 
 def _check(args):
-    """Refuse to mix two runs in one folder. Raises ValueError."""
-    last, before = args.out / "last.pt", args.out / "last.prev.pt"
-    if args.resume and not last.is_file() and not before.is_file():
-        raise ValueError(f"{last}: no checkpoint to resume from, no epoch was finished. Start without --resume in an empty --out.")
-    if not args.resume and any((args.out / name).exists() for name in (last.name, before.name, "metrics.jsonl", "config.json")):
+    """Refuse to mix two runs in one folder, or to go on with none. Raises ValueError."""
+    begun = has_checkpoint(args.out) or any((args.out / name).exists() for name in ("metrics.jsonl", "config.json"))
+    if args.resume and not begun:
+        raise ValueError(f"{args.out / 'last.pt'}: no checkpoint to resume from, nor a run begun here. Start without --resume.")
+    if not args.resume and begun:
         raise ValueError(f"{args.out}: holds a run already. Give --resume to go on with it or another --out.")
+
+
+def has_checkpoint(out):
+    """False also for a run that was killed before its first one: --resume then starts from the beginning."""
+    return (out / "last.pt").exists() or (out / "last.prev.pt").exists()
 
 
 def _take_lock(path):

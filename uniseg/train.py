@@ -28,7 +28,7 @@ from .losses import masked_loss
 from .metrics import dice_from_counts
 from .model import ModelConfig, UniversalModel
 from .recipe import build_parser, lr_at, make_config
-from .run_folder import log, own_run_folder, resume, trim_metrics, write_json, written
+from .run_folder import has_checkpoint, log, own_run_folder, resume, trim_metrics, write_json, written
 from .runtime import (Stopped, any_signal, end_processes, explain, from_all_ranks, keep_freed_memory, launched, leave,
                       leave_signals_to_main, signals_noted, start_processes, sum_over_ranks, workers_that_fit)
 from .sliding_window import sliding_window
@@ -211,7 +211,7 @@ def run(args, place):
              "command": "python -m uniseg.train " + " ".join(sys.argv[1:] if args.argv is None else args.argv)}
     if args.init is not None:
         about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
-    if args.resume:
+    if args.resume and has_checkpoint(args.out):
         state = resume(args.out, network, optimizer, scaler, config, about["data"], place, state)
     elif rank == 0:
         write_json(args.out / "config.json", {**asdict(config), "classes": classes, "cases": [c.id for c in train_cases],
