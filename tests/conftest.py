@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import runs
+from uniseg import train
 from uniseg.phantom import make_phantom
 from uniseg.volume import write_volume
 
@@ -102,3 +104,33 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real CTs at {folder}; this test needs them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def flags(phantom_root, tmp_path_factory):
+    """Options of a small run; the preprocessed cases are shared by all tests."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def options(out, *more, root=phantom_root):
+        return ["--data-root", str(root), "--cache", str(cache), "--out", str(out), *runs.TINY, *map(str, more)]
+    return options
+
+
+@pytest.fixture(scope="session")
+def finished(flags, tmp_path_factory):
+    """The folder of a run of 10 epochs that nothing interrupted. Not to be written to."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert train.main(flags(out)) == 0
+    return out
+
+
+@pytest.fixture
+def refused(flags, capsys, tmp_path):
+    """Start a run that is refused: its one line on stderr."""
+    def start(*more, out=tmp_path / "run", code=2, **options):
+        assert train.main(flags(out, *more, **options)) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        error = [line for line in lines if line.startswith("uniseg: error: ")]
+        assert len(error) == 1 and "Traceback" not in "".join(lines)
+        return error[0].removeprefix("uniseg: error: ")
+    return start

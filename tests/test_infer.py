@@ -486,6 +486,59 @@ def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_
     assert json.loads((here / "ct_seg.json").read_text())["classes"]
 
 
+DIES_AT_THE_FIFTH = """
+import os, signal, sys
+import uniseg.infer, uniseg.segmenter
+real, calls = uniseg.segmenter.write_label_map, []
+def dies(*arguments):
+    calls.append(1)
+    real(*arguments)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+uniseg.segmenter.write_label_map = dies
+sys.exit(uniseg.infer.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_no_other(shared, segment, here):
+    """The fifth has its label map already, but not the JSON that makes it complete: it is made again."""
+    (here / "cts").mkdir()
+    for n in range(10):
+        (here / "cts" / f"{n}.nii.gz").write_bytes((here / "ct.nii.gz").read_bytes())
+    options = ["cts", "--device", "cpu", "--weights", str(shared / "tiny.pt"), "-o", "out"]
+    done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz"])
+    stamps = {f: (s.st_mtime_ns, s.st_ino) for f in files("out")[:8] for s in [os.stat(here / "out" / f)]}
+    fifth = os.stat("out/4_seg.nii.gz").st_ino
+    code, out, err = segment("cts", "-o", "out", "--resume")
+    assert code == 0 and err == "uniseg: 4 of 10 results are complete and stay as they are\n" and out.count(" MiB, cpu)") == 6
+    assert {f: (s.st_mtime_ns, s.st_ino) for f in stamps for s in [os.stat(here / "out" / f)]} == stamps
+    assert os.stat("out/4_seg.nii.gz").st_ino != fifth
+    assert segment("cts", "-o", "whole")[0] == 0
+    assert files("out") == files("whole")
+    for name in files("whole"):
+        one, other = Path("out", name).read_bytes(), Path("whole", name).read_bytes()
+        if name.endswith(".json"):                                          # what may differ: times and memory
+            one, other = ({k: v for k, v in json.loads(b).items() if k not in ("seconds", "peak_memory_mib")} for b in (one, other))
+        assert one == other, name
+
+
+def test_resume_with_nothing_left_to_do_is_done(segment, here):
+    assert segment("ct.nii.gz")[0] == 0
+    assert segment("ct.nii.gz", "--resume") == (0, "", "uniseg: 1 of 1 results are complete and stay as they are\n")
+    code, _, err = segment("ct.nii.gz", "--resume", "--masks")              # which the first run did not write
+    assert code == 0 and "0 of 1" in err and Path("ct_seg/liver.nii.gz").is_file()
+
+
+def test_resume_and_overwrite_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["ct.nii.gz", "--resume", "--overwrite"])
+    assert end.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+
+
 def test_main_works_outside_the_main_thread_where_no_signal_handler_can_be_set(shared, here):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["ct.nii.gz", "--weights", str(shared / "tiny.pt"), "--device",

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import TINY, metrics
 from test_data import handmade
-from test_train import TINY, metrics
 
 from uniseg import chart, model_card, picture, progress, report, taxonomy, train
 from uniseg.data import Case
 from uniseg.recipe import TrainConfig
 from uniseg.train import main
+from uniseg.validation import mean_dice, validate
 
 BLACK = (0, 0, 0)
 
@@ -283,8 +284,9 @@ def test_validation_hands_on_the_predicted_label_map_of_the_cases_that_are_shown
     cases = [handmade(tmp_path / name, "a", boxes, ["liver"], image=np.where(boxes, 250, -175)) for name in ("x", "y")]
     drawn = []
     config = TrainConfig(patch_size=(8, 8, 8))
-    scores = train.validate(Bright(), cases, config, torch.device("cpu"), shown=[cases[1]], draw=lambda *given: drawn.append(given))
-    assert scores == {"liver": 1.0} == train.validate(Bright(), cases, config, torch.device("cpu"))
+    place = (0, 1, torch.device("cpu"))
+    counts = validate(Bright(), cases, config, place, shown=[cases[1]], draw=lambda *given: drawn.append(given))
+    assert np.array_equal(counts, validate(Bright(), cases, config, place)) and mean_dice(counts, cases, Bright().classes)["liver"] == 1
     [(case, predicted)] = drawn
     assert case is cases[1] and predicted.dtype == np.uint8 and (predicted == 6 * boxes).all()
 

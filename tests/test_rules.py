@@ -112,3 +112,51 @@ def test_both_commands_and_the_readme_say_that_this_is_no_medical_device():
         assert NOT_A_MEDICAL_DEVICE in " ".join(parser.format_help().split())
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert readme.count("not a medical device") == readme.count(NOT_A_MEDICAL_DEVICE) == 1
+
+
+# Append-only or created whole by other means; everything else goes through atomic_write.
+OTHER_WRITERS = {
+    "nifti.atomic_write": "opens the temporary file once more, to make it durable",
+    "nifti._open_regular": "reads",
+    "data._preprocess": "into a folder of another name, which is renamed when complete",
+    "run_folder.log": "one line at the end of metrics.jsonl; half a line is cut off on --resume",
+    "run_folder._take_lock": "O_EXCL, so that one of two creates the file",
+    "infer.say": "the null device",
+    "nifti._sync_folder": "a folder, to make a name in it durable",
+}
+
+
+def writers():
+    """(module.function, line, inside `with atomic_write`) of each call that may write a file."""
+    def visit(node, function, atomic):
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.With):
+            atomic = atomic or any(isinstance(i.context_expr, ast.Call) and dotted(i.context_expr.func).endswith("atomic_write")
+                                   for i in node.items)
+        if isinstance(node, ast.Call):
+            name, last = dotted(node.func), dotted(node.func).split(".")[-1]
+            modes = [a.value for a in [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")] if isinstance(a, ast.Constant)]
+            writes = last in ("write_text", "write_bytes", "savez", "savez_compressed", "tofile", "savetxt", "to_filename", "copyfile") \
+                or name in ("np.save", "torch.save", "json.dump", "os.open", "nibabel.save", "shutil.copy") \
+                or last == "open" and any(isinstance(m, str) and set(m) & set("wax+") for m in modes)
+            if writes:
+                yield f"{path.stem}.{function}", node.lineno, atomic
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, function, atomic)
+    for path in SOURCES:
+        yield from visit(ast.parse(path.read_text(encoding="utf-8")), "", False)
+
+
+def test_r13_every_file_is_written_through_the_one_helper_that_leaves_no_half_of_it():
+    found = list(writers())
+    assert {place for place, _, atomic in found if atomic} >= {"nifti.write_nifti", "checkpoint.write", "segmenter.save",
+                                                               "run_folder.write_json", "run_folder.trim_metrics"}
+    assert [(place, line) for place, line, atomic in found if not atomic and place not in OTHER_WRITERS] == []
+
+
+def test_d25_no_duration_is_taken_from_a_clock_that_may_be_set():
+    """Summer time, a time server's correction: time.monotonic knows neither."""
+    names = {name for _, name, _ in calls()}
+    assert "time.monotonic" in names
+    assert not names & {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}

@@ -11,7 +11,9 @@ Files of the authors and of others are read too (released.py):
 """
 
 import argparse
+import errno
 import hashlib
+import os
 import sys
 import textwrap
 import zipfile
@@ -54,6 +56,7 @@ def file_sha256(path):
 def save(path, network, preprocessing, about=None, training=None, half=False):
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
+    With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.
     preprocessing: {"spacing_mm", "hu_window", "window", "antialias"}, what inference has to repeat
     half:          store floating-point weights in float16 (for shipping)
     """
@@ -64,17 +67,30 @@ def save(path, network, preprocessing, about=None, training=None, half=False):
         raise CheckpointError(f"{path}: not written, {broken} holds NaN or infinity. Lower --lr.")
     more = {} if training is None else {"training": training}
     write(path, {"network": network.describe(), "preprocessing": preprocessing, "weights": weights, "about": about or {},
-                 **more})
+                 **more}, keep=None if training is None else previous(path))
 
 
-def write(path, content):
-    """Write the content of a checkpoint, with its format and digest; an interrupted write leaves the former file."""
+def previous(path):
+    """last.pt -> last.prev.pt"""
+    return Path(path).with_suffix(".prev.pt")
+
+
+def write(path, content, keep=None):
+    """Write the content of a checkpoint, with its format and digest, and read it back before it takes the place of the
+    former file, which goes to `keep`; an interrupted write leaves the former file."""
     content = {"format": FORMAT, "uniseg": __version__, **content, "digest": digest(content["weights"])}
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path, keep) as temporary:
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's words for a full disk are "unexpected pos 768 vs 662"
+                raise error.__context__ if isinstance(error.__context__, OSError) else error
+            file.flush()
+            os.fsync(file.fileno())
         try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch's words for a full disk are "unexpected pos 768 vs 662"
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            read(temporary)
+        except CheckpointError:
+            raise OSError(errno.EIO, "what was written reads back damaged") from None
 
 
 def read(path, partial=False):

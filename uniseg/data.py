@@ -146,11 +146,19 @@ class Case:
 
     @property
     def image(self):
-        return np.load(self.folder / "image.npy", mmap_mode="r")       # (D, H, W) int16 HU
+        return self.array("image")                                     # (D, H, W) int16 HU
 
     @property
     def bits(self):
-        return np.load(self.folder / "bits.npy", mmap_mode="r")        # (D, H, W) unsigned, bit k: names[k]
+        return self.array("bits")                                      # (D, H, W) unsigned, bit k: names[k]
+
+    def array(self, name):
+        """One of the folder's arrays, memory-mapped. Raises OSError where the file was lost or cut since it was made."""
+        try:
+            return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise OSError(f"{self.folder / name}.npy: the cached case {self.id} is damaged ({error}). "
+                          "Remove this folder; the next start makes it again.") from None
 
 
 def prepare(dataset, case, preprocessing, cache):
@@ -289,14 +297,14 @@ class PatchDataset:
     def _centre(self, case, rng):
         """Index of the patch's centre voxel: foreground with probability 2/3, else background."""
         bits = case.bits
-        foreground = np.load(case.folder / "foreground.npy", mmap_mode="r")
+        foreground = case.array("foreground")
         if len(foreground) and rng.random() < self.foreground:
             lesions = np.load(case.folder / "lesions.npy", mmap_mode="r") if self.lesions else ()
             if len(lesions) and rng.random() < self.lesions:   # beyond the paper: each lesion alike, however small
                 return np.unravel_index(int(rng.choice(lesions[rng.integers(len(lesions))])), bits.shape)
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
             if present and rng.random() < self.balance:        # beyond the paper: a class first, then one of its voxels
-                foreground = np.load(case.folder / f"voxels_{present[rng.integers(len(present))]}.npy", mmap_mode="r")
+                foreground = case.array(f"voxels_{present[rng.integers(len(present))]}")
             return np.unravel_index(int(foreground[rng.integers(len(foreground))]), bits.shape)
         for _ in range(64):                                    # a volume that is all foreground has no background
             centre = tuple(int(rng.integers(n)) for n in bits.shape)

@@ -42,7 +42,9 @@ def build_parser():
     parser.add_argument("--no-postprocess", action="store_true", help="skip sides, components and regions (Section 4.1.2)")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")
     parser.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32", help="of the network")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    there.add_argument("--resume", action="store_true", help="after an interruption: keep results that are complete, make the others")
     parser.add_argument("--demo", action="store_true", help="make demo_ct.nii.gz, a synthetic CT, here or in -o, and segment it")
     parser.add_argument("--list-classes", action="store_true", help="print the classes and leave")
     parser.add_argument("-v", "--verbose", action="store_true", help="show where an error came from")
@@ -73,6 +75,8 @@ def run(args):
     try:
         options = check_options(args)
         jobs = [make_demo(args)] if args.demo else plan(args)
+        if not jobs:                                # --resume, and nothing is left to do
+            return 0
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options))
     except (ValueError, OSError) as error:
@@ -158,7 +162,7 @@ def identity(path):
 
 
 def plan(args):
-    """[(CT, result)] of all inputs, checked before any work. Raises ValueError."""
+    """[(CT, result)] of all inputs that are to be segmented, checked before any work. Raises ValueError."""
     if not args.inputs:
         raise ValueError("no CT given. Name a NIfTI file or a folder, or try --demo.")
     files = []
@@ -188,12 +192,22 @@ def plan(args):
         for path in (result, result.with_name(f"{stem(result)}.json"), *([masks_folder(result)] if args.masks else [])):
             if path.exists() and identity(path) in sources:
                 raise ValueError(f"{path}: the result would replace the input. Give another -o.")
-            if path.exists() and not args.overwrite:
-                raise ValueError(f"{path}: exists already. Give --overwrite to replace it or -o for another place.")
+            if path.exists() and not (args.overwrite or args.resume):
+                raise ValueError(f"{path}: exists already. Give --overwrite to replace it, --resume to keep what is "
+                                 "complete, or -o for another place.")
         folder = next(p for p in (result.parent, *result.parent.parents) if p.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ValueError(f"{result}: nothing can be written in {folder}. Give another -o.")
+    if args.resume:
+        left = [(ct, result) for ct, result in jobs if not complete(result, args.masks)]
+        say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} results are complete and stay as they are", sys.stderr)
+        return left
     return jobs
+
+
+def complete(result, masks):
+    """Whether a former run finished this result: its JSON is written last."""
+    return result.is_file() and result.with_name(f"{stem(result)}.json").is_file() and (not masks or masks_folder(result).is_dir())
 
 
 def nearest(path):

@@ -392,10 +392,11 @@ def format_mm(sizes):
 # --------------------------------------------------------------------------------------------------- bytes out
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path, keep=None):
     """Give a temporary path beside `path`; when the block ends well it becomes `path`, else it is removed.
 
     A reader, or a rerun after a crash, sees the old file or the complete new one, never a part.
+    keep: path that the former file takes; between the two renamings `path` is missing and `keep` complete.
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 230 else path.name[:50]    # a file name has at most 255 bytes
@@ -404,6 +405,8 @@ def atomic_write(path):
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:

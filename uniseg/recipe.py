@@ -129,6 +129,13 @@ def build_parser():
                      help="Swin UNETR: recompute activations in the backward pass to save memory; the same numbers")
     opt.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler, pays on long runs")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
+    fault = parser.add_argument_group("faults (ours)")
+    fault.add_argument("--skip-bad", action="store_true", help="leave out cases that cannot be read, instead of stopping")
+    fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
+                       help="skip a step whose loss or gradient is not finite, at most N in a row")
+    fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop", help="when the disk is full")
+    fault.add_argument("--timeout", type=_positive, default=30.0, metavar="MINUTES",
+                       help="of several processes: how long one waits for the others (torch's is 30, 10 with NCCL)")
     val = parser.add_argument_group("validation")
     val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
     val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")
@@ -149,8 +156,8 @@ def _at_least(least):
 
 def _positive(text):
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number below 1e9")
     return value
 
 

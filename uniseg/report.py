@@ -34,14 +34,14 @@ def write(out, about, network, device, train_cases, val_cases, everything):
         settings, records = json.loads((out / "config.json").read_text()), read_metrics(out / "metrics.jsonl")
         name = out.resolve().name
         with only_warn():
-            write_text(out / "metrics.csv", metrics_csv(records, settings["classes"]))
+            save_text(out / "metrics.csv", metrics_csv(records, settings["classes"]))
         if everything:
             with only_warn():
                 write_png(out / "progress.png", progress_picture(records, settings["classes"], name, settings["epochs"]))
             with only_warn():
                 millions = sum(p.numel() for p in network.parameters()) / 1e6
                 card = model_card(name, settings, records, about, millions, device, train_cases, val_cases)
-                write_text(out / "MODEL_CARD.md", card)
+                save_text(out / "MODEL_CARD.md", card)
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def only_warn():
         tqdm.write(f"uniseg: warning: {' '.join(what.split())} The report is incomplete; training goes on.", file=sys.stderr)
 
 
-def write_text(path, content):
+def save_text(path, content):
     with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 

@@ -1,8 +1,14 @@
-"""What a process asks of its machine: a device, its fellow processes, an allocator that keeps its pages, its peak memory."""
+"""What a process asks of its machine: a device, its fellow processes, signals, memory; and what to say when the machine fails."""
 
+import contextlib
 import ctypes
 import os
+import re
+import shutil
+import signal
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -24,18 +30,31 @@ def choose_device(name="auto"):
     return device
 
 
-def start_processes(device_name):
-    """(rank, world, device); joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs."""
+# -------------------------------------------------------------------------------------------- several processes, one run
+
+def launched():
+    """(rank, world) of this process as torchrun or a scheduler's script set it; (0, 1) for one process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), world) if world > 1 else (0, 1)
+
+
+def start_processes(device_name, timeout_minutes=30.0):
+    """(rank, world, device); joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
+
+    timeout_minutes: how long a process waits for the others before it gives up.
+    """
+    _, world = launched()
     if world == 1:
         return 0, 1, choose_device(device_name)
+    if not dist.is_available():
+        raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
     return dist.get_rank(), world, device
 
 
@@ -50,6 +69,15 @@ def sum_over_ranks(tensor):
     return tensor
 
 
+def from_all_ranks(value):
+    """[the value of rank 0, of rank 1, ...], the same on every rank."""
+    if not several_processes():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def barrier():
     if several_processes():
         dist.barrier()
@@ -58,6 +86,80 @@ def barrier():
 def end_processes():
     if several_processes():
         dist.destroy_process_group()
+
+
+def explain(error):
+    """(one line for the user, exit code) of an exception; (None, 1) for a fault of this program, whose traceback says more.
+
+    Exit codes: 2 bad input, 1 failure at work.
+    """
+    text = str(error).strip()
+    if text.startswith("Caught ") and "Original Traceback" in text:          # from a process that draws patches
+        text = text.splitlines()[-1].partition(": ")[2]
+    line = " ".join(text.split())
+    if isinstance(error, ValueError):                  # DataError, VolumeError, CheckpointError, EmbeddingError
+        return line, 2
+    if isinstance(error, (FloatingPointError, OSError)):
+        return line, 1
+    if isinstance(error, MemoryError):
+        line = "out of memory"
+    if isinstance(error, (RuntimeError, MemoryError)):
+        return next((said for pattern, said in KNOWN_FAILURES.items() if re.search(pattern, line, re.IGNORECASE)), None), 1
+    return None, 1
+
+
+# What torch, gloo and NCCL say, and what it means; the first that fits. torch.distributed raises plain RuntimeErrors for most.
+KNOWN_FAILURES = {
+    r"DataLoader worker.*(bus error|shared memory)":
+        "shared memory (/dev/shm) is too small for the patches handed over. Give --workers 0, or more of it (docker: --shm-size).",
+    r"DataLoader worker": "a process that draws patches was killed, mostly for lack of memory. Reduce --workers.",
+    r"out of memory|allocate memory": "out of memory. Give a smaller --batch-size (and --accumulate) or --patch-size.",
+    r"EADDRINUSE|address already in use":
+        "the port for the processes to meet is taken. Let torchrun --standalone find a free one, or choose another --master-port.",
+    r"timed? ?out|timeout":
+        "another process did not answer within --timeout. Look for one that was killed or stalls; then go on with --resume.",
+    r"closed by peer|connection (was )?(reset|closed|refused|aborted)|socket closed|broken pipe|remote process|NCCL|gloo":
+        "another process of this run ended. Its own message says why; then go on with --resume.",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- signals
+
+class Stopped(Exception):
+    """A signal came within a validation, which ends without a result."""
+
+
+@contextlib.contextmanager
+def signals_noted():
+    """A list to which SIGTERM and SIGINT are appended; so a step ends before the process does.
+
+    A second Ctrl-C ends it at once. torchrun passes on a signal that its processes may have had from the terminal or the
+    scheduler as well, hence "second" means a second later.
+    """
+    noted, first = [], []
+
+    def note(number, _):
+        noted.append(number)
+        first.append(time.monotonic())
+        if number == signal.SIGINT and first[-1] - first[0] > 1:
+            raise KeyboardInterrupt
+    former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield noted
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_main(worker):
+    """A scheduler signals every process of a job; the one that trains still needs its workers to end its step."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def any_signal(noted, device):
+    """Whether any process has noted a signal, the same on all ranks."""
+    return sum_over_ranks(torch.tensor(float(bool(noted)), device=device)).item() > 0
 
 
 def leave(code):
@@ -71,6 +173,23 @@ def leave(code):
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+# ----------------------------------------------------------------------------------------------------------------- memory
+
+def workers_that_fit(workers, batch_bytes):
+    """`workers`, or 0 where /dev/shm has no room for the batches they hand over (Docker gives 64 MiB by default).
+
+    Each worker has two batches ready (DataLoader's prefetch_factor), one more is in use. torch's other sharing strategy,
+    file_system, takes its room from /dev/shm as well.
+    """
+    shared = Path("/dev/shm")
+    need = (2 * workers + 1) * batch_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not workers or not shared.is_dir() or (free := shutil.disk_usage(shared).free) > need:
+        return workers
+    print(f"uniseg: warning: {shared} has {free >> 20} MiB, {workers} --workers need {need >> 20}; patches are drawn without "
+          "them. Give more shared memory (docker: --shm-size) to train faster.", file=sys.stderr)
+    return 0
 
 
 def keep_freed_memory():

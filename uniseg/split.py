@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from .data import Preprocessing, prepare
 from .datasets import DataError, find_datasets, read_map
-from .runtime import barrier
+from .runtime import from_all_ranks
 from .taxonomy import NAMES, resolve
 
 
@@ -47,7 +47,8 @@ def select_cases(datasets, include, exclude):
 
 
 def gather_cases(args, rank, world):
-    """(training cases, validation cases), preprocessed; the work is shared among the processes."""
+    """(training cases, validation cases), preprocessed; the work is shared among the processes. Third, {name: reason} of
+    the cases left out because they cannot be read (--skip-bad, the same on all ranks; else that is an error)."""
     name_map = read_map(args.map) if args.map else None
     if args.data_root is None and not args.dataset:
         raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
@@ -66,10 +67,16 @@ def gather_cases(args, rank, world):
     for note in notes if rank == 0 else ():
         tqdm.write(f"uniseg: {note}", file=sys.stderr)
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
-    for d, c, _ in tqdm(jobs[rank::world], desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
-        prepare(d, c, preprocessing, cache)
-    barrier()
-    cases = [(prepare(d, c, preprocessing, cache), held) for d, c, held in jobs]
+    bad = {}                                                                       # number of the job: why
+    for i in tqdm(range(rank, len(jobs), world), desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
+        try:
+            prepare(*jobs[i][:2], preprocessing, cache)
+        except (ValueError, OSError) as error:
+            if not args.skip_bad:
+                raise
+            bad[i] = str(error)
+    bad = {i: why for found in from_all_ranks(bad) for i, why in sorted(found.items())}
+    cases = [(prepare(d, c, preprocessing, cache), held) for i, (d, c, held) in enumerate(jobs) if i not in bad]
     train = [c for c, held in cases if not held]
     val = train if args.overfit is not None else [c for c, held in cases if held]
     if args.overfit is None:
@@ -77,7 +84,7 @@ def gather_cases(args, rank, world):
     if not train:
         raise DataError(f"{where(args)}: no training case is left beside fold {args.fold} of {args.folds}. "
                         "Give --folds 1 to train on every case.")
-    return train, val
+    return train, val, {f"{jobs[i][0].name}/{jobs[i][1][0]}": why for i, why in bad.items()}
 
 
 def where(args):

@@ -5,18 +5,20 @@
 
 ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). Run with no flags
 but the data, the recipe is the paper's; every option says where its default comes from (recipe.py). The run folder gets
-config.json, metrics.jsonl, last.pt (with all that --resume needs), best.pt (by validation Dice), and what report.py makes to
-be read.
+config.json, metrics.jsonl, last.pt (with all that --resume needs), last.prev.pt (the one before it), best.pt (by validation
+Dice), validation.json (Dice case by case), and what report.py makes to be read.
 """
 
 import contextlib
 import functools
+import itertools
 import math
 import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,14 +28,13 @@ from . import checkpoint, report
 from .data import PatchDataset
 from .embeddings import class_embeddings, provenance
 from .losses import masked_loss
-from .metrics import dice_from_counts
 from .model import ModelConfig, UniversalModel
 from .recipe import build_parser, lr_at, make_config
-from .run_folder import check_run_folder, log, resume, trim_metrics, write_json
-from .runtime import barrier, end_processes, keep_freed_memory, leave, start_processes, sum_over_ranks
-from .sliding_window import sliding_window
+from .run_folder import has_checkpoint, log, own_run_folder, resume, trim_metrics, write_json, write_validation, written
+from .runtime import (any_signal, end_processes, explain, from_all_ranks, keep_freed_memory, launched, leave,
+                      leave_signals_to_main, signals_noted, start_processes, sum_over_ranks, workers_that_fit)
 from .split import choose_classes, gather_cases, preprocessing_of
-from .volume import scale_hu
+from .validation import mean_dice, validate
 
 
 # -------------------------------------------------------------------------------------------------- what a step draws
@@ -99,113 +100,119 @@ def training_step(model, batches, config, world=1, weights=None, scaler=None):
     return sum_over_ranks(joint / world)
 
 
-@torch.no_grad()
-def validate(network, cases, config, device, rank=0, world=1, shown=(), draw=None):
-    """{class: mean Dice over the cases that have it}, sliding window on the model grid, cases shared among ranks.
+def all_finite(loss, network, scaler=None):
+    """Whether the optimiser may take the step; ranks agree, for loss and gradients are the same on all.
 
-    shown: cases whose predicted label map, (D, H, W) uint8, is handed to draw(case, label map)
+    Of fp16's scaled gradients the scaler decides: infinities among them are its way to find its scale.
     """
-    network.eval()
-    names = network.classes
-    counts = torch.zeros(len(cases), len(names), 3, dtype=torch.float64)               # |P and T|, |P|, |T|
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.amp)
+    norms = [p.grad.norm() for p in network.parameters() if p.grad is not None] if scaler is None else []
+    return math.isfinite(loss) and (not norms or bool(torch.stack(norms).isfinite().all()))
 
-    def predict(patches):
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return network(patches)
 
-    for i in range(rank, len(cases), world):
-        case = cases[i]
-        image, bits = scale_hu(case.image, config.hu_window), case.bits
-        predicted = np.zeros(image.shape, np.uint8) if case in shown else None
-        for z, logits in sliding_window(image, predict, len(names), config.patch_size, config.overlap, device=device):
-            truth = torch.from_numpy(bits[:, :, z:z + logits.shape[3]].astype(np.int64))
-            for k, name in enumerate(names):
-                if name in case.names:
-                    t, p = ((truth >> case.names.index(name)) & 1).bool(), logits[k] > 0
-                    counts[i, k] += torch.stack([(p & t).sum(), p.sum(), t.sum()]).double()
-            if predicted is not None:
-                predicted[:, :, z:z + logits.shape[3]] = report.label_map(logits, names)
-        if predicted is not None:
-            draw(case, predicted)
-    network.train()
-    counts = sum_over_ranks(counts.to(device if device.type == "cuda" else "cpu")).cpu().numpy()
-    scores = {}
-    for k, name in enumerate(names):
-        present = [dice_from_counts(*counts[i, k]) for i, c in enumerate(cases) if name in c.names and counts[i, k, 2] > 0]
-        if present:
-            scores[name] = float(np.mean(present))
-    return scores
+def skip_step(args, config, state, loss, parts, rank, world):
+    """Count a step that is not taken. More than --max-skipped in a row end the run, what they drew is saved for a look.
+
+    Raises FloatingPointError.
+    """
+    step, state["skipped"], state["in_a_row"] = state["step"], state["skipped"] + 1, state["in_a_row"] + 1
+    numbers = itertools.chain(*itertools.islice(SampleNumbers(config, step, rank, world), config.accumulate))
+    drawn = from_all_ranks([(rank, n, case) for n, case in zip(numbers, (c for part in parts for c in part["case"]))])
+    drawn = [dict(zip(("rank", "sample", "case"), sample)) for samples in drawn for sample in samples]
+    what = f"loss is {loss}{' but a gradient is not finite' if math.isfinite(loss) else ''} at step {step}, " \
+           f"cases {', '.join(sorted({d['case'] for d in drawn}))}"
+    if state["in_a_row"] > args.max_skipped:
+        if rank == 0:
+            write_json(args.out / "failed_batch.json", {"step": step, "loss": str(loss), "drawn": drawn})
+        raise FloatingPointError(f"{what}. Lower --lr or check the labels of the samples in {args.out / 'failed_batch.json'}; "
+                                 f"{args.out / 'last.pt'} is left as it was.")
+    if rank == 0:
+        tqdm.write(f"uniseg: warning: {what}; skipped, {state['in_a_row']} in a row", file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------------------- the run
 
+class Learner(NamedTuple):
+    """All that learns."""
+
+    network: torch.nn.Module
+    average: object               # AveragedModel of --ema, or None
+    optimizer: torch.optim.Optimizer
+    scaler: object                # GradScaler of --amp fp16, or None
+
+    @property
+    def judged(self):
+        """The network that is validated and kept as best.pt."""
+        return self.average.module if self.average else self.network
+
+
 def main(argv=None):
-    """Returns the exit code: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM after saving."""
+    """Returns the exit code: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM, 130 by Ctrl-C, both after saving."""
     args = build_parser().parse_args(argv)
     args.argv = argv
     keep_freed_memory()
     try:
-        return run(args)
-    except ValueError as error:                     # DataError, VolumeError, CheckpointError, EmbeddingError
-        print(f"uniseg: error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, OSError) as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
-        return 1
+        place = start_processes(args.device, args.timeout)
+        with own_run_folder(args, place[0]):
+            return run(args, place)
+    except KeyboardInterrupt:
+        print("uniseg: interrupted; the last checkpoint is kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line, code = explain(error)
+        if line is None:
+            raise
+        rank, world = launched()
+        print(f"uniseg: error: {f'rank {rank}: ' if world > 1 else ''}{line}", file=sys.stderr)
+        return code
     finally:
         end_processes()
 
 
-def run(args):
-    rank, world, device = start_processes(args.device)
-    check_run_folder(args, rank)
-    barrier()
-    train_cases, val_cases = gather_cases(args, rank, world)
+def run(args, place):
+    rank, world, device = place
+    train_cases, val_cases, left_out = cases = gather_cases(args, rank, world)
     classes = choose_classes(args, train_cases)
     config = make_config(args, len(train_cases), world)
     preprocessing = {"spacing_mm": [config.spacing] * 3, "hu_window": list(config.hu_window),
                      "window": list(config.patch_size), "antialias": config.antialias}
 
     torch.manual_seed(config.seed)
-    network = make_network(args, config, classes, rank)
-    network.to(device)
-    learned = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=(config.beta1, 0.999), weight_decay=config.weight_decay)
-    average = averaged(network, config.ema) if config.ema else None
-    scaler = torch.amp.GradScaler("cuda") if config.amp == "fp16" else None
-    state = {"step": 0, "best": -1.0, "loss_sum": 0.0}
+    network = make_network(args, config, classes, rank).to(device)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=config.lr,
+                                  betas=(config.beta1, 0.999), weight_decay=config.weight_decay)
+    learner = Learner(network, averaged(network, config.ema) if config.ema else None, optimizer,
+                      torch.amp.GradScaler("cuda") if config.amp == "fp16" else None)
+    state = {"step": 0, "epoch": 0, "best": -1.0, "loss_sum": 0.0, "skipped": 0, "in_a_row": 0}   # epochs ended, steps skipped
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
     if args.init is not None:
         about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
-    if args.resume:
-        state = resume(args.out, network, optimizer, scaler, average, config, about["data"], world)
+    if args.resume and has_checkpoint(args.out):
+        state = resume(args.out, learner, config, about["data"], place, state)
     elif rank == 0:
         write_json(args.out / "config.json", {**asdict(config), "classes": classes, "cases": [c.id for c in train_cases],
-                                              "validation": [c.id for c in val_cases]})
+                                              "validation": [c.id for c in val_cases], "left_out": left_out})
     if rank == 0:
-        trim_metrics(args.out / "metrics.jsonl", state["step"])
+        trim_metrics(args.out / "metrics.jsonl", state["epoch"] * config.steps_per_epoch)
+        for case, why in left_out.items():
+            tqdm.write(f"uniseg: warning: {case} is left out: {why}", file=sys.stderr)
         tqdm.write(f"{len(train_cases)} training and {len(val_cases)} validation cases, {len(classes)} classes, "
                    f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {device}", file=sys.stderr)
 
     def save_last():
         training = {**state, "config": asdict(config), "world": world, "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict() if scaler else {}, "average": average.state_dict() if average else {}}
-        checkpoint.save(args.out / "last.pt", network, preprocessing, about, training)
+                    "scaler": learner.scaler.state_dict() if learner.scaler else {},
+                    "average": learner.average.state_dict() if learner.average else {}}
+        return written(args.on_save_error, checkpoint.save, args.out / "last.pt", network, preprocessing, about, training)
 
     def save_best():
-        checkpoint.save(args.out / "best.pt", average.module if average else network, preprocessing, about)
+        return written(args.on_save_error, checkpoint.save, args.out / "best.pt", learner.judged, preprocessing, about)
 
     def tell(everything):
         report.write(args.out, {**about, "processes": world}, network, device, train_cases, val_cases, everything)
 
-    former = signal.getsignal(signal.SIGTERM)
-    try:
-        return loop(args, config, network, average, optimizer, scaler, state, (save_last, save_best, tell), train_cases,
-                    val_cases, (rank, world, device))
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    with signals_noted() as noted:
+        return loop(args, config, learner, state, (save_last, save_best, tell), cases, place, noted)
 
 
 def make_network(args, config, classes, rank):
@@ -241,79 +248,85 @@ def averaged(network, decay):
     return torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=update)
 
 
-def loop(args, config, network, average, optimizer, scaler, state, save, train_cases, val_cases, place):
-    """The training loop: every step, every epoch's log, every validation."""
-    (rank, world, device), (save_last, save_best, tell) = place, save
-    overfit = args.overfit is not None
-    dataset = PatchDataset(train_cases, network.classes, preprocessing_of(config), config.patch_size, config.seed,
-                           config.foreground, 0.0 if overfit else config.rotate_probability,
-                           0.0 if overfit else config.shift_probability, config.balance,
-                           "paper" if overfit else config.augment, config.lesions, 0.0 if overfit else config.deform)
-    loader = torch.utils.data.DataLoader(dataset, batch_sampler=SampleNumbers(config, state["step"], rank, world),
-                                         num_workers=args.workers, pin_memory=device.type == "cuda",
-                                         worker_init_fn=leave_sigterm_to_main)
+def make_loader(args, config, network, cases, start, place):
+    """The batches of one process from step `start` on; without augmentation for --overfit."""
+    (rank, world, device), plain = place, args.overfit is not None
+    dataset = PatchDataset(cases, network.classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
+                           0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
+                           config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform)
+    batch_bytes = config.batch_size * math.prod(config.patch_size) * 12             # image float32, bits int64
+    return torch.utils.data.DataLoader(dataset, batch_sampler=SampleNumbers(config, start, rank, world),
+                                       num_workers=workers_that_fit(args.workers, batch_bytes),
+                                       pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
+
+
+def loop(args, config, learner, state, keep, cases, place, noted):
+    """The training loop: every step, every epoch's log, every validation. Returns the exit code."""
+    (rank, world, device), (train_cases, val_cases, left_out) = place, cases
+    (network, average, optimizer, scaler), (save_last, save_best, tell) = learner, keep
     model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
     model = torch.compile(model) if config.compile else model
     weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
     shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
-    stop = []
-    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-    batches, total, began = iter(loader), config.epochs * config.steps_per_epoch, time.monotonic()
+    batches, total = iter(make_loader(args, config, network, train_cases, state["step"], place)), config.epochs * config.steps_per_epoch
     progress = tqdm(total=total, initial=state["step"], disable=rank > 0 or not sys.stderr.isatty(), unit="step")
+    began, saved = time.monotonic(), True
     network.train()
-    for step in range(state["step"], total):
-        lr = lr_at(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-        parts = [next(batches) for _ in range(config.accumulate)]
-        loss = training_step(model, parts, config, world, weights, scaler).item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {step}, cases {parts[0]['case']}. Lower --lr or check the "
-                                     f"labels; {args.out / 'last.pt'} is left as it was.")
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        if average:
-            average.update_parameters(network)
-        state["step"], state["loss_sum"] = step + 1, state["loss_sum"] + loss
-        progress.update()
-        progress.set_postfix(loss=f"{loss:.3f}")
-        if (step + 1) % config.steps_per_epoch == 0:
-            epoch = (step + 1) // config.steps_per_epoch
-            record = {"epoch": epoch, "step": step + 1, "loss": state["loss_sum"] / config.steps_per_epoch, "lr": lr,
-                      "seconds": round(time.monotonic() - began, 3)}
-            state["loss_sum"] = 0.0
-            if val_cases and (epoch % config.val_every == 0 or epoch == config.epochs):
-                draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
-                record["dice"] = validate(average.module if average else network, val_cases, config, device, rank, world, shown,
-                                          draw)
-                record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
-            if rank == 0:
-                log(args.out / "metrics.jsonl", record)
-            if record.get("mean_dice") is not None and record["mean_dice"] > state["best"]:
-                state["best"] = record["mean_dice"]
+    while state["epoch"] < config.epochs:
+        epoch, end = state["epoch"] + 1, (state["epoch"] + 1) * config.steps_per_epoch
+        if state["step"] < end:                                                     # else: stopped within its validation
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(state["step"], config)
+            optimizer.zero_grad(set_to_none=True)
+            parts = [next(batches) for _ in range(config.accumulate)]
+            loss = training_step(model, parts, config, world, weights, scaler).item()
+            if not all_finite(loss, network, scaler):
+                skip_step(args, config, state, loss, parts, rank, world)
+            else:
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
+                    scaler.update()
+                if average:
+                    average.update_parameters(network)
+                state["loss_sum"], state["in_a_row"] = state["loss_sum"] + loss, 0
+            state["step"] += 1
+            progress.update()
+            progress.set_postfix(loss=f"{loss:.3f}")
+        if state["step"] == end:
+            record = {"epoch": epoch, "step": end, "lr": lr_at(end - 1, config), "seconds": round(time.monotonic() - began, 3),
+                      "loss": state["loss_sum"] / taken if (taken := config.steps_per_epoch - state["skipped"]) else None}
+            record.update({name: n for name, n in (("skipped", state["skipped"]), ("left_out", len(left_out))) if n})
+            due = bool(val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
+            draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
+            counts = validate(learner.judged, val_cases, config, place, noted, shown, draw) if due else ()
+            if counts is not None:                                                  # else: a signal; it is made up for on --resume
+                if due:
+                    record["dice"] = mean_dice(counts, val_cases, network.classes)
+                    record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
+                better = record.get("mean_dice") is not None and record["mean_dice"] > state["best"]
+                state.update(epoch=epoch, loss_sum=0.0, skipped=0, best=record["mean_dice"] if better else state["best"])
                 if rank == 0:
-                    save_best()
+                    written(args.on_save_error, log, args.out / "metrics.jsonl", record)
+                    if due:
+                        written(args.on_save_error, write_validation, args.out, config, epoch, counts, val_cases, network.classes,
+                                better)
+                    if better:
+                        save_best()
+                    saved = save_last()
+                    tell(everything=epoch % config.val_every == 0)
+        if any_signal(noted, device):
+            number = noted[0] if noted else signal.SIGTERM                          # noted by another rank alone
             if rank == 0:
-                save_last()
-                tell(everything=epoch % config.val_every == 0)
-        if sum_over_ranks(torch.tensor(float(bool(stop)), device=device)).item():
-            if rank == 0:
-                save_last()
-                print(f"uniseg: stopped by SIGTERM after step {step + 1}; go on with --resume", file=sys.stderr)
-            return 143
+                saved = save_last()
+                print(f"uniseg: stopped by {signal.Signals(number).name} after step {state['step']}; go on with --resume",
+                      file=sys.stderr)
+            return 128 + number if saved else 1
     progress.close()
     if rank == 0:
-        tell(everything=True)
-    return 0
-
-
-def leave_sigterm_to_main(worker):
-    """A scheduler signals every process of a job; the one that trains still needs its workers to end its step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        tell(everything=True)                                                       # also for a run that was killed before it told
+    return 0 if saved else 1
 
 
 def command():

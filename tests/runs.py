@@ -1,0 +1,115 @@
+"""Small training runs for the tests: their options, their logs compared, a run in a process of its own or in two.
+
+A U-Net of 2 channels on phantoms of 12 mm voxels; two steps an epoch take a tenth of a second. The fixtures `flags`, `finished`
+and `refused` are in conftest.py.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniseg import checkpoint
+from uniseg.model import ModelConfig, UniversalModel
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN_FILES = {"config.json", "metrics.jsonl", "metrics.csv", "validation.json", "progress.png", "overlays", "MODEL_CARD.md", "last.pt",
+             "last.prev.pt", "best.pt"}                                                  # what a run leaves
+TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
+        "2", "--steps-per-epoch", "2", "--epochs", "10", "--warmup-epochs", "2", "--lr", "1e-3", "--val-every", "5", "--folds", "3",
+        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]             # prior: so that there is a Dice from the start
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def assert_equal_state(a, b, path=""):
+    """Two nested dicts and lists with tensors are equal, bit by bit."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_equal_state(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal_state(x, y, f"{path}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def assert_same_run(a, b):
+    """P5: weights, best weights, optimiser, position and log are the same."""
+    for name in ("last.pt", "best.pt"):
+        one, other = checkpoint.read(a / name), checkpoint.read(b / name)
+        assert_equal_state(one["weights"], other["weights"], name)
+        assert_equal_state(one.get("training"), other.get("training"), name)
+    assert without_seconds(metrics(a)) == without_seconds(metrics(b))
+
+
+def in_a_process(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def wait_until(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    if not condition():
+        process.kill()
+        pytest.fail(process.communicate()[1])
+
+
+CLASSES = ("spleen", "liver", "aorta")
+
+
+def small_network(lpg="independent"):
+    torch.manual_seed(0)
+    config = ModelConfig(CLASSES, "unet", 2, lpg, 8, text_width=4)
+    return UniversalModel(config, torch.randn(3, 4))
+
+
+def batch_of(seed, *labelled):
+    """One sample a row of `labelled`, which is a string such as "101": which classes are annotated."""
+    g = torch.Generator().manual_seed(seed)
+    size = (len(labelled), 16, 16, 16)
+    return {"image": torch.rand(size, generator=g)[:, None], "bits": torch.randint(0, 8, size, generator=g),
+            "labelled": torch.tensor([[c == "1" for c in row] for row in labelled]), "case": [str(seed)] * len(labelled)}
+
+
+def joined(*batches):
+    return {key: torch.cat([b[key] for b in batches]) if key != "case" else [c for b in batches for c in b[key]] for key in batches[0]}
+
+
+def gradients(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def torchrun(*arguments, how=("--standalone", "--nproc-per-node", "2")):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "uniseg.train", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def ended(process, seconds=120):
+    """The process's stderr once it has ended; with a limit, so that a hang is a failure."""
+    try:
+        return process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"hangs: {process.communicate()[1][-2000:]}")
