@@ -1,4 +1,4 @@
-"""The folder of a training run: config.json, metrics.jsonl, best.pt, last.pt with all that --resume needs, last.prev.pt before it.
+"""The folder of a training run: config.json, metrics.jsonl, best.pt; last.pt with all --resume needs, last.prev.pt before it.
 
 A run holds `run.lock` while it works, so that two do not write into one folder.
 """

@@ -295,7 +295,7 @@ def loop(args, config, network, optimizer, scaler, state, save, cases, place, no
             record.update({name: n for name, n in (("skipped", state["skipped"]), ("left_out", len(left_out))) if n})
             due = val_cases and (epoch % config.val_every == 0 or epoch == config.epochs)
             dice = validate(network, val_cases, config, device, rank, world, noted) if due else {}
-            if dice is not None:                                                    # else: a signal; it is made up for on --resume
+            if dice is not None:                                                    # else a signal; --resume makes up for it
                 if due:
                     record["dice"], record["mean_dice"] = dice, float(np.mean(list(dice.values()))) if dice else None
                 if rank == 0:
