@@ -223,8 +223,8 @@ def test_t8_a_process_that_stalls_is_waited_for_no_longer_than_the_timeout(two):
     found, _ = two
     codes, lines = errors(found, "stall")
     assert codes == (1, 1)
-    assert lines[0] == ["uniseg: error: rank 0: another process did not answer within --timeout. Look for one that was killed or "
-                        "stalls; then go on with --resume."]
+    assert lines[0] == ["uniseg: error: rank 0: another process did not answer within --timeout. Look for one that was killed or stalls, "
+                        "or give more minutes where a preprocessing or validation takes long; then go on with --resume."]
 
 
 def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, monkeypatch, capsys):
@@ -236,7 +236,7 @@ def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, mon
             monkeypatch.setenv(name, str(value))
         assert main(flags(tmp_path / "run")) == 1
     assert capsys.readouterr().err == ("uniseg: error: rank 0: the port for the processes to meet is taken. Let torchrun --standalone "
-                                       "find a free one, or choose another --master-port.\n")
+                                       "find one, or choose another --master-port.\n")
 
 
 # ------------------------------------------------------------------------------------------------------ four, and little to do

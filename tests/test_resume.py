@@ -536,6 +536,10 @@ def test_d17_where_shared_memory_is_too_small_patches_are_drawn_without_workers(
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
                   "shared memory."), "shared memory (/dev/shm) is too small", 1),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "out of memory. Give a smaller --batch-size", 1),
+    (ConnectionResetError(104, "Connection reset by peer"), "a process that draws patches was killed", 1),
+    (EOFError(), "a process that draws patches was killed", 1),
+    (FileNotFoundError(2, "No such file or directory"), "a process that draws patches was killed", 1),
+    (FileNotFoundError(2, "No such file or directory", "x.npy"), "[Errno 2] No such file or directory: 'x.npy'", 1),
     (MemoryError(), "out of memory. Give a smaller --batch-size", 1),
     (OSError("x.npy: damaged"), "x.npy: damaged", 1), (ValueError("x: wrong"), "x: wrong", 2),
     (OSError("Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File\nOSError: x: y"),

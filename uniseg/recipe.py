@@ -135,7 +135,7 @@ def build_parser():
                        help="skip a step whose loss or gradient is not finite, at most N in a row")
     fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop", help="when the disk is full")
     fault.add_argument("--timeout", type=_positive, default=30.0, metavar="MINUTES",
-                       help="of several processes: how long one waits for the others (torch's is 30, 10 with NCCL)")
+                       help="of several processes: how long one waits for the slowest, e.g. at preprocessing (torch: 30, 10 on GPUs)")
     val = parser.add_argument_group("validation")
     val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
     val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")

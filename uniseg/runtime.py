@@ -96,6 +96,8 @@ def explain(error):
     text = str(error).strip()
     if text.startswith("Caught ") and "Original Traceback" in text:          # from a process that draws patches
         text = text.splitlines()[-1].partition(": ")[2]
+    elif isinstance(error, (ConnectionError, EOFError)) or isinstance(error, FileNotFoundError) and error.filename is None:
+        error = RuntimeError(text := "DataLoader worker")        # the batch lies with the one that drew it, which is gone
     line = " ".join(text.split())
     if isinstance(error, ValueError):                  # DataError, VolumeError, CheckpointError, EmbeddingError
         return line, 2
@@ -111,13 +113,14 @@ def explain(error):
 # What torch, gloo and NCCL say, and what it means; the first that fits. torch.distributed raises plain RuntimeErrors for most.
 KNOWN_FAILURES = {
     r"DataLoader worker.*(bus error|shared memory)":
-        "shared memory (/dev/shm) is too small for the patches handed over. Give --workers 0, or more of it (docker: --shm-size).",
+        "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it (docker: --shm-size).",
     r"DataLoader worker": "a process that draws patches was killed, mostly for lack of memory. Reduce --workers.",
     r"out of memory|allocate memory": "out of memory. Give a smaller --batch-size (and --accumulate) or --patch-size.",
     r"EADDRINUSE|address already in use":
-        "the port for the processes to meet is taken. Let torchrun --standalone find a free one, or choose another --master-port.",
+        "the port for the processes to meet is taken. Let torchrun --standalone find one, or choose another --master-port.",
     r"timed? ?out|timeout":
-        "another process did not answer within --timeout. Look for one that was killed or stalls; then go on with --resume.",
+        "another process did not answer within --timeout. Look for one that was killed or stalls, or give more minutes where a "
+        "preprocessing or validation takes long; then go on with --resume.",
     r"closed by peer|connection (was )?(reset|closed|refused|aborted)|socket closed|broken pipe|remote process|NCCL|gloo":
         "another process of this run ended. Its own message says why; then go on with --resume.",
 }
@@ -155,6 +158,19 @@ def leave_signals_to_main(worker):
     """A scheduler signals every process of a job; the one that trains still needs its workers to end its step."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def workers_end_with(batches):
+    """When the block ends the processes that draw the patches of a DataLoader's iterator do; they do not heed SIGTERM.
+
+    An exception keeps the iterator alive until the interpreter exits, which waits for them.
+    """
+    try:
+        yield batches
+    finally:
+        if hasattr(batches, "_shutdown_workers"):          # there are such processes; DataLoader has no public word for it
+            batches._shutdown_workers()
 
 
 def any_signal(noted, device):

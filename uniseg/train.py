@@ -32,7 +32,8 @@ from .model import ModelConfig, UniversalModel
 from .recipe import build_parser, lr_at, make_config
 from .run_folder import has_checkpoint, log, own_run_folder, resume, trim_metrics, write_json, write_validation, written
 from .runtime import (any_signal, end_processes, explain, from_all_ranks, keep_freed_memory, launched, leave,
-                      leave_signals_to_main, signals_noted, start_processes, sum_over_ranks, workers_that_fit)
+                      leave_signals_to_main, signals_noted, start_processes, sum_over_ranks, workers_end_with,
+                      workers_that_fit)
 from .split import choose_classes, gather_cases, preprocessing_of
 from .validation import mean_dice, validate
 
@@ -211,8 +212,9 @@ def run(args, place):
     def tell(everything):
         report.write(args.out, {**about, "processes": world}, network, device, train_cases, val_cases, everything)
 
-    with signals_noted() as noted:
-        return loop(args, config, learner, state, (save_last, save_best, tell), cases, place, noted)
+    loader = make_loader(args, config, network, train_cases, state["step"], place)
+    with signals_noted() as noted, workers_end_with(iter(loader)) as batches:
+        return loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted)
 
 
 def make_network(args, config, classes, rank):
@@ -260,7 +262,7 @@ def make_loader(args, config, network, cases, start, place):
                                        pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
 
 
-def loop(args, config, learner, state, keep, cases, place, noted):
+def loop(args, config, learner, state, batches, keep, cases, place, noted):
     """The training loop: every step, every epoch's log, every validation. Returns the exit code."""
     (rank, world, device), (train_cases, val_cases, left_out) = place, cases
     (network, average, optimizer, scaler), (save_last, save_best, tell) = learner, keep
@@ -268,8 +270,8 @@ def loop(args, config, learner, state, keep, cases, place, noted):
     model = torch.compile(model) if config.compile else model
     weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
     shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
-    batches, total = iter(make_loader(args, config, network, train_cases, state["step"], place)), config.epochs * config.steps_per_epoch
-    progress = tqdm(total=total, initial=state["step"], disable=rank > 0 or not sys.stderr.isatty(), unit="step")
+    progress = tqdm(total=config.epochs * config.steps_per_epoch, initial=state["step"], unit="step",
+                    disable=rank > 0 or not sys.stderr.isatty())
     began, saved = time.monotonic(), True
     network.train()
     while state["epoch"] < config.epochs:
@@ -301,7 +303,7 @@ def loop(args, config, learner, state, keep, cases, place, noted):
             due = bool(val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
             draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
             counts = validate(learner.judged, val_cases, config, place, noted, shown, draw) if due else ()
-            if counts is not None:                                                  # else: a signal; it is made up for on --resume
+            if counts is not None:                                                  # else a signal; --resume makes up for it
                 if due:
                     record["dice"] = mean_dice(counts, val_cases, network.classes)
                     record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
