@@ -565,6 +565,14 @@ def test_a_fault_of_the_program_keeps_its_traceback(flags, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "run.lock").exists()
 
 
+def test_a_fault_of_the_program_ends_the_run_although_its_workers_do_not_heed_sigterm(flags, tmp_path):
+    """The traceback keeps the loader alive until the interpreter exits, which waits for its workers."""
+    code = "import sys; from uniseg import train; train.training_step = lambda *_: 1 / 0; train.command()"
+    done = subprocess.run([sys.executable, "-c", code, *flags(tmp_path / "run", "--workers", 1)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------------- resumed otherwise
 
 def test_d19_a_folder_that_holds_a_run_is_not_started_in_again(finished, refused):
