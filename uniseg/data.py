@@ -439,10 +439,19 @@ class PatchDataset:
 
     def _channel_bits(self, bits, names):
         """Reorder a case's bits into the model's channels: (D, H, W) int64."""
-        out = np.zeros(bits.shape, np.int64)
+        moves = {}                                             # channel - bit -> mask of the bits that move so far
         for k, name in enumerate(names):
             if name in self.classes:
-                out |= ((bits >> bits.dtype.type(k)) & bits.dtype.type(1)).astype(np.int64) << self.classes.index(name)
+                move = self.classes.index(name) - k
+                moves[move] = moves.get(move, 0) | 1 << k
+        unsigned = np.promote_types(bits.dtype, bit_dtype(len(self.classes))).type
+        out = np.empty(bits.shape, np.int64)
+        for plane, channels in zip(bits, out):                 # a plane at a time stays in the processor's cache
+            moved = np.zeros(plane.shape, unsigned)
+            for move, mask in moves.items():
+                part = plane & unsigned(mask)
+                moved |= part << unsigned(move) if move >= 0 else part >> unsigned(-move)
+            channels[:] = moved
         return out
 
 
