@@ -190,24 +190,24 @@ def class_masks(dataset, labels, hu, affine, where="label"):
     Tumours and vessels are put back into the organ that holds them (Section 4.1.1); merged pairs are split into right
     and left by the plane. Raises DataError for values the dataset.json does not list.
     """
-    values, counts = np.unique(labels, return_counts=True)
+    values, counts = np.unique(labels.ravel(order="K"), return_counts=True)
     strange = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
     if strange:
         raise DataError(f"{where}: label values {', '.join(strange[:5])} are not in {dataset.folder / 'dataset.json'}. "
                         "Add them there (or to --map as null).")
     plane = None
     for label in dataset.labels:
-        mask = np.isin(labels, label.values)
+        mask = _has_value(labels, label.values)
         inner = [other for other in dataset.labels if _lies_in(other, label)]
         if len(label.classes) == 2:                              # a merged pair
             for other in inner:
-                mask |= np.isin(labels, other.values)
+                mask |= _has_value(labels, other.values)
             plane = plane or anatomy.midsagittal_plane(hu, affine)
             yield from zip(label.classes, anatomy.split_left_right(mask, affine, plane))
             continue
         (name,) = label.classes
         for other in inner:
-            lesion = np.isin(labels, other.values)
+            lesion = _has_value(labels, other.values)
             partner = taxonomy.BY_NAME[name].partner
             if partner:                                          # a kidney's tumour belongs to the kidney of its side
                 plane = plane or anatomy.midsagittal_plane(hu, affine)
@@ -215,6 +215,14 @@ def class_masks(dataset, labels, hu, affine, where="label"):
                 lesion = right if name.startswith("right") else left
             mask |= lesion
         yield name, mask
+
+
+def _has_value(labels, values):
+    """Where `labels` is one of `values`. (np.isin first copies a Fortran-ordered map: 100 times slower on a whole CT.)"""
+    mask = labels == values[0]
+    for value in values[1:]:
+        mask |= labels == value
+    return mask
 
 
 def _lies_in(inner, outer):
