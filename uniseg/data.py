@@ -8,6 +8,7 @@
 A class that a dataset does not annotate is *unlabelled*, never background. Read volume.py and anatomy.py first.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -266,11 +267,18 @@ class Case:
 
     @property
     def image(self):
-        return np.load(self.folder / "image.npy", mmap_mode="r")       # (D, H, W) int16 HU
+        return _mapped(self.folder / "image.npy")                      # (D, H, W) int16 HU
 
     @property
     def bits(self):
-        return np.load(self.folder / "bits.npy", mmap_mode="r")        # (D, H, W) unsigned, bit k: names[k]
+        return _mapped(self.folder / "bits.npy")                       # (D, H, W) unsigned, bit k: names[k]
+
+
+@functools.lru_cache(maxsize=256)
+def _mapped(path):
+    """A .npy file as a memory-mapped array. The maps last used stay open: to map a case anew for each patch and fault its
+    pages in takes as long as the rest of the patch. They are clean pages of a folder named after what went into it."""
+    return np.load(path, mmap_mode="r")
 
 
 def prepare(dataset, case, preprocessing, cache):
@@ -401,11 +409,11 @@ class PatchDataset:
     def _centre(self, case, rng):
         """Index of the patch's centre voxel: foreground with probability 2/3, else background."""
         bits = case.bits
-        foreground = np.load(case.folder / "foreground.npy", mmap_mode="r")
+        foreground = _mapped(case.folder / "foreground.npy")
         if len(foreground) and rng.random() < self.foreground:
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
             if present and rng.random() < self.balance:        # beyond the paper: a class first, then one of its voxels
-                foreground = np.load(case.folder / f"voxels_{present[rng.integers(len(present))]}.npy", mmap_mode="r")
+                foreground = _mapped(case.folder / f"voxels_{present[rng.integers(len(present))]}.npy")
             return np.unravel_index(int(foreground[rng.integers(len(foreground))]), bits.shape)
         for _ in range(64):                                    # a volume that is all foreground has no background
             centre = tuple(int(rng.integers(n)) for n in bits.shape)
