@@ -8,6 +8,7 @@
 Read datasets.py, volume.py and anatomy.py first; augment.py changes the patches.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ def class_masks(dataset, labels, hu, affine, where="label"):
     Tumours and vessels are put back into the organ that holds them (Section 4.1.1); merged pairs are split into right
     and left by the plane. Raises DataError for values that the dataset does not have.
     """
-    values, counts = np.unique(labels, return_counts=True)
+    values, counts = np.unique(labels.ravel(order="K"), return_counts=True)
     strange = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
     if strange:
         remedy = f"are not those of {dataset.name}, 0 to {max(dataset.values)}. Another edition? docs/datasets.md lists them." \
@@ -49,17 +50,17 @@ def class_masks(dataset, labels, hu, affine, where="label"):
         raise DataError(f"{where}: label values {', '.join(strange[:5])} {remedy}")
     plane = None
     for label in dataset.labels:
-        mask = _any_of(labels, label.values)
+        mask = _has_value(labels, label.values)
         inner = [other for other in dataset.labels if _lies_in(other, label)]
         if len(label.classes) == 2:                              # a merged pair
             for other in inner:
-                mask |= _any_of(labels, other.values)
+                mask |= _has_value(labels, other.values)
             plane = plane or anatomy.midsagittal_plane(hu, affine)
             yield from zip(label.classes, anatomy.split_left_right(mask, affine, plane))
             continue
         (name,) = label.classes
         for other in inner:
-            lesion = _any_of(labels, other.values)
+            lesion = _has_value(labels, other.values)
             partner = taxonomy.BY_NAME[name].partner
             if partner:                                          # a kidney's tumour belongs to the kidney of its side
                 plane = plane or anatomy.midsagittal_plane(hu, affine)
@@ -69,9 +70,12 @@ def class_masks(dataset, labels, hu, affine, where="label"):
         yield name, mask
 
 
-def _any_of(labels, values):
-    """True where a label is one of `values`, in the memory order of the label map."""
-    return np.isin(labels.T, values).T         # isin flattens in C order, which for a volume in Fortran order is a slow copy
+def _has_value(labels, values):
+    """Where `labels` is one of `values`. (np.isin copies a Fortran-ordered map first, slowly.)"""
+    mask = labels == values[0]
+    for value in values[1:]:
+        mask |= labels == value
+    return mask
 
 
 def _lies_in(inner, outer):
@@ -155,10 +159,18 @@ class Case:
     def array(self, name):
         """One of the folder's arrays, memory-mapped. Raises OSError where the file was lost or cut since it was made."""
         try:
-            return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            return _mapped(self.folder / f"{name}.npy")
         except (OSError, ValueError, EOFError) as error:
             raise OSError(f"{self.folder / name}.npy: the cached case {self.id} is damaged ({error}). "
                           "Remove this folder; the next start makes it again.") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _mapped(path):
+    """A .npy file as a memory-mapped array. The maps last used stay open: to map a case anew for each patch and fault its
+    pages in takes as long as the rest of the patch. They are clean pages of a folder named after what went into it.
+    """
+    return np.load(path, mmap_mode="r")
 
 
 def prepare(dataset, case, preprocessing, cache):
@@ -299,7 +311,7 @@ class PatchDataset:
         bits = case.bits
         foreground = case.array("foreground")
         if len(foreground) and rng.random() < self.foreground:
-            lesions = np.load(case.folder / "lesions.npy", mmap_mode="r") if self.lesions else ()
+            lesions = case.array("lesions") if self.lesions else ()
             if len(lesions) and rng.random() < self.lesions:   # beyond the paper: each lesion alike, however small
                 return np.unravel_index(int(rng.choice(lesions[rng.integers(len(lesions))])), bits.shape)
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
@@ -337,10 +349,19 @@ class PatchDataset:
 
     def _channel_bits(self, bits, names):
         """Reorder a case's bits into the model's channels: (D, H, W) int64."""
-        out = np.zeros(bits.shape, np.int64)
+        moves = {}                                             # channel - bit -> mask of the bits that move so far
         for k, name in enumerate(names):
             if name in self.classes:
-                out |= ((bits >> bits.dtype.type(k)) & bits.dtype.type(1)).astype(np.int64) << self.classes.index(name)
+                move = self.classes.index(name) - k
+                moves[move] = moves.get(move, 0) | 1 << k
+        unsigned = np.promote_types(bits.dtype, bit_dtype(len(self.classes))).type
+        out = np.empty(bits.shape, np.int64)
+        for plane, channels in zip(bits, out):                 # a plane at a time stays in the processor's cache
+            moved = np.zeros(plane.shape, unsigned)
+            for move, mask in moves.items():
+                part = plane & unsigned(mask)
+                moved |= part << unsigned(move) if move >= 0 else part >> unsigned(-move)
+            channels[:] = moved
         return out
 
 
