@@ -47,8 +47,8 @@ DATASETS = {              # what each annotates; after the sets named, cut down 
 ROOTS = ("full", "partial", "background")
 CLASSES = sorted((name for label in LABELS for name in resolve(label)), key=NAMES.index)
 STEPS_PER_EPOCH = 50
-RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 48 48 48 --batch-size 2 "
-          "--lr 1e-3 --warmup-epochs 1 --amp bf16 --workers 1").split()
+RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 --lr 1e-3 "
+          "--warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 1").split()
 
 
 # ------------------------------------------------------------------------------------------------------- the phantoms
@@ -142,7 +142,7 @@ def table(scores, annotated):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/partial_labels"), help="phantoms, runs and pictures")
-    parser.add_argument("--steps", type=int, default=800, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
+    parser.add_argument("--steps", type=int, default=2000, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each root, with seeds 0, 1, ...")
     return parser
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import partial_labels
 from benchmarks.partial_labels import CLASSES, DATASETS, ROOTS, table, write_phantoms
@@ -85,3 +86,18 @@ def test_the_table_has_a_row_a_class_and_the_means_of_organs_and_lesions(monkeyp
     assert lines[5].startswith("| **mean of organs** |  | 0.78 (0.75 to 0.80) |")
     assert lines[6].startswith("| **mean of lesions** |  | 0.10 (0.00 to 0.20) |")
     assert lines[7].startswith("| **mean of all** |  | 0.55 (0.50 to 0.60) |")
+
+
+@pytest.mark.parametrize("reached, started, resumed", [(100, False, False), (50, True, True), (None, True, False)])
+def test_a_finished_training_is_not_repeated_and_one_that_was_cut_is_resumed(tmp_path, monkeypatch, reached, started, resumed):
+    folder, commands = tmp_path / "run", []
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")                       # written when a run starts; uniseg.train refuses such a folder
+    if reached is not None:
+        torch.save({"training": {"step": reached}}, folder / "last.pt")
+    monkeypatch.setattr(partial_labels.checkpoint, "read", lambda path: torch.load(path, weights_only=True))
+    monkeypatch.setattr(partial_labels.subprocess, "run", lambda command, check: commands.append(command))
+    assert partial_labels.train(tmp_path / "partial", folder, tmp_path / "cache", 100, 0) == folder / "last.pt"
+    assert len(commands) == started
+    assert any("--resume" in command for command in commands) == resumed
+    assert folder.exists() == (reached is not None)
