@@ -6,7 +6,8 @@ import torch
 
 from benchmarks import partial_labels
 from benchmarks.partial_labels import CLASSES, DATASETS, ROOTS, table, write_phantoms
-from uniseg.data import PatchDataset, Preprocessing, class_masks, find_datasets, prepare
+from uniseg.data import PatchDataset, Preprocessing, class_masks, prepare
+from uniseg.datasets import find_datasets
 from uniseg.taxonomy import resolve
 from uniseg.volume import read_ct, read_label_map
 
@@ -26,13 +27,13 @@ def roots(out):
 
 def masks_of(dataset):
     """{class: mask} of the dataset's first case."""
-    _, ct_path, label_path = dataset.cases[0]
+    _, ct_path, label_path, _ = dataset.cases[0]
     ct = read_ct(ct_path)
     return dict(class_masks(dataset, read_label_map(label_path).array, ct.array, ct.affine))
 
 
 def test_the_three_roots_hold_the_same_cts_and_the_test_set_holds_others(out, roots):
-    volumes = {root: [read_ct(image).array for d in datasets for _, image, _ in d.cases] for root, datasets in roots.items()}
+    volumes = {root: [read_ct(image).array for d in datasets for _, image, *_ in d.cases] for root, datasets in roots.items()}
     assert [[case[0] for d in datasets for case in d.cases] for datasets in roots.values()] == \
         [["patient001", "patient000", "patient002", "patient003"]] * 3                  # Kidneys, Liver, Pancreas, Trunk
     for ours, partial in zip(volumes["full"] + volumes["background"], volumes["partial"] * 2):
