@@ -460,3 +460,14 @@ def test_a_dataset_may_be_named_and_what_a_publisher_leaves_out_is_told(tmp_path
     assert main(["--dataset", f"CT-ORG={folder}"]) == 0
     assert "CT-ORG: cases 1, annotated classes 6" in capsys.readouterr().out
     assert main([]) == 2 and "no data: give ROOT, --dataset NAME=FOLDER, or both." in capsys.readouterr().err
+
+
+def test_a_published_image_without_its_label_is_an_error_and_the_others_are_checked(tmp_path, patients):
+    folder = tmp_path / "CT-ORG"
+    folder.mkdir()
+    for name in ("volume-0", "volume-1"):
+        write_volume(folder / f"{name}.nii.gz", patients[0].hu, patients[0].affine)
+    write_volume(folder / "labels-0.nii.gz", label_map(patients[0].masks, {"liver": ("liver",)}), patients[0].affine)
+    result, problems = checked(tmp_path)
+    assert exit_code(result) == 1 and [row["case"] for row in result["datasets"][0]["cases"]] == ["volume-0"]
+    assert f"error: {folder}: 1 images (volume-1.nii.gz) without label, left out by --skip-bad" in problems["CT-ORG"]

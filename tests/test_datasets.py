@@ -119,8 +119,9 @@ def test_d02_a_link_that_leads_out_of_the_dataset_is_refused(tmp_path):
     folder = dataset_json(tmp_path / "set", {"labels": {"liver": 1}})
     (folder / "imagesTr" / "x.nii.gz").unlink()
     (folder / "imagesTr" / "x.nii.gz").symlink_to(outside)
-    with pytest.raises(DataError, match="leads out of the dataset's folder"):
+    with pytest.raises(DataError, match="leads out of the dataset's folder. Use paths inside it, or --allow-outside."):
         read_dataset(folder)
+    assert read_dataset(folder, allow=("outside",)).cases[0].image.resolve() == outside.resolve()
 
 
 def test_a_missing_folder_or_one_without_datasets_is_refused(tmp_path):

@@ -469,7 +469,15 @@ def test_d05_images_and_labels_without_partner_are_listed_all_at_once(tmp_path):
     touch(tmp_path / "LiTS", *(f"volume-{n}.nii" for n in range(8)), "segmentation-0.nii", "segmentation-99.nii")
     assert refusal(tmp_path) == (
         f"{tmp_path / 'LiTS'}: 7 images (volume-1.nii, volume-2.nii, volume-3.nii, volume-4.nii, volume-5.nii, ...) without "
-        "label; 1 labels (segmentation-99.nii) without image. Add what is missing or move them away.")
+        "label; 1 labels (segmentation-99.nii) without image. Add what is missing or move them away, or leave them out with --skip-bad.")
+
+
+def test_d05_on_request_they_are_left_out_with_a_note(tmp_path):
+    touch(tmp_path / "LiTS", "volume-0.nii", "segmentation-0.nii", "volume-1.nii")
+    notes = []
+    [dataset] = find_datasets(tmp_path, notes=notes, allow=("missing",))
+    assert [case.id for case in dataset.cases] == ["volume-0"]
+    assert notes == [f"{tmp_path / 'LiTS'}: 1 images (volume-1.nii) without label, left out by --skip-bad"]
 
 
 def test_d05_only_the_side_that_is_published_without_partner_may_lack_it(tmp_path):

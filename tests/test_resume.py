@@ -501,6 +501,16 @@ def test_d13_bad_cases_are_left_out_on_request_and_counted(flags, two_bad, refus
     assert [r["left_out"] for r in metrics(tmp_path / "run")] == [2, 2]
 
 
+def test_d05_cases_of_which_a_file_is_missing_are_left_out_on_request(flags, two_bad, refused, tmp_path):
+    shutil.copytree(two_bad, tmp_path / "data")
+    (tmp_path / "data" / "set" / "labelsTr" / "a.nii.gz").unlink()
+    options = ("--folds", 1, "--fold", 0, "--spacing", 24, "--epochs", 1)
+    assert "1 files it needs are missing" in refused(*options, root=tmp_path / "data")
+    assert main(flags(tmp_path / "run", *options, "--skip-bad", root=tmp_path / "data")) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["cases"] == ["set/c"] and set(config["left_out"]) == {"set/a", "set/b", "set/d"}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_d13_a_cached_case_that_went_bad_stops_the_run_and_is_named(flags, refused, tmp_path, monkeypatch, workers):
     """After it was found in the cache and before its first patch is drawn."""

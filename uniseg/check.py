@@ -204,7 +204,7 @@ def _wrong_number(dataset):
 
 # -------------------------------------------------------------------------------------------------------------- all of it
 
-def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, show=print):
+def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, allow=(), show=print):
     """Check every dataset of a root and of `named` (datasets.find_datasets), showing each as it is done. Returns a dict, see --json.
 
     A dataset that cannot be used is "unusable" and does not stop the others. Raises DataError where there is none at all.
@@ -213,18 +213,18 @@ def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=Non
     for folder, name in dataset_folders(root, named, notes):
         left_out = []
         try:
-            dataset = read_folder(folder, name, name_map, left_out, incomplete=True)
+            dataset = read_folder(folder, name, name_map, left_out, {"missing", *allow})
         except (ValueError, OSError) as error:
             blocks.append({"dataset": name or folder.name, "folder": str(folder), "unusable": True, "classes": {},
                            "problems": [f"error: {error}"], "cases": [], "labels": []})
         else:
             blocks.append(check_dataset(dataset, spacing_mm, preview, seen))
-            blocks[-1]["problems"] += [f"warning: {note}" for note in left_out]
+            blocks[-1]["problems"] += [f"{'error' if note.endswith('--skip-bad') else 'warning'}: {note}" for note in left_out]
         show("\n".join(table(blocks[-1])))
     result = {"root": str(root), "spacing_mm": spacing_mm, "datasets": blocks, "problems": [f"warning: {note}" for note in notes]}
     if not any(p.startswith("error") for p in problems_of(result)):
         try:
-            find_datasets(root, name_map, named)                   # what holds between datasets
+            find_datasets(root, name_map, named, allow=allow)                   # what holds between datasets
         except DataError as error:
             result |= {"unusable": True, "problems": [*result["problems"], f"error: {error}"]}
     result["cache_bytes"] = sum(row.get("cache_bytes", 0) for block in blocks for row in block["cases"])
@@ -249,6 +249,7 @@ def build_parser():
     parser.add_argument("root", type=Path, nargs="?", metavar="ROOT", help="folder with one sub-folder per dataset: --data-root of training")
     parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
                         help="a dataset that the name of its folder does not tell (python -m uniseg.layouts); repeat for more")
+    parser.add_argument("--allow-outside", action="store_true", help="allow files that lie outside their dataset's folder")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     parser.add_argument("--spacing", type=float, default=SPACING_MM, help="mm, of the estimates (default %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="DIR", help="write a PNG per case: three slices, contours, class numbers")
@@ -267,7 +268,7 @@ def main(argv=None):
         if args.preview:
             args.preview.mkdir(parents=True, exist_ok=True)
         result = check_root(args.root, read_map(args.map) if args.map else None, args.dataset, args.spacing,
-                            args.preview)
+                            args.preview, ("outside",) * args.allow_outside)
         if args.json:
             with atomic_write(args.json) as temporary:
                 temporary.write_text(json.dumps(result, indent=1))

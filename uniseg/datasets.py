@@ -73,17 +73,19 @@ def in_order(names):
     return tuple(sorted(names, key=lambda n: (rank.get(n, len(rank)), n)))
 
 
-def find_datasets(root, name_map=None, named=(), notes=None):
+def find_datasets(root, name_map=None, named=(), notes=None, allow=()):
     """Every dataset in the sub-folders of `root` (or `root` itself), sorted by folder, then those of `named`.
 
     named: (name, folder) pairs, of --dataset: a published dataset's name, or any name for a folder with a dataset.json
     notes: a list that gets one line for everything that is left out by intention
+    allow: "missing" (files of a case, which then fails when it is read; a published image or label without its partner is
+           left out), "outside" (files that lie outside the dataset's folder)
     Raises DataError; a folder with NIfTI files that nobody can tell is one, hidden folders are not looked into.
     """
     notes = [] if notes is None else notes
     datasets = {}
     for folder, name in dataset_folders(root, named, notes):
-        dataset = read_folder(folder, name, name_map, notes)
+        dataset = read_folder(folder, name, name_map, notes, allow)
         if other := datasets.get(dataset.name):
             raise DataError(f'{other.folder} and {dataset.folder} both have the "name" {dataset.name}. '
                             "Change one dataset.json, or leave one of them out.")
@@ -131,24 +133,21 @@ def _is_dataset(folder):
     return (folder / "dataset.json").is_file() or bool(layouts.known_as(folder.name))
 
 
-def read_folder(folder, name=None, name_map=None, notes=None, incomplete=False):
-    """The Dataset of a folder, by the name given with --dataset or by the folder's own. Raises DataError.
-
-    incomplete: do not refuse a dataset.json of which files are missing
-    """
+def read_folder(folder, name=None, name_map=None, notes=None, allow=()):
+    """The Dataset of a folder, by the name given with --dataset or by the folder's own. Raises DataError."""
     notes = [] if notes is None else notes
     if not folder.is_dir():
         raise DataError(f"--dataset {name}={folder}: no such folder. Give the folder that holds the dataset.")
     rows = layouts.known_as(folder.absolute().name if name is None else name)
     has_json = (folder / "dataset.json").is_file()
     if has_json and not rows:
-        return read_dataset(folder, name_map, name, incomplete)
+        return read_dataset(folder, name_map, name, allow)
     if has_json and name is None and not rows[0].ships_json:          # somebody described it here
-        return read_dataset(folder, name_map, incomplete=incomplete)
+        return read_dataset(folder, name_map, allow=allow)
     if not rows:
         raise DataError(f"--dataset {name}={folder}: no published dataset of this name and no dataset.json in the folder. "
                         "`python -m uniseg.layouts` prints the names.")
-    return read_published(folder, rows, notes)
+    return read_published(folder, rows, notes, allow)
 
 
 # ----------------------------------------------------------------------------------------------- as publishers ship them
@@ -159,7 +158,7 @@ def _choose(rows, folder):
     return next(((row, found) for row in rows if (found := layouts.pair(row, paths))[1]), None)
 
 
-def read_published(folder, rows, notes):
+def read_published(folder, rows, notes, allow=()):
     """The Dataset of a folder as published. rows: the Layouts, editions of one dataset, that it may have."""
     chosen = _choose(rows, folder)
     if chosen is None:
@@ -171,9 +170,9 @@ def read_published(folder, rows, notes):
     names = [taxonomy.NAMES[c - 1] if c else "" for c in published.transfer]
     labels = tuple(Label(name, (value,), (name, taxonomy.BY_NAME[name].partner) if c in published.split else (name,))
                    for value, (c, name) in enumerate(zip(published.transfer, names), start=1) if c)
-    cases = _published_cases(folder, row, found, notes)
+    cases = _published_cases(folder, row, found, notes, allow)
     if labels and (folder / "dataset.json").is_file():
-        cases = _as_listed(folder, cases, labels, len(names), row.name, notes)
+        cases = _as_listed(folder, cases, labels, len(names), row.name, notes, allow)
     if row.partial_from:
         part = tuple(taxonomy.NAMES[c - 1] for c in published.partial)
         cases = {number: case._replace(annotated=part) if number >= row.partial_from else case for number, case in cases.items()}
@@ -188,7 +187,7 @@ def read_published(folder, rows, notes):
     return dataset
 
 
-def _published_cases(folder, row, found, notes):
+def _published_cases(folder, row, found, notes, allow):
     """{number: CaseFiles} of what layouts.pair has found. Raises DataError with all images and labels that have no partner."""
     images, labels, ids = found
     twice = [path for side in (images, labels) for same in side.values() if len(same) > 1 for path in same]
@@ -204,24 +203,26 @@ def _published_cases(folder, row, found, notes):
     if any(lone.values()):
         what = "; ".join(f"{_few(files, side)} without {'label' if side == 'images' else 'image'}"
                          for side, files in lone.items() if files)
-        raise DataError(f"{folder}: {what}. Add what is missing or move them away.")
+        if "missing" not in allow:
+            raise DataError(f"{folder}: {what}. Add what is missing or move them away, or leave them out with --skip-bad.")
+        notes.append(f"{folder}: {what}, left out by --skip-bad")
     cases = {}
     for number in sorted((images.keys() & labels.keys()) - mr):
-        image, label = (_inside(folder, side[number][0], folder) for side in (images, labels))
-        cases[number] = CaseFiles(ids[number], image, label, _annotated_by_masks(folder, label) if label.is_dir() else None)
+        image, label = (_inside(folder, side[number][0], folder, allow) for side in (images, labels))
+        cases[number] = CaseFiles(ids[number], image, label, _annotated_by_masks(folder, label, allow) if label.is_dir() else None)
     return cases
 
 
-def _annotated_by_masks(folder, label):
+def _annotated_by_masks(folder, label, allow):
     masks = layouts.mask_files(label)
     if not masks:
         raise DataError(f"{label}: no mask of a known class. Unpack it as published (docs/datasets.md).")
     for path in (path for paths in masks.values() for path in paths if path.is_symlink()):
-        _inside(folder, path.relative_to(folder), folder)
+        _inside(folder, path.relative_to(folder), folder, allow)
     return tuple(masks)
 
 
-def _as_listed(folder, cases, labels, highest, name, notes):
+def _as_listed(folder, cases, labels, highest, name, notes, allow):
     """The cases that the dataset.json of a published dataset lists, after a check that its labels are the published ones."""
     path = folder / "dataset.json"
     content = _read_json(path)
@@ -238,8 +239,8 @@ def _as_listed(folder, cases, labels, highest, name, notes):
         raise DataError(f"{path}: its labels are not the 1 to {highest} of the published {name}. Rename the folder.")
     if "training" not in content:
         return cases
-    listed = _decathlon_cases(folder, content)
-    _refuse_lost(path, listed)
+    listed = _decathlon_cases(folder, content, allow)
+    _refuse_lost(path, listed, allow)
     images = {case.image.resolve() for case in listed}
     covered = {image.parent for image in images}             # a list of imagesTr says nothing about imagesVa
     kept = {number: case for number, case in cases.items()
@@ -256,12 +257,12 @@ def _few(paths, what):
 
 # ------------------------------------------------------------------------------------------------------- dataset.json
 
-def read_dataset(folder, name_map=None, name=None, incomplete=False):
+def read_dataset(folder, name_map=None, name=None, allow=()):
     """Parse one dataset.json.
 
-    name_map:   {label name: class name or null}, consulted before the aliases
-    name:       of the dataset; by default the "name" of the file, else the folder's
-    incomplete: do not refuse it where files of its cases are missing
+    name_map: {label name: class name or null}, consulted before the aliases
+    name:     of the dataset; by default the "name" of the file, else the folder's
+    allow:    see find_datasets
     """
     path = Path(folder) / "dataset.json"
     content = _read_json(path)
@@ -274,11 +275,11 @@ def read_dataset(folder, name_map=None, name=None, incomplete=False):
         if classes:
             labels.append(Label(label, tuple(raw), classes))
     _refuse_double_classes(labels, path)
-    cases = _nnunet_cases(Path(folder), content) if "training" not in content else _decathlon_cases(Path(folder), content)
+    cases = _nnunet_cases(Path(folder), content) if "training" not in content else \
+        _decathlon_cases(Path(folder), content, allow)
     if not cases:
         raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and labelsTr.")
-    if not incomplete:
-        _refuse_lost(path, cases)
+    _refuse_lost(path, cases, allow)
     return Dataset(name or content.get("name") or Path(folder).name, Path(folder), tuple(labels), tuple(sorted(values)),
                    tuple(cases))
 
@@ -293,10 +294,11 @@ def _read_json(path):
     return content
 
 
-def _refuse_lost(path, cases):
+def _refuse_lost(path, cases, allow):
     lost = [str(f) for case in cases for f in (case.image, case.label) if not f.is_file()]
-    if lost:
-        raise DataError(f"{path}: {len(lost)} files it needs are missing: {', '.join(lost[:5])}. Add them or edit the list.")
+    if lost and "missing" not in allow:
+        raise DataError(f"{path}: {len(lost)} files it needs are missing: {', '.join(lost[:5])}. Add them, edit the list, or leave "
+                        "these cases out with --skip-bad.")
 
 
 def _label_values(labels, path):
@@ -342,20 +344,20 @@ def _refuse_double_classes(labels, path):
             seen[name] = label.name
 
 
-def _inside(folder, relative, path):
+def _inside(folder, relative, path, allow):
     """folder/relative, refused where it leads out of the folder."""
     full = (folder / relative).resolve()
-    if not full.is_relative_to(folder.resolve()):
-        raise DataError(f"{path}: {relative!r} leads out of the dataset's folder. Use paths inside it.")
+    if not full.is_relative_to(folder.resolve()) and "outside" not in allow:
+        raise DataError(f"{path}: {str(relative)!r} leads out of the dataset's folder. Use paths inside it, or --allow-outside.")
     return folder / relative
 
 
-def _decathlon_cases(folder, content):
+def _decathlon_cases(folder, content, allow):
     path, cases = folder / "dataset.json", []
     for entry in content["training"]:
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             raise DataError(f'{path}: training entry {entry!r} lacks "image" or "label". Mend it.')
-        image, label = (_inside(folder, entry[key], path) for key in ("image", "label"))
+        image, label = (_inside(folder, entry[key], path, allow) for key in ("image", "label"))
         cases.append(CaseFiles(_stem(image), image, label))
     return cases
 

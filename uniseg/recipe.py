@@ -83,6 +83,8 @@ def build_parser():
     parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="leave these datasets or DATASET/CASEs out")
     parser.add_argument("--drop-copies", action="store_true", help="leave out training cases whose CT also validates")
     parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated)")
+    parser.add_argument("--allow-outside", action="store_true",
+                        help="allow links and dataset.json paths to files outside their dataset's folder")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     parser.add_argument("--embeddings", type=Path, help="own embeddings file (default: the shipped one)")
     parser.add_argument("--cache", type=Path, help="folder of preprocessed cases (default: OUT/cache)")
@@ -130,7 +132,7 @@ def build_parser():
     opt.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler, pays on long runs")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
     fault = parser.add_argument_group("faults (ours)")
-    fault.add_argument("--skip-bad", action="store_true", help="leave out cases that cannot be read, instead of stopping")
+    fault.add_argument("--skip-bad", action="store_true", help="leave out cases that are incomplete or cannot be read, instead of stopping")
     fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
                        help="skip a step whose loss or gradient is not finite, at most N in a row")
     fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop", help="when the disk is full")

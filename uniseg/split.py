@@ -53,7 +53,8 @@ def gather_cases(args, rank, world):
     if args.data_root is None and not args.dataset:
         raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
     notes = []
-    datasets = find_datasets(args.data_root, name_map, args.dataset, notes)
+    allow = ("missing",) * args.skip_bad + ("outside",) * args.allow_outside
+    datasets = find_datasets(args.data_root, name_map, args.dataset, notes, allow)
     if args.fold >= args.folds:
         raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
     held_out = set()
@@ -63,7 +64,7 @@ def gather_cases(args, rank, world):
     if args.overfit is not None:
         jobs = jobs[:args.overfit]
     if args.val_root is not None:
-        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map, notes=notes) for c in d.cases]
+        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map, notes=notes, allow=allow) for c in d.cases]
     for note in notes if rank == 0 else ():
         tqdm.write(f"uniseg: {note}", file=sys.stderr)
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
