@@ -129,7 +129,7 @@ def build_parser():
                      help="with --init: leave the backbone as it is, train the heads (Section 4.6)")
     opt.add_argument("--activation-checkpointing", action="store_true",
                      help="Swin UNETR: recompute activations in the backward pass to save memory; the same numbers")
-    opt.add_argument("--compile", action="store_true", help="torch.compile; needs a C++ compiler, pays on long runs")
+    opt.add_argument("--compile", action="store_true", help="torch.compile; takes minutes at the start, needs a C++ compiler on a CPU")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
     fault = parser.add_argument_group("faults (ours)")
     fault.add_argument("--skip-bad", action="store_true", help="leave out cases that are incomplete or cannot be read, instead of stopping")
