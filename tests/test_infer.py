@@ -443,7 +443,8 @@ def test_the_help_ends_with_the_disclaimer(capsys):
 # --- Interruptions
 
 PAUSE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell starts background jobs, as these tests may be, without it
 import uniseg.infer, uniseg.nifti, uniseg.segmenter
 real, calls = {target}, []
 def slow(*args, **options):

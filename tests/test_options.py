@@ -64,6 +64,7 @@ def test_the_average_forgets_its_start_and_then_decays_as_asked():
 def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp_path):
     assert main(flags(tmp_path / "run", "--ema", 0.9)) == 0
     trained = weights(tmp_path / "run")
+    assert "those of the averaged weights (`--ema`)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     assert all(torch.equal(t, trained[n]) for n, t in weights(plain).items())        # the training itself is the same
     kept = checkpoint.read(tmp_path / "run" / "last.pt")["training"]["average"]
     best = weights(tmp_path / "run", "best.pt")

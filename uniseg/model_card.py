@@ -44,7 +44,7 @@ Licence and origin of the data, scanners and patients are not known to the progr
 
 {scores_table(classes, records, train_cases, val_cases)}
 
-{how_measured(records, train_cases, val_cases)}
+{how_measured(settings, records, train_cases, val_cases)}
 
 ## Use
 
@@ -123,13 +123,15 @@ def rounded(score):
     return "" if score is None else f"{score:.3f}"
 
 
-def how_measured(records, train_cases, val_cases):
+def how_measured(settings, records, train_cases, val_cases):
     """What the scores are scores of."""
     if last_validation(records) is None:
         return "Nothing was measured: no validation has taken place."
     text = ("Mean Dice over the validation cases that have the class, on the model's grid, at probability one half, without "
             "post-processing.\n**These cases also chose `best.pt`: its scores are those of a development set, too good for "
             "new cases.**")
+    if settings["ema"]:
+        text += " The scores are those of the averaged weights (`--ema`); `last.pt` segments with the others."
     if shared := {c.id for c in train_cases} & {c.id for c in val_cases}:
         text += f"\n**{len(shared)} of {len(val_cases)} validation cases are training cases: this is what was learned by heart.**"
     return text
