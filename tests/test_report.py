@@ -318,7 +318,7 @@ def test_a_class_that_table_2_lacks_has_a_colour_of_its_own():
 
 # ------------------------------------------------------------------------------------------------------------------- the card
 
-SETTINGS = {"backbone": "unet", "width": 0, "lpg": "shared", "encoding": "v3", "classes": ["liver", "aorta"], "hu_window": [-175, 250],
+SETTINGS = {"ema": 0.0, "backbone": "unet", "width": 0, "lpg": "shared", "encoding": "v3", "classes": ["liver", "aorta"], "hu_window": [-175, 250],
             "spacing": 1.5, "patch_size": [96, 96, 96], "epochs": 9, "batch_size": 2, "accumulate": 3, "seed": 4, "amp": "bf16"}
 TRAIN = [Case(Path(), "A", "A/1", ("liver", "spleen"), {"liver": 100, "spleen": 0}), Case(Path(), "B", "B/1", ("aorta",), {"aorta": 7}),
          Case(Path(), "A", "A/2", ("liver", "spleen"), {"liver": 0, "spleen": 0})]
