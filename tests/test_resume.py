@@ -556,6 +556,7 @@ def test_d17_where_shared_memory_is_too_small_patches_are_drawn_without_workers(
     (EOFError(), "a process that draws patches was killed", 1),
     (FileNotFoundError(2, "No such file or directory"), "a process that draws patches was killed", 1),
     (FileNotFoundError(2, "No such file or directory", "x.npy"), "[Errno 2] No such file or directory: 'x.npy'", 1),
+    (RuntimeError("backend='inductor' raised:\nCppCompileError: C++ compile error"), "torch.compile fails on this machine", 1),
     (MemoryError(), "out of memory. Give a smaller --batch-size", 1),
     (OSError("x.npy: damaged"), "x.npy: damaged", 1), (ValueError("x: wrong"), "x: wrong", 2),
     (OSError("Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File\nOSError: x: y"),
