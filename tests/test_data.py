@@ -448,6 +448,17 @@ def test_d14_a_damaged_folder_is_made_again(own_chest, tmp_path):
     assert again.folder == case.folder and np.array_equal(again.image, image)
 
 
+@pytest.mark.parametrize("name", ["image", "bits", "foreground"])
+def test_d14_a_cached_case_that_is_lost_or_cut_between_two_patches_is_named(own_chest, tmp_path, name):
+    case = cached(own_chest, COARSE, tmp_path / "cache")
+    drawn, file = patches([case], ("liver",), foreground=1.0), case.folder / f"{name}.npy"
+    content = drawn[0] and file.read_bytes()
+    for harm in (file.unlink, lambda: file.write_bytes(content[:len(content) // 2])):
+        harm()
+        with pytest.raises(OSError, match=f"{name}.npy: the cached case Chest/.* is damaged.*Remove this folder"):
+            drawn[1]
+
+
 def test_d14_of_two_processes_that_make_one_case_the_second_gives_way(own_chest, tmp_path):
     case = cached(own_chest, COARSE, tmp_path / "cache")
     before, dataset = files_of(case), read_dataset(own_chest)

@@ -158,18 +158,20 @@ class Case:
 
     def array(self, name):
         """One of the folder's arrays, memory-mapped. Raises OSError where the file was lost or cut since it was made."""
+        path = self.folder / f"{name}.npy"
         try:
-            return _mapped(self.folder / f"{name}.npy")
+            stat = path.stat()
+            return _mapped(path, stat.st_size, stat.st_mtime_ns)
         except (OSError, ValueError, EOFError) as error:
-            raise OSError(f"{self.folder / name}.npy: the cached case {self.id} is damaged ({error}). "
+            raise OSError(f"{path}: the cached case {self.id} is damaged ({error}). "
                           "Remove this folder; the next start makes it again.") from None
 
 
 @functools.lru_cache(maxsize=256)
-def _mapped(path):
+def _mapped(path, size, changed):
     """A .npy file as a memory-mapped array. The maps last used stay open: to map a case anew for each patch and fault its
-    pages in takes as long as the rest of the patch. They are clean pages of a folder named after what went into it.
-    """
+    pages in is a fifth of a patch's time or more. Size and time are for the cache: a file that was cut is not read beyond
+    its end, which would end the process without a word."""
     return np.load(path, mmap_mode="r")
 
 
