@@ -7,7 +7,6 @@ others. Read datasets.py and data.py first.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from . import NOT_A_MEDICAL_DEVICE, anatomy, taxonomy
 from .bits import bit_dtype, bounding_box
 from .check_table import problems_of, table, totals
-from .data import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, Preprocessing, case_masks, check_same_grid, class_masks
+from .data import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, Preprocessing, array_hash, case_masks, check_same_grid, class_masks
 from .datasets import DataError, dataset_folders, find_datasets, named_folder, read_folder, read_map
 from .picture import overlay, write_png
 from .nifti import format_mm
@@ -93,10 +92,7 @@ def _describe_image(ct, row):
             "hu": [float(v) for v in (ct.array.min(), *np.percentile(ct.array[::3, ::5, ::7], (0.5, 99.5)), ct.array.max())]}
     if not PLAUSIBLE_MM[0] <= spacing.min() <= spacing.max() <= PLAUSIBLE_MM[1]:
         row["problems"].append(f"warning: voxels of {format_mm(spacing)} mm are unusual for a CT")
-    digest = hashlib.sha256(repr(ct.array.shape).encode())
-    for k in range(ct.array.shape[2]):
-        digest.update(np.ascontiguousarray(ct.array[:, :, k].T))
-    row["hash"] = digest.hexdigest()
+    row["hash"] = array_hash(ct.array)
 
 
 def _check_classes(dataset, ct, masks, row):

@@ -190,6 +190,14 @@ def prepare(dataset, case, preprocessing, cache):
     return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"], meta["content"])
 
 
+def array_hash(array):
+    """sha256 of shape and values of a (D, H, W) array, whatever its order in memory; one plane is copied at a time."""
+    digest = hashlib.sha256(repr(array.shape).encode())
+    for k in range(array.shape[2]):
+        digest.update(np.ascontiguousarray(array[:, :, k].T))
+    return digest.hexdigest()
+
+
 def _content_hash(path, cache):
     """sha256 of a file's bytes, remembered by path, size and time so that a second start need not read it again."""
     stat = Path(path).stat()
@@ -212,7 +220,7 @@ def _preprocess(dataset, case, preprocessing, folder):
     ct, spacing = read_ct(case.image), preprocessing.spacing_mm
     image, affine = resample(ct.array, ct.affine, spacing, antialias=preprocessing.antialias)
     image = np.clip(np.rint(image), AIR_HU, 3071).astype(np.int16)
-    content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+    content = array_hash(image)
     names = list(dataset.annotated_in(case))
     bits = np.zeros(image.shape, bit_dtype(len(names)))
     voxels = {}
