@@ -3,15 +3,14 @@
 import json
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import Patient, label_map, write_dataset
+from png import read_png
 
 from uniseg import NOT_A_MEDICAL_DEVICE, taxonomy
 from uniseg.check import build_parser, check_case, check_root, exit_code, main
@@ -320,23 +319,6 @@ def test_a_cache_that_does_not_fit_the_disk_is_a_warning(root, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------------- the pictures
-
-def read_png(path):
-    """(rows, columns, 3) uint8 of an 8-bit RGB file whose lines are not filtered."""
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, at = {}, 8
-    while at < len(data):
-        size, kind = struct.unpack(">I4s", data[at:at + 8])
-        body = data[at + 8:at + 8 + size]
-        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0]
-        chunks[kind], at = body, at + 12 + size
-    columns, rows, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert rest == [8, 2, 0, 0, 0] and list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(rows, 1 + 3 * columns)
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(rows, columns, 3)
-
 
 def test_a_preview_shows_each_case_with_the_right_of_the_patient_on_the_left(tmp_path, patients):
     shown = {name: SIDED[name] for name in ("liver", "spleen")}

@@ -8,16 +8,15 @@ import json
 import os
 import re
 import signal
-import struct
 import time
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs import TINY, metrics
+from png import read_png
+from runs import metrics
 from test_data import handmade
 
 from uniseg import chart, model_card, picture, progress, report, taxonomy, train
@@ -27,24 +26,6 @@ from uniseg.train import main
 from uniseg.validation import mean_dice, validate
 
 BLACK = (0, 0, 0)
-
-
-def decode_png(path):
-    """(rows, columns, 3) uint8 of an 8-bit RGB file without filters, chunk by chunk as the standard has it."""
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, at = {}, 8
-    while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at:at + 8])
-        body = data[at + 8:at + 8 + length]
-        assert struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = body
-        at += 12 + length
-    columns, rows, *form = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert form == [8, 2, 0, 0, 0] and list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(rows, 1 + 3 * columns)
-    assert not lines[:, 0].any()                                                      # filter type 0
-    return lines[:, 1:].reshape(rows, columns, 3)
 
 
 def record(epoch, loss=1.0, lr=1e-4, **dice):
@@ -159,7 +140,7 @@ def test_text_stands_where_it_is_put():
 def test_a_png_holds_the_pixels_it_was_given(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     picture.write_png(tmp_path / "a.png", rgb)
-    assert (decode_png(tmp_path / "a.png") == rgb).all()
+    assert (read_png(tmp_path / "a.png") == rgb).all()
 
 
 # --------------------------------------------------------------------------------------------------------------- progress.png
@@ -369,14 +350,8 @@ def test_the_card_repeats_the_command_without_resume_and_names_the_weights_it_be
 # ------------------------------------------------------------------------------------------------------------------ a whole run
 
 @pytest.fixture(scope="module")
-def flags(phantom_root, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY, *map(str, more)]
-
-
-@pytest.fixture(scope="module")
 def finished(flags, tmp_path_factory):
-    """The folder of a run of 10 epochs. Not to be written to."""
+    """The folder of a run of 10 epochs, named as those that are compared with it: the name stands in its report. Not to be written to."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert main(flags(out)) == 0
     return out
@@ -387,9 +362,9 @@ OVERLAYS = {f"epoch_{epoch:04d}_{case}.png" for epoch in (5, 10) for case in ("A
 
 def test_a_run_leaves_pictures_that_can_be_decoded(finished):
     assert {p.name for p in (finished / "overlays").iterdir()} == OVERLAYS
-    assert decode_png(finished / "progress.png").shape == (900, 1400, 3)
+    assert read_png(finished / "progress.png").shape == (900, 1400, 3)
     for name in OVERLAYS:
-        assert decode_png(finished / "overlays" / name).std() > 10
+        assert read_png(finished / "overlays" / name).std() > 10
 
 
 def test_the_table_of_a_run_is_its_log(finished):
