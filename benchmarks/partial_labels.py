@@ -32,7 +32,7 @@ from uniseg.data import class_masks
 from uniseg.datasets import find_datasets
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
-from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, resolve
+from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, normalise_name, resolve
 from uniseg.volume import read_ct, read_label_map, write_volume
 
 SPACING_MM = 4.0
@@ -56,8 +56,16 @@ RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --pat
 
 # ------------------------------------------------------------------------------------------------------- the phantoms
 
-def write_dataset(folder, patients, drawn, named):
-    """A dataset in the Medical Segmentation Decathlon's form, each label with its value in LABELS.
+def names_of(label):
+    """The classes that a label stands for; beyond Table 2 its own name."""
+    try:
+        return resolve(label)
+    except ValueError:
+        return (normalise_name(label),)
+
+
+def write_dataset(folder, patients, drawn, named, labels=LABELS):
+    """A dataset in the Medical Segmentation Decathlon's form, each label with its value (1, 2, ...) in `labels`.
 
     patients: {case id: (hu, masks, affine)}; drawn: labels in the label files; named: labels in dataset.json
     """
@@ -65,12 +73,12 @@ def write_dataset(folder, patients, drawn, named):
     (folder / "labelsTr").mkdir()
     for case, (hu, masks, affine) in patients.items():
         label_map = np.zeros(hu.shape, np.uint8)
-        for value, label in enumerate(LABELS, start=1):
+        for value, label in enumerate(labels, start=1):
             if label in drawn:
-                label_map[np.logical_or.reduce([masks[name] for name in resolve(label)])] = value
+                label_map[np.logical_or.reduce([masks[name] for name in names_of(label)])] = value
         write_volume(folder / "imagesTr" / f"{case}.nii.gz", hu, affine)
         write_volume(folder / "labelsTr" / f"{case}.nii.gz", label_map, affine)
-    content = {"labels": {"0": "background", **{str(LABELS.index(label) + 1): label for label in named}},
+    content = {"labels": {"0": "background", **{str(labels.index(label) + 1): label for label in named}},
                "training": [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in patients]}
     (folder / "dataset.json").write_text(json.dumps(content, indent=1))
 

@@ -20,7 +20,8 @@ from uniseg.data import Case, PatchDataset
 from uniseg.datasets import find_datasets
 from uniseg.phantom import make_phantom
 from uniseg.recipe import TrainConfig, build_parser, lr_at
-from uniseg.train import SampleNumbers, main, positive_weights, training_step, unpack_bits
+from uniseg.losses import unpack_bits
+from uniseg.train import SampleNumbers, main, positive_weights, training_step
 from uniseg.validation import case_scores, mean_dice, validate
 
 

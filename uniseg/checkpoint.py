@@ -199,7 +199,8 @@ def initialise(network, content, path="checkpoint"):
         raise CheckpointError(f"{path}: holds a {released.TITLES[backbone]} of width {width}. "
                               f"Give --backbone {backbone} --width {width}.")
     shared = {c: (then["classes"].index(c), k) for k, c in enumerate(network.classes) if c in then["classes"]}
-    pairs = {n: n for n in ours if not n.startswith(("lpg.", "organ_embedding"))}           # our name: theirs
+    apart = ("lpg.", "organ_embedding") + (("out.",) if then["classes"] != list(network.classes) else ())
+    pairs = {n: n for n in ours if not n.startswith(apart)}                                 # our name: theirs
     if (then.get("lpg"), then.get("text_width")) == (network.config.lpg, network.config.text_width):
         if network.config.lpg == "shared":
             pairs |= {n: n for n in ours if n.startswith("lpg.")}

@@ -100,7 +100,7 @@ def case_masks(dataset, case, ct):
 
 
 def _folder_masks(case, ct):
-    for name, paths in layouts.mask_files(case.label).items():
+    for name, paths in layouts.mask_files(case.label, case.annotated or ()).items():
         whole = np.zeros(ct.array.shape, bool, order="F")
         for path in paths:
             part = read_label_map(path)
@@ -177,7 +177,7 @@ def _mapped(path, size, changed):
 
 def prepare(dataset, case, preprocessing, cache):
     """The cached form of one case of a Dataset, made if it is not there. Returns a Case."""
-    masks = layouts.mask_files(case.label) if case.label.is_dir() else {"": (case.label,)}
+    masks = layouts.mask_files(case.label, case.annotated or ()) if case.label.is_dir() else {"": (case.label,)}
     key = hashlib.sha256(json.dumps([
         FORMAT, _content_hash(case.image, cache),
         [(name, [_content_hash(path, cache) for path in paths]) for name, paths in masks.items()], preprocessing.spacing_mm,

@@ -76,10 +76,11 @@ def in_order(names):
 def find_datasets(root, name_map=None, named=(), notes=None, allow=()):
     """Every dataset in the sub-folders of `root` (or `root` itself), sorted by folder, then those of `named`.
 
+    name_map: {label name: class name, or None to drop the label}; also names the classes beyond Table 2 that are wanted
     named: (name, folder) pairs, of --dataset: a published dataset's name, or any name for a folder with a dataset.json
     notes: a list that gets one line for everything that is left out by intention
     allow: "missing" (files of a case, which then fails when it is read; a published image or label without its partner is
-           left out), "outside" (files that lie outside the dataset's folder)
+           left out), "outside" (files that lie outside the dataset's folder), "unknown" (labels of no class, left out)
     Raises DataError; a folder with NIfTI files that nobody can tell is one, hidden folders are not looked into.
     """
     notes = [] if notes is None else notes
@@ -141,13 +142,13 @@ def read_folder(folder, name=None, name_map=None, notes=None, allow=()):
     rows = layouts.known_as(folder.absolute().name if name is None else name)
     has_json = (folder / "dataset.json").is_file()
     if has_json and not rows:
-        return read_dataset(folder, name_map, name, allow)
+        return read_dataset(folder, name_map, name, allow, notes)
     if has_json and name is None and not rows[0].ships_json:          # somebody described it here
-        return read_dataset(folder, name_map, allow=allow)
+        return read_dataset(folder, name_map, None, allow, notes)
     if not rows:
         raise DataError(f"--dataset {name}={folder}: no published dataset of this name and no dataset.json in the folder. "
                         "`python -m uniseg.layouts` prints the names.")
-    return read_published(folder, rows, notes, allow)
+    return read_published(folder, rows, notes, allow, tuple(name_map or ()))
 
 
 # ----------------------------------------------------------------------------------------------- as publishers ship them
@@ -158,8 +159,11 @@ def _choose(rows, folder):
     return next(((row, found) for row in rows if (found := layouts.pair(row, paths))[1]), None)
 
 
-def read_published(folder, rows, notes, allow=()):
-    """The Dataset of a folder as published. rows: the Layouts, editions of one dataset, that it may have."""
+def read_published(folder, rows, notes, allow=(), more=()):
+    """The Dataset of a folder as published. rows: the Layouts, editions of one dataset, that it may have.
+
+    more: classes beyond Table 2 that are taken from a folder of masks
+    """
     chosen = _choose(rows, folder)
     if chosen is None:
         wanted = " or ".join(f"{label}.nii.gz" for r in rows for label in r.labels)
@@ -170,7 +174,7 @@ def read_published(folder, rows, notes, allow=()):
     names = [taxonomy.NAMES[c - 1] if c else "" for c in published.transfer]
     labels = tuple(Label(name, (value,), (name, taxonomy.BY_NAME[name].partner) if c in published.split else (name,))
                    for value, (c, name) in enumerate(zip(published.transfer, names), start=1) if c)
-    cases = _published_cases(folder, row, found, notes, allow)
+    cases = _published_cases(folder, row, found, notes, allow, more)
     if labels and (folder / "dataset.json").is_file():
         cases = _as_listed(folder, cases, labels, len(names), row.name, notes, allow)
     if row.partial_from:
@@ -187,7 +191,7 @@ def read_published(folder, rows, notes, allow=()):
     return dataset
 
 
-def _published_cases(folder, row, found, notes, allow):
+def _published_cases(folder, row, found, notes, allow, more):
     """{number: CaseFiles} of what layouts.pair has found. Raises DataError with all images and labels that have no partner."""
     images, labels, ids = found
     twice = [path for side in (images, labels) for same in side.values() if len(same) > 1 for path in same]
@@ -209,12 +213,13 @@ def _published_cases(folder, row, found, notes, allow):
     cases = {}
     for number in sorted((images.keys() & labels.keys()) - mr):
         image, label = (_inside(folder, side[number][0], folder, allow) for side in (images, labels))
-        cases[number] = CaseFiles(ids[number], image, label, _annotated_by_masks(folder, label, allow) if label.is_dir() else None)
+        annotated = _annotated_by_masks(folder, label, allow, more) if label.is_dir() else None
+        cases[number] = CaseFiles(ids[number], image, label, annotated)
     return cases
 
 
-def _annotated_by_masks(folder, label, allow):
-    masks = layouts.mask_files(label)
+def _annotated_by_masks(folder, label, allow, more):
+    masks = layouts.mask_files(label, more)
     if not masks:
         raise DataError(f"{label}: no mask of a known class. Unpack it as published (docs/datasets.md).")
     for path in (path for paths in masks.values() for path in paths if path.is_symlink()):
@@ -257,19 +262,19 @@ def _few(paths, what):
 
 # ------------------------------------------------------------------------------------------------------- dataset.json
 
-def read_dataset(folder, name_map=None, name=None, allow=()):
+def read_dataset(folder, name_map=None, name=None, allow=(), notes=None):
     """Parse one dataset.json.
 
     name_map: {label name: class name or null}, consulted before the aliases
     name:     of the dataset; by default the "name" of the file, else the folder's
-    allow:    see find_datasets
+    allow, notes: see find_datasets
     """
     path = Path(folder) / "dataset.json"
     content = _read_json(path)
     labels, values = [], {0}
     for label, raw in _label_values(content["labels"], path):
         values.update(raw)
-        classes = _classes_of(label, name_map or {}, path)
+        classes = _classes_of(label, name_map or {}, path, allow, [] if notes is None else notes)
         if classes and 0 in raw:
             raise DataError(f"{path}: label {label!r} has the value 0, which is background. Number the labels from 1.")
         if classes:
@@ -314,10 +319,11 @@ def _label_values(labels, path):
             raise DataError(f'{path}: label {key!r}: {value!r} is neither "1": "liver" nor "liver": 1. Mend it.')
 
 
-def _classes_of(name, name_map, path):
+def _classes_of(name, name_map, path, allow, notes):
     """The class names of one label; () where it is background or dropped. A map may name classes that Table 2 lacks."""
-    if name in name_map:
-        given = name_map[name]
+    key = name if name in name_map else taxonomy.normalise_name(name)
+    if key in name_map:
+        given = name_map[key]
         if given is None:
             return ()
         if not isinstance(given, str):
@@ -326,12 +332,16 @@ def _classes_of(name, name_map, path):
             return taxonomy.resolve(given)
         except ValueError:
             return (given,)
-    if taxonomy.normalise_name(name) in ("background", "bg", "clear_label"):
+    if key in ("background", "bg", "clear_label"):
         return ()
     try:
         return taxonomy.resolve(name)
     except ValueError as error:
-        raise DataError(f"{path}: {error} Or give --map FILE with {{\"{name}\": \"class\"}}, null to drop it.") from None
+        if "unknown" in allow:
+            notes.append(f"{path}: label {name!r} is left out, it is no known class and --classes does not name it")
+            return ()
+        raise DataError(f"{path}: {error} Or give --map FILE with {{\"{name}\": \"class\"}}, null to drop it, or name with "
+                        "--classes what is to be learned.") from None
 
 
 def _refuse_double_classes(labels, path):

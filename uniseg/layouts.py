@@ -200,21 +200,23 @@ def _class_of_mask(stem):
     return names[0] if len(names) == 1 and taxonomy.BY_NAME[names[0]].kind != taxonomy.TUMOUR else ""
 
 
-def mask_files(folder):
-    """{class name: paths of its mask files} of a folder of binary masks, in the order of Table 2.
+def mask_files(folder, more=()):
+    """{class name: paths of its mask files} of a folder of binary masks, in the order of Table 2, others after them.
 
+    more: names of classes beyond Table 2, whose file has the same name
     A class of which a file is missing is not there: nobody said that it is absent. Files of no class are left out.
     """
     files = {name.removesuffix(".gz").removesuffix(".nii"): name for name in files_below(folder) if "/" not in name}
     found = {}
     for stem in files:
-        if name := _class_of_mask(stem):
+        if name := _class_of_mask(stem) or (same if (same := taxonomy.normalise_name(stem)) in more else ""):
             found[name] = found.get(name, ()) + (stem,)
     found.update({name: parts for name, parts in MASK_PARTS.items() if set(parts) <= set(files)})
     for organ, lesion in MASK_LESIONS.items():
         if organ in found and lesion in files:
             found[organ] += (lesion,)
-    return {name: tuple(folder / files[stem] for stem in found[name]) for name in taxonomy.NAMES if name in found}
+    order = [*taxonomy.NAMES, *sorted(set(found) - set(taxonomy.NAMES))]
+    return {name: tuple(folder / files[stem] for stem in found[name]) for name in order if name in found}
 
 
 # ------------------------------------------------------------------------------------------------------------ the table

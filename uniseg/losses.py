@@ -11,11 +11,19 @@ from torch.autograd.function import once_differentiable
 SMOOTH = 1.0  # one voxel in numerator and denominator: keeps Dice defined where neither truth nor prediction has the class
 
 
+def unpack_bits(bits, classes):
+    """One bit a class -> the targets M of Eq. (3): (B, D, H, W) int64 -> (B, K, D, H, W) float32 of zeros and ones."""
+    target = torch.empty(bits.shape[0], classes, *bits.shape[1:], dtype=torch.float32, device=bits.device)
+    for k in range(classes):
+        target[:, k] = (bits >> k) & 1
+    return target
+
+
 def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None):
     """Dice + BCE of the labelled (sample, class) pairs, Eq. (3)-(4).
 
     logits:    (B, K, D, H, W)
-    target:    (B, K, D, H, W)  0 or 1, any dtype; only rows of labelled pairs are read
+    target:    (B, K, D, H, W)  0 or 1, or between (the soft pseudo labels of Eq. (5)); only rows of labelled pairs are read
     labelled:  (B, K) bool      True where the sample's dataset annotates class k
     pairs:     divide by this number instead of the batch's own count of labelled pairs (float or 0-d tensor). Under
                data parallelism: the count over all ranks divided by the number of ranks, so that averaging gradients

@@ -26,6 +26,7 @@ class ModelConfig:
     merging: str = "standard"           # Swin patch merging: order of the eight corners; v090 for released weights
     text_width: int = 512               # T, of the text embedding
     encoding: str = "v3"                # which embedding: prompt v1, v2, v3 (Section 4.4.1), one-hot, random
+    head: str = "class-specific"        # Section 3.2.3; softmax: the plain network of the baselines (baselines.py)
 
 
 class UniversalModel(nn.Module):
@@ -45,9 +46,7 @@ class UniversalModel(nn.Module):
         if config.lpg not in LPGS:
             raise ValueError(f"unknown lpg {config.lpg!r}. Choose one of {', '.join(LPGS)}.")
         self.config = config
-        width = config.width or PAPER_WIDTH[config.backbone]
-        more = {"merging": config.merging} if config.backbone == "swin_unetr" else {}
-        self.backbone = BACKBONES[config.backbone](in_channels=1, width=width, **more)
+        self.backbone = build_backbone(config)
         # These names are the released files' own.
         self.GAP = global_average_pooling(self.backbone.bottleneck_channels)
         self.precls_conv = reduce_features(self.backbone.decoder_channels)
@@ -85,9 +84,19 @@ class UniversalModel(nn.Module):
         return {**asdict(self.config), "classes": list(self.config.classes)}
 
 
+def build_backbone(config):
+    """The backbone of a ModelConfig: image -> (F_E, F_D)."""
+    more = {"merging": config.merging} if config.backbone == "swin_unetr" else {}
+    return BACKBONES[config.backbone](in_channels=1, width=config.width or PAPER_WIDTH[config.backbone], **more)
+
+
 def build(config_dict, embedding=None):
     """The network of a `describe()` dict; without an embedding its rows are zero, to be filled by load_state_dict."""
     config = ModelConfig(**{**config_dict, "classes": tuple(config_dict["classes"])})
+    if config.head == "softmax":
+        from .baselines import PlainModel          # which reads this module
+
+        return PlainModel(config)
     if embedding is None:
         embedding = torch.zeros(len(config.classes), config.text_width)
     return UniversalModel(config, embedding)

@@ -19,6 +19,7 @@ HU = {
     "right_adrenal_gland": 70, "left_adrenal_gland": 70, "duodenum": 60, "hepatic_vessel": 160, "right_lung": LUNG,
     "left_lung": LUNG, "colon": 50, "intestine": 75, "rectum": 45, "bladder": 5, "left_head_of_femur": 380,
     "right_head_of_femur": 380, "celiac_trunk": 150, "liver_tumor": 62, "kidney_tumor": 95, "kidney_cyst": 6,
+    "superior_mesenteric_artery": 150,
 }
 
 
@@ -85,8 +86,8 @@ def smooth_line(points, steps=8):
 class _Patient:
     """A patient being drawn: HU and masks on a scene. The methods follow each other in this order; each draws from `rng`."""
 
-    def __init__(self, scene, spacing_mm, rng, tumours):
-        self.scene, self.spacing_mm, self.rng, self.tumours = scene, spacing_mm, rng, tumours
+    def __init__(self, scene, spacing_mm, rng, tumours, beyond):
+        self.scene, self.spacing_mm, self.rng, self.tumours, self.beyond = scene, spacing_mm, rng, tumours, beyond
         self.x, self.y, self.z = np.meshgrid(*scene.axes, indexing="ij", sparse=True)
         self.hu = np.full(scene.shape, AIR, np.float32, order="F")
         self.masks = {}                          # class name -> bool
@@ -219,6 +220,9 @@ class _Patient:
                       for u in np.linspace(-54, 54, 6)]
                 loops += to if (row * 3 + level) % 2 == 0 else to[::-1]
         self.claim("intestine", scene.tube(self.wander(loops, 2.0), 10.5))
+        if self.beyond:
+            self.claim("superior_mesenteric_artery", scene.tube(
+                smooth_line([(-8, -10, 49), (-7, 4, 37), (-6, 14, 20), (-5, 23, -5), (-4, 26, -30), (-3, 24, -44)]), 4.0))
         for side, name in SIDES:
             self.claim(f"{name}_lung", scene.ellipsoid((side * 70, -8, 185), (66, 84, 105), power=2.6) & (abs(self.x) > 8))
 
@@ -283,9 +287,10 @@ class _Patient:
         hu[table & np.broadcast_to((depth > -3) | (depth < -11), hu.shape)] = -80
 
 
-def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None):
+def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None, beyond=False):
     """A torso from the lung bases to the femoral heads.
 
+    beyond:  also a class that Table 2 does not have, the superior mesenteric artery (Section 5.1.1); the others stay as they are
     shape:   voxels (D, H, W); by default FIELD_OF_VIEW_MM is covered. The middle of the array is the frame's origin.
     returns: hu (D, H, W) int16, masks {class name: (D, H, W) bool}, affine (4, 4); RAS+, Fortran order.
 
@@ -296,7 +301,7 @@ def make_phantom(spacing_mm=(3.0, 3.0, 3.0), seed=0, tumours=True, shape=None):
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-(n - 1) / 2.0 * s for n, s in zip(shape, spacing_mm)]
     rng = np.random.default_rng(seed)            # draws for the anatomy do not depend on the grid
-    patient = _Patient(_Scene(tuple(shape), affine), spacing_mm, rng, tumours)
+    patient = _Patient(_Scene(tuple(shape), affine), spacing_mm, rng, tumours, beyond)
     patient.draw_body()
     patient.draw_bones()
     patient.draw_organs()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import NOT_A_MEDICAL_DEVICE
 from .backbones import BACKBONES
+from .baselines import BASELINES
 from .datasets import named_folder
 from .embeddings import ENCODINGS
 from .heads import LPGS
@@ -30,6 +31,7 @@ class TrainConfig:
     lpg_hidden: int = 0                   # R: 512 (independent), 256 (shared)
     encoding: str = "v3"                  # P, Table 7: the best prompt
     prior: float = 0.5                    # P: sigmoids start at one half
+    head: str = "class-specific"          # P, Section 3.2.3; softmax: the plain network of Section 5's baselines
     # preprocessing
     spacing: float = 1.5                  # P, mm isotropic
     hu_window: tuple = (-175.0, 250.0)    # P
@@ -55,10 +57,14 @@ class TrainConfig:
     beta1: float = 0.9                    # P ("momentum 0.9")
     amp: str = "off"                      # P: float32
     ema: float = 0.0                      # U: decay of averaged weights, which are then validated and kept as best.pt
-    freeze: str = "nothing"               # P; "backbone" trains the heads only
+    freeze: str = "nothing"               # P; "backbone" trains the heads only, "old" the MLPs of the new classes only
     activation_checkpointing: bool = False  # U: recompute the Swin blocks in the backward pass; same numbers, less memory
     compile: bool = False                 # U: torch.compile
     seed: int = 0                         # U
+    # extension by new classes, Section 3.3
+    hard_pseudo: bool = False             # P: soft pseudo labels
+    old_labels: bool = False              # P, Eq. (5): pseudo labels for all old classes
+    baseline: str = ""                    # P: none; lwf, ilt, plop of a softmax (baselines.py)
     # validation
     folds: int = 5                        # P: five-fold cross-validation
     fold: int = 0                         # U: the fold that validates
@@ -77,12 +83,16 @@ def build_parser():
     parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
     parser.add_argument("--init", type=Path, metavar="WEIGHTS",
                         help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
+    parser.add_argument("--extend", type=Path, metavar="CHECKPOINT",
+                        help="teach it the classes it lacks from new data alone, Section 3.3; its network and grid are kept, other "
+                        "defaults are then those of Section 5.1.3")
     parser.add_argument("--partial", action="store_true", help="with --init: take what fits, although entries are missing")
     parser.add_argument("--val-root", type=Path, help="validate on the datasets of this folder instead of a fold")
     parser.add_argument("--include", nargs="+", metavar="PATTERN", help="train on these datasets or DATASET/CASEs only; * for any")
     parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="leave these datasets or DATASET/CASEs out")
     parser.add_argument("--drop-copies", action="store_true", help="leave out training cases whose CT also validates")
-    parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated)")
+    parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated); may name "
+                        "classes beyond Table 2 that have a text embedding")
     parser.add_argument("--allow-outside", action="store_true",
                         help="allow links and dataset.json paths to files outside their dataset's folder")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
@@ -97,6 +107,8 @@ def build_parser():
     net.add_argument("--lpg", choices=list(LPGS), default=d.lpg, help="Eq. (1); shared: the ICCV 2023 form")
     net.add_argument("--lpg-hidden", type=_at_least(0), default=d.lpg_hidden, help="hidden width of the LPG; 0: released code's")
     net.add_argument("--encoding", choices=ENCODINGS, default=d.encoding, help="prompt of the embeddings, Table 7")
+    net.add_argument("--head", choices=("class-specific", "softmax"), default=d.head,
+                     help="softmax: the plain network of Section 5's baselines, one class a voxel")
     net.add_argument("--prior", type=_fraction, default=d.prior, help="probability at which every sigmoid starts")
     pre = parser.add_argument_group("preprocessing and patches (paper's by default)")
     pre.add_argument("--spacing", type=_positive, default=d.spacing, help="mm, isotropic")
@@ -125,12 +137,18 @@ def build_parser():
     opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=d.amp, help="automatic mixed precision; fp16 on GPUs only")
     opt.add_argument("--ema", type=_fraction, default=d.ema, metavar="DECAY",
                      help="average the weights (0.999, say); validation and best.pt use the average; beyond the paper")
-    opt.add_argument("--freeze", choices=("nothing", "backbone"), default=d.freeze,
-                     help="with --init: leave the backbone as it is, train the heads (Section 4.6)")
+    opt.add_argument("--freeze", choices=("nothing", "backbone", "old"), default=d.freeze,
+                     help="with --init or --extend, backbone: leave it as it is, train the heads (Section 4.6); with --extend, old: train "
+                     "the new classes' MLPs alone, old classes stay bit for bit")
     opt.add_argument("--activation-checkpointing", action="store_true",
                      help="Swin UNETR: recompute activations in the backward pass to save memory; the same numbers")
     opt.add_argument("--compile", action="store_true", help="torch.compile; takes minutes at the start, needs a C++ compiler on a CPU")
     opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
+    more = parser.add_argument_group("extension by new classes (with --extend)")
+    more.add_argument("--hard-pseudo", action="store_true", help="pseudo labels of 0 and 1 for the old classes; paper: soft")
+    more.add_argument("--old-labels", action="store_true",
+                      help="where the new data label an old class, learn from that instead; beyond Eq. (5)")
+    more.add_argument("--baseline", choices=("", *BASELINES), default=d.baseline, help="extend a softmax by this method (Section 5.1.2)")
     fault = parser.add_argument_group("faults (ours)")
     fault.add_argument("--skip-bad", action="store_true", help="leave out cases that are incomplete or cannot be read, instead of stopping")
     fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
@@ -193,7 +211,18 @@ def make_config(args, train_cases, world):
         raise ValueError(f"--hu-window {args.hu_window[0]:g} {args.hu_window[1]:g}: give the lower end first.")
     if args.compile and choose_device(args.device).type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise ValueError("--compile: no C++ compiler found. Install g++, or set CXX to yours, or leave it out.")
-    if args.freeze != "nothing" and args.init is None:
+    if args.init is not None and args.extend is not None:
+        raise ValueError("--init and --extend: the network starts from one of them. Leave one out.")
+    for option in ("hard_pseudo", "old_labels", "baseline"):
+        if getattr(args, option) and args.extend is None:
+            raise ValueError(f"--{option.replace('_', '-')} without --extend: there is no old model. Give --extend CHECKPOINT.")
+    if args.head == "softmax" and (args.hard_pseudo or args.old_labels):
+        raise ValueError("--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave them out.")
+    if args.baseline and args.compile:
+        raise ValueError("--compile: the baselines look into the network. Leave one of the two out.")
+    if args.freeze == "old" and args.extend is None:
+        raise ValueError("--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
+    if args.freeze != "nothing" and args.init is None and args.extend is None:
         raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
     if args.activation_checkpointing and args.backbone != "swin_unetr":
         raise ValueError(f"--activation-checkpointing: the {args.backbone} has no Swin blocks. Leave it out.")

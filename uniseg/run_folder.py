@@ -95,7 +95,7 @@ def _alive(pid):
 
 # ------------------------------------------------------------------------------------------------------------------ resume
 
-def resume(out, learner, config, data, place, state):
+def resume(out, learner, config, about, place, state):
     """Load the last checkpoint into a train.Learner; returns the loop's state, `state` where it says nothing.
 
     Raises ValueError where settings differ, CheckpointError where no checkpoint can be read.
@@ -108,8 +108,10 @@ def resume(out, learner, config, data, place, state):
     then, now = {**asdict(TrainConfig()), **training["config"]}, asdict(config)     # a setting unknown then had its default
     differ = [f"{k}: {then.get(k)} -> {v}" for k, v in now.items() if _plain(then.get(k)) != _plain(v)]
     differ += [f"network's {k}" for k, v in learner.network.describe().items() if content["network"].get(k) != v and k not in now]
-    if content["about"]["data"] != data:
+    if content["about"]["data"] != about["data"]:
         differ.append("training cases")
+    if content["about"].get("extend") != about.get("extend"):
+        differ.append("the checkpoint of --extend")
     if training.get("world", world) != world:
         differ.append(f"processes: {training['world']} -> {world}")
     if differ:

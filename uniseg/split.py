@@ -7,9 +7,10 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from .data import Preprocessing, prepare
-from .datasets import DataError, find_datasets, read_map
+from .datasets import DataError, find_datasets, in_order, read_map
+from .embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from .runtime import from_all_ranks
-from .taxonomy import NAMES, resolve
+from .taxonomy import NAMES, normalise_name, resolve
 
 
 def fold_of(datasets, folds):
@@ -49,11 +50,12 @@ def select_cases(datasets, include, exclude):
 def gather_cases(args, rank, world):
     """(training cases, validation cases), preprocessed; the work is shared among the processes. Third, {name: reason} of
     the cases left out because they cannot be read (--skip-bad, the same on all ranks; else that is an error)."""
-    name_map = read_map(args.map) if args.map else None
+    name_map = read_map(args.map) if args.map else {}
     if args.data_root is None and not args.dataset:
         raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
     notes = []
-    allow = ("missing",) * args.skip_bad + ("outside",) * args.allow_outside
+    allow = ("missing",) * args.skip_bad + ("outside",) * args.allow_outside + ("unknown",) * (args.classes is not None)
+    name_map = {name: name for name in named_classes(args) if name not in NAMES} | name_map
     datasets = find_datasets(args.data_root, name_map, args.dataset, notes, allow)
     if args.fold >= args.folds:
         raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
@@ -107,19 +109,48 @@ def without_copies(train, val, drop):
     return [c for c in train if c.content not in held]
 
 
-def choose_classes(args, cases):
-    """Class names in the order of Table 2: those annotated with at least one voxel in the training cases.
+def named_classes(args):
+    """The classes that --classes names, () without it: Table 2's by name or alias, and others that have a text embedding.
 
-    A class that is never seen cannot be learned and would only be offered in vain.
+    Raises ValueError for a name that is neither.
+    """
+    return [n for name in args.classes.split(",") for n in _named(name, args)] if args.classes is not None else []
+
+
+def _named(name, args):
+    try:
+        return resolve(name)
+    except ValueError as unknown:
+        try:
+            if args.encoding in PROMPTS:
+                find_row(load_table(args.embeddings), name)
+        except EmbeddingError:
+            raise ValueError(f"--classes: {unknown} A class beyond Table 2 needs a text embedding: `python -m uniseg.embeddings` "
+                             "prints the names that have one, tools/make_embeddings.py --names FILE makes a table with more, for "
+                             "--embeddings.") from None
+        return (normalise_name(name),)
+
+
+def choose_classes(args, cases, old=()):
+    """The model's class names: those annotated with at least one voxel in the training cases, in the order of Table 2.
+
+    old: classes of the checkpoint of --extend, which come first and need no label
+    A class that is never seen cannot be learned and would only be offered in vain. Raises DataError.
     """
     seen = {name for case in cases for name, n in case.voxels.items() if n > 0}
     if args.classes is not None:
-        wanted = [c for name in args.classes.split(",") for c in ((name,) if name in seen else resolve(name))]
+        wanted = [n for name in args.classes.split(",") for n in ((name,) if name in seen else _named(name, args))]
+        if known := [n for n in wanted if n in old]:
+            raise DataError(f"--classes: the checkpoint of --extend has {', '.join(known)} already. Name new ones only.")
         if unseen := [c for c in wanted if c not in seen]:
             raise DataError(f"--classes: no training case has voxels of {', '.join(unseen)}. Leave them out.")
         seen = set(wanted)
-    if len(seen) > 64:
-        raise DataError(f"{where(args)}: {len(seen)} classes; one bit each, 64 fit. Choose some with --classes.")
-    if not seen:
+    new = [name for name in in_order(seen) if name not in old]
+    if old and not new:
+        raise DataError(f"{where(args)}: the training cases label no class that the checkpoint of --extend lacks. It has "
+                        f"{', '.join(old)}.")
+    if len(old) + len(new) > 64:
+        raise DataError(f"{where(args)}: {len(old) + len(new)} classes; one bit each, 64 fit. Choose some with --classes.")
+    if not new:
         raise DataError(f"{where(args)}: the training cases have no labelled voxel. Check their labels.")
-    return [n for n in NAMES if n in seen] + sorted(seen - set(NAMES))
+    return [*old, *new]

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, report
+from . import checkpoint, continual, report
+from .baselines import BASELINES, Softmax, refuse_unlabelled
 from .data import PatchDataset
 from .embeddings import class_embeddings, provenance
-from .losses import masked_loss
-from .model import ModelConfig, UniversalModel
+from .losses import masked_loss, unpack_bits
+from .model import build
 from .recipe import build_parser, lr_at, make_config
 from .run_folder import has_checkpoint, log, own_run_folder, resume, trim_metrics, write_json, write_validation, written
 from .runtime import (any_signal, end_processes, explain, from_all_ranks, keep_freed_memory, launched, leave,
@@ -61,14 +62,6 @@ class SampleNumbers:
         return (c.epochs * c.steps_per_epoch - self.start) * c.accumulate
 
 
-def unpack_bits(bits, classes):
-    """(B, D, H, W) int64 -> (B, K, D, H, W) float32 of zeros and ones."""
-    target = torch.empty(bits.shape[0], classes, *bits.shape[1:], dtype=torch.float32, device=bits.device)
-    for k in range(classes):
-        target[:, k] = (bits >> k) & 1
-    return target
-
-
 def positive_weights(cases, classes):
     """BCE weight of each class's positive voxels, (K,): (10000 / mean voxels a case)^0.6, at least 1, at most 12."""
     means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
@@ -77,25 +70,37 @@ def positive_weights(cases, classes):
 
 # ------------------------------------------------------------------------------------------------------------------ a step
 
-def training_step(model, batches, config, world=1, weights=None, scaler=None):
+class PartialLabels:
+    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others."""
+
+    def pairs(self, labelled):
+        """Number of (sample, class) pairs that count in the loss."""
+        return float(labelled.sum())
+
+    def __call__(self, model, image, bits, labelled, pairs, weight, cast):
+        """image (B, 1, D, H, W), bits (B, D, H, W) int64, labelled (B, K) bool, weight (B, K) or None; cast: autocast or not."""
+        with cast():
+            logits = model(image)                                                  # (B, K, D, H, W)
+        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight)
+
+
+def training_step(model, batches, config, world=1, weights=None, scaler=None, objective=PartialLabels()):
     """Forward and backward of one optimiser step over its micro-batches; returns the loss of the joint batch.
 
     The loss is the mean over all labelled (sample, class) pairs of all ranks and micro-batches: DDP averages gradients
     over ranks, so each rank divides its own sum by (global pairs / world).
     """
     device = next(model.parameters()).device
-    pairs = sum_over_ranks(torch.tensor(sum(float(b["labelled"].sum()) for b in batches), device=device)) / world
+    pairs = sum_over_ranks(torch.tensor(sum(objective.pairs(b["labelled"]) for b in batches), device=device)) / world
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.amp)
+    cast = functools.partial(torch.autocast, device.type, dtype=dtype, enabled=dtype is not None)
     joint = torch.zeros((), device=device)
     for i, batch in enumerate(batches):
         wait = contextlib.nullcontext() if i == len(batches) - 1 or world == 1 else model.no_sync()
         with wait:
-            labelled = batch["labelled"].to(device)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                logits = model(batch["image"].to(device))                          # (B, K, D, H, W)
-            target = unpack_bits(batch["bits"].to(device), logits.shape[1])        # (B, K, D, H, W)
+            image, bits, labelled = (batch[key].to(device) for key in ("image", "bits", "labelled"))
             weight = None if weights is None else weights.to(device).expand_as(labelled)
-            loss = masked_loss(logits, target, labelled, pairs, positive_weight=weight)   # Eq. (3)-(4)
+            loss = objective(model, image, bits, labelled, pairs, weight, cast)
             (loss if scaler is None else scaler.scale(loss)).backward()
         joint += loss.detach()
     return sum_over_ranks(joint / world)
@@ -148,10 +153,9 @@ class Learner(NamedTuple):
 
 def main(argv=None):
     """Returns the exit code: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM, 130 by Ctrl-C, both after saving."""
-    args = build_parser().parse_args(argv)
-    args.argv = argv
     keep_freed_memory()
     try:
+        args = parse(argv)
         place = start_processes(args.device, args.timeout)
         with own_run_folder(args, place[0]):
             return run(args, place)
@@ -169,10 +173,24 @@ def main(argv=None):
         end_processes()
 
 
+def parse(argv=None):
+    """The command's options. With --extend, defaults are those of Section 5.1.3 and of the checkpoint, read as `old`."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    old = None
+    if args.extend is not None:
+        old = checkpoint.read(args.extend)
+        parser.set_defaults(**continual.options(old))
+        args = parser.parse_args(argv)
+        continual.refuse_another_network(args, old)
+    args.argv, args.old = argv, old
+    return args
+
+
 def run(args, place):
     rank, world, device = place
     train_cases, val_cases, left_out = cases = gather_cases(args, rank, world)
-    classes = choose_classes(args, train_cases)
+    classes = choose_classes(args, train_cases, args.old["network"]["classes"] if args.old else ())
     config = make_config(args, len(train_cases), world)
     preprocessing = {"spacing_mm": [config.spacing] * 3, "hu_window": list(config.hu_window),
                      "window": list(config.patch_size), "antialias": config.antialias}
@@ -186,10 +204,12 @@ def run(args, place):
     state = {"step": 0, "epoch": 0, "best": -1.0, "loss_sum": 0.0, "skipped": 0, "in_a_row": 0}   # epochs ended, steps skipped
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
-    if args.init is not None:
-        about["init"] = {"file": args.init.name, "sha256": checkpoint.file_sha256(args.init)}
+    for start, file in (("init", args.init), ("extend", args.extend)):
+        if file is not None:
+            about[start] = {"file": file.name, "sha256": checkpoint.file_sha256(file)}
+    objective = make_objective(args, config, network, train_cases, device)
     if args.resume and has_checkpoint(args.out):
-        state = resume(args.out, learner, config, about["data"], place, state)
+        state = resume(args.out, learner, config, about, place, state)
     elif rank == 0:
         write_json(args.out / "config.json", {**asdict(config), "classes": classes, "cases": [c.id for c in train_cases],
                                               "validation": [c.id for c in val_cases], "left_out": left_out})
@@ -214,29 +234,77 @@ def run(args, place):
 
     loader = make_loader(args, config, network, train_cases, state["step"], place)
     with signals_noted() as noted, workers_end_with(iter(loader)) as batches:
-        return loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted)
+        code = loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted, objective)
+    if args.extend is not None and code == 0:
+        end_of_extension(args, config, learner, objective, val_cases, place)
+    return code
+
+
+def make_objective(args, config, network, train_cases, device):
+    """What a batch's loss is: that of partial labels, of an extension, or of a plain network. Raises ValueError."""
+    teacher = continual.frozen_teacher(args.old, args.extend, device) if args.old else None
+    if config.head == "softmax":
+        if teacher is not None and not config.baseline:
+            raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline {', '.join(BASELINES)}.")
+        refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:], "a softmax")
+        return Softmax(network, teacher, config.baseline)
+    if config.baseline:
+        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
+    if teacher is None:
+        return PartialLabels()
+    return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
+
+
+def end_of_extension(args, config, learner, objective, val_cases, place):
+    """Old classes before and after, new ones after, and what a class costs: extension.json, and printed."""
+    before = validate(objective.teacher, val_cases, config, place)
+    if place[0] == 0:
+        after = report.read_metrics(args.out / "metrics.jsonl")[-1].get("dice", {})
+        found = continual.summary(args.old["network"]["classes"], learner.network,
+                                  mean_dice(before, val_cases, objective.teacher.classes), after, config.patch_size)
+        write_json(args.out / "extension.json", {"checkpoint": args.extend.name, "cases": [c.id for c in val_cases], **found})
+        for line in continual.lines(found):
+            tqdm.write(line, file=sys.stderr)
 
 
 def make_network(args, config, classes, rank):
-    """The network at the start of the run: random, or from the weights of --init."""
+    """The network at the start of the run: random, from the weights of --init, or that of --extend with more classes."""
+    network, said = (extended_network if args.old else new_network)(args, config, classes)
+    network.backbone.requires_grad_(config.freeze != "backbone")
+    if config.freeze == "old":
+        continual.freeze_old(network, len(args.old["network"]["classes"]))
+    if config.activation_checkpointing:
+        network.backbone.checkpoint_activations()
+    if said and rank == 0:
+        tqdm.write(said, file=sys.stderr)
+    return network
+
+
+def extended_network(args, config, classes):
+    """(network of --extend with more classes, what is said of it)"""
+    rows = continual.new_embeddings(args.old, classes, args.embeddings, config.seed)
+    old = len(args.old["network"]["classes"])
+    return (continual.grow(args.old, classes, rows, config.prior),
+            f"{args.extend}: {old} classes kept, {len(classes) - old} new: {', '.join(classes[old:])}")
+
+
+def new_network(args, config, classes):
+    """(random network, with --init as much as fits taken from there; what is said of that, "" without --init)"""
     content = checkpoint.read(args.init, args.partial) if args.init is not None else {"network": {}}
     embedding = torch.from_numpy(class_embeddings(classes, config.encoding, args.embeddings, config.seed))
     merging = content["network"].get("merging", "standard")                        # weights of v090 keep its order of corners
-    network = UniversalModel(ModelConfig(tuple(classes), config.backbone, config.width, config.lpg, config.lpg_hidden, merging,
-                                         embedding.shape[1], config.encoding), embedding)
+    network = build({"classes": classes, "backbone": config.backbone, "width": config.width, "lpg": config.lpg,
+                     "lpg_hidden": config.lpg_hidden, "merging": merging, "text_width": embedding.shape[1],
+                     "encoding": config.encoding, "head": config.head}, embedding)
     if config.prior != 0.5:
         network.set_prior(config.prior)
-    network.backbone.requires_grad_(config.freeze != "backbone")
-    if config.activation_checkpointing:
-        network.backbone.checkpoint_activations()
-    if args.init is not None:
-        fresh = checkpoint.initialise(network, content, args.init)
-        known = [c for k, c in enumerate(classes) if not any(n.startswith(f"lpg.controllers.{k}.") for n in fresh)
-                 and c in content["network"]["classes"]]
-        if rank == 0:
-            tqdm.write(f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
-                       f"classes kept: {', '.join(known) or 'none'}", file=sys.stderr)
-    return network
+    if args.init is None:
+        return network, ""
+    fresh = checkpoint.initialise(network, content, args.init)
+    known = [c for k, c in enumerate(classes) if not any(n.startswith(f"lpg.controllers.{k}.") for n in fresh)
+             and c in content["network"]["classes"]]
+    return network, (f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
+                     f"classes kept: {', '.join(known) or 'none'}")
 
 
 def averaged(network, decay):
@@ -262,7 +330,7 @@ def make_loader(args, config, network, cases, start, place):
                                        pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
 
 
-def loop(args, config, learner, state, batches, keep, cases, place, noted):
+def loop(args, config, learner, state, batches, keep, cases, place, noted, objective):
     """The training loop: every step, every epoch's log, every validation. Returns the exit code."""
     (rank, world, device), (train_cases, val_cases, left_out) = place, cases
     (network, average, optimizer, scaler), (save_last, save_best, tell) = learner, keep
@@ -281,7 +349,7 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted):
                 group["lr"] = lr_at(state["step"], config)
             optimizer.zero_grad(set_to_none=True)
             parts = [next(batches) for _ in range(config.accumulate)]
-            loss = training_step(model, parts, config, world, weights, scaler).item()
+            loss = training_step(model, parts, config, world, weights, scaler, objective).item()
             if not all_finite(loss, network, scaler):
                 skip_step(args, config, state, loss, parts, rank, world)
             else:
