@@ -162,8 +162,9 @@ class Segmenter:
             if postprocess and box is not None:
                 bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
         with clock("native grid"):
-            native_bits, label_map = _to_native(bits, maps, names, affine, native_shape, native_affine)
-            counted = _count(native_bits, names, abs(np.linalg.det(native_affine[:3, :3])))
+            numbers = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
+            native_bits, label_map = _to_native(bits, maps, numbers, affine, native_shape, native_affine)
+            counted = _count(native_bits, numbers, abs(np.linalg.det(native_affine[:3, :3])))
         spacing_mm = voxel_size_mm(native_affine)[geometry.orientation[:, 0].astype(int)]    # in the file's order of axes
         stats = {
             "disclaimer": NOT_A_MEDICAL_DEVICE,
@@ -257,19 +258,19 @@ def _assemble(pieces, offset, shape):
     return [int(l) + s.start for l, s in zip(low, tight)], joined[tight]
 
 
-def _to_native(bits, maps, names, affine, native_shape, native_affine):
+def _to_native(bits, maps, numbers, affine, native_shape, native_affine):
     """Bits (uint32) and label map on the native grid, RAS+, from refined model-grid bits and the bytes of each class.
 
+    numbers: {class: its value in the label map}, in the order of the bits
     Every class is interpolated linearly inside its bounding box. Organs come first, then vessels, then tumours; within
     one kind the class with the higher confidence (distance of the logit from its threshold) wins (Section 4.1.2).
     """
-    values = taxonomy.label_values(names)
-    native_bits = np.zeros(native_shape, bit_dtype(len(names)), order="F")
-    label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
+    native_bits = np.zeros(native_shape, bit_dtype(len(numbers)), order="F")
+    label_map = np.zeros(native_shape, np.uint8 if max(numbers.values()) <= 255 else np.uint16, order="F")
     confidence = np.zeros(native_shape, np.uint8, order="F")
     for kind in taxonomy.MERGING_ORDER:
         confidence.fill(0)
-        for k, name in enumerate(names):
+        for k, name in enumerate(numbers):
             if taxonomy.kind_of(name) != kind:
                 continue
             found = _refined(get_bit(bits, k), maps[k])
@@ -281,7 +282,7 @@ def _to_native(bits, maps, names, affine, native_shape, native_affine):
                 native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
                 block = np.rint(block).astype(np.uint8)
                 wins = inside & (block > confidence[box])
-                label_map[box][wins] = values[name]
+                label_map[box][wins] = numbers[name]
                 confidence[box][wins] = block[wins]
     return native_bits, label_map
 
@@ -303,13 +304,13 @@ def _refined(mask, found):
     return [s.start for s in box], np.asfortranarray(field)
 
 
-def _count(bits, names, voxel_mm3):
-    """Per class: its number in the label map, voxels, ml, and whether it touches the border of the volume."""
-    values, counted = taxonomy.label_values(names), {}
+def _count(bits, numbers, voxel_mm3):
+    """Per class of `numbers`, see _to_native: its number in the label map, voxels, ml, and whether it touches the border of the volume."""
+    counted = {}
     faces = [bits[0], bits[-1], bits[:, 0], bits[:, -1], bits[:, :, 0], bits[:, :, -1]]
-    for k, name in enumerate(names):
+    for k, (name, number) in enumerate(numbers.items()):
         one = bits.dtype.type(1 << k)
         voxels = sum(int(np.count_nonzero(bits[:, :, z] & one)) for z in range(bits.shape[2]))
-        counted[name] = {"label": values[name], "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
+        counted[name] = {"label": number, "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
                          "touches_border": bool(voxels and any((face & one).any() for face in faces))}
     return counted

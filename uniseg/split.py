@@ -55,7 +55,8 @@ def gather_cases(args, rank, world):
         raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
     notes = []
     allow = ("missing",) * args.skip_bad + ("outside",) * args.allow_outside + ("unknown",) * (args.classes is not None)
-    name_map = {name: name for name in named_classes(args) if name not in NAMES} | name_map
+    learned = args.old["network"]["classes"] if getattr(args, "old", None) else ()
+    name_map = {name: name for name in (*learned, *named_classes(args)) if name not in NAMES} | name_map
     datasets = find_datasets(args.data_root, name_map, args.dataset, notes, allow)
     if args.fold >= args.folds:
         raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
@@ -66,7 +67,8 @@ def gather_cases(args, rank, world):
     if args.overfit is not None:
         jobs = jobs[:args.overfit]
     if args.val_root is not None:
-        jobs += [(d, c, True) for d in find_datasets(args.val_root, name_map, notes=notes, allow=allow) for c in d.cases]
+        val = find_datasets(args.val_root, name_map, notes=notes, allow=(*allow, "unknown"))
+        jobs += [(d, c, True) for d in val for c in d.cases]
     for note in notes if rank == 0 else ():
         tqdm.write(f"uniseg: {note}", file=sys.stderr)
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
