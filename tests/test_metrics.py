@@ -309,7 +309,7 @@ TWO = lesions(((1, 1, 1), 2), ((8, 8, 8), 3))        # lesions of 8 and 27 voxel
 
 
 def test_of_two_lesions_one_is_found_and_one_prediction_is_false():
-    predicted = lesions(((2, 2, 2), 2), ((1, 8, 1), 2))                         # one box with a voxel in the first lesion, one with none
+    predicted = lesions(((2, 2, 2), 2), ((1, 8, 1), 2))          # a voxel of one box in the first lesion, none of the other
     assert lesion_detection(predicted, TWO) == {"tp": 1, "fn": 1, "fp": 1, "sensitivity": 0.5, "precision": 0.5, "f1": 0.5}
 
 
