@@ -207,7 +207,8 @@ def lesion_detection(predicted, reference, spacing_mm=None, min_overlap=0.0, min
     A lesion is a component connected by faces, edges or corners (26 neighbours). One of the reference is found (tp) if any
     voxel of it is predicted, else missed (fn); a predicted one that touches none of the reference is false (fp): the rule of
     autoPET, https://autopet.grand-challenge.org/Evaluation/. One predicted lesion may find several of the reference, and of
-    several on one lesion none is false. LiTS (https://arxiv.org/abs/1901.04056) asks for more, an overlap of half the union.
+    several on one lesion none is false. LiTS asks for more: pieces that overlap are merged, and their overlap has to be over
+    half of their union, https://github.com/PatrickChrist/lits-challenge-scoring. Rates of the two rules do not compare.
 
     min_overlap:    share of a reference lesion's voxels to be predicted (0: one voxel); what touches too little is not false
     min_lesion_mm3: smaller lesions, of either mask, are not counted; needs `spacing_mm`
