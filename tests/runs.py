@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from uniseg import checkpoint
+from uniseg.baselines import PlainModel, Softmax
+from uniseg.continual import Extension
 from uniseg.model import ModelConfig, UniversalModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +84,14 @@ def small_network(lpg="independent"):
     torch.manual_seed(0)
     config = ModelConfig(CLASSES, "unet", 2, lpg, 8, text_width=4)
     return UniversalModel(config, torch.randn(3, 4))
+
+
+def objectives():
+    """{name: (network, loss of a batch)}: new classes by Eq. (5) and by a baseline, from a frozen model of the first two of three."""
+    torch.manual_seed(1)
+    old = UniversalModel(ModelConfig(CLASSES[:2], "unet", 2, "independent", 8, text_width=4), torch.randn(2, 4)).eval()
+    plain, plain_old = (PlainModel(ModelConfig(CLASSES[:n], "unet", 2, head="softmax")) for n in (3, 2))
+    return {"Eq. (5)": (small_network(), Extension(old)), "plop": (plain, Softmax(plain, plain_old.eval(), "plop"))}
 
 
 def batch_of(seed, *labelled):

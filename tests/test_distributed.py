@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import Patient, write_dataset
 from runs import (CLASSES, ROOT, RUN_FILES, assert_equal_state, assert_same_run, batch_of, ended, gradients, joined, metrics,
-                  small_network, torchrun, wait_until)
+                  objectives, small_network, torchrun, wait_until)
 
 from uniseg import checkpoint, split, train
 from uniseg.backbones import BACKBONES
@@ -83,6 +83,10 @@ def one_of_two(rank, folder, runs):
     network = small_network()                                                         # two micro-batches in each of two ranks
     parts = [batch_of(2 * part + rank, ["111", "010", "100", "000"][2 * part + rank]) for part in range(2)]
     found["accumulate"] = training_step(parallel(network), parts, TrainConfig(accumulate=2), 2), gradients(network)
+
+    for name, (network, objective) in objectives().items():
+        loss = training_step(parallel(network), [batch_of(20 + rank, ["111", "010"][rank])], TrainConfig(), 2, objective=objective)
+        found[name] = loss, gradients(network)
 
     network = small_network()
     torch.manual_seed(rank)                                                           # ranks must not need the same state
@@ -163,6 +167,15 @@ def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(
     for found in two[0]:
         assert torch.allclose(found["accumulate"][0], loss)
         assert torch.allclose(found["accumulate"][1], gradients(network), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", objectives())
+def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_batch(two, name):
+    network, objective = objectives()[name]
+    loss = training_step(network, [joined(batch_of(20, "111"), batch_of(21, "010"))], TrainConfig(), objective=objective)
+    for found in two[0]:
+        assert torch.allclose(found[name][0], loss, rtol=1e-4)
+        assert torch.allclose(found[name][1], gradients(network), rtol=1e-3, atol=1e-6)
 
 
 def test_t3_a_process_without_labelled_classes_keeps_its_weights_equal_to_the_others(two):

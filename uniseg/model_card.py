@@ -14,6 +14,9 @@ from . import NOT_A_MEDICAL_DEVICE, __version__, taxonomy
 from .progress import best_record
 
 
+STARTS = {"init": "", "extend": ", extended by new classes (extension.json: old classes before and after)"}
+
+
 def model_card(name, settings, records, about, millions, device, train_cases, val_cases):
     """The text of the card.
 
@@ -63,9 +66,11 @@ def facts(settings, records, about, millions, device):
     patches = s["batch_size"] * s["accumulate"] * about["processes"]
     epoch, step = (records[-1]["epoch"], records[-1]["step"]) if records else (0, 0)
     width = f"width {s['width']}" if s["width"] else "the paper's width"
-    start = f"{about['init']['file']} (sha256 {about['init']['sha256']})" if "init" in about else "random weights"
+    start = next((f"{about[how]['file']} (sha256 {about[how]['sha256']}){said}" for how, said in STARTS.items() if how in about),
+                 "random weights")
+    heads = f"{s['lpg']} LPG, embeddings {s['encoding']}" if s.get("head") != "softmax" else "softmax (a baseline of Section 5)"
     processes = f"{about['processes']} processes" if about["processes"] > 1 else "one process"
-    rows = [("network", f"{s['backbone']}, {width}, {s['lpg']} LPG, embeddings {s['encoding']}, {millions:.2f} M parameters"),
+    rows = [("network", f"{s['backbone']}, {width}, {heads}, {millions:.2f} M parameters"),
             ("classes", f"{len(s['classes'])}: {', '.join(s['classes'])}"),
             ("input", f"CT in HU, clipped to {s['hu_window'][0]:g} ... {s['hu_window'][1]:g}, at {s['spacing']:g} mm, windows of "
                       f"{' x '.join(map(str, s['patch_size']))} voxels"),
