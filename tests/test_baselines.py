@@ -251,6 +251,9 @@ def test_a_baseline_extends_a_softmax_and_the_result_segments(first, tmp_path, m
     content = checkpoint.read(tmp_path / "run" / "last.pt")
     assert content["network"]["classes"] == ["spleen", "liver", "liver_tumor"] and content["network"]["head"] == "softmax"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["baseline"] == method
+    said = "\n".join(checkpoint.describe(tmp_path / "run" / "last.pt", content))
+    assert "U-Net with a softmax, a baseline of Section 5, 3 classes" in said and "LPG" not in said
+    assert "extends    last.pt, sha256 " in said and "softmax (a baseline of Section 5)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     result = uniseg.load(tmp_path / "run" / "last.pt").segment(first / "ct.nii.gz", postprocess=False)
     assert result.classes == ("spleen", "liver", "liver_tumor")
 

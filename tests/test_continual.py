@@ -248,6 +248,7 @@ def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_aft
     first = metrics(assembly / "first")
     assert all(record.get("dice") is None for record in first)                         # it had no validation; "before" is measured here
     assert found["classes"]["liver"]["before"] is not None
+    assert "extended by new classes (extension.json" in (extended / "MODEL_CARD.md").read_text()
     assert extend(assembly, tmp_path / "again") == 0
     said = capsys.readouterr().err
     assert "2 classes kept, 2 new: aorta, superior_mesenteric_artery" in said
@@ -264,6 +265,7 @@ def test_its_defaults_are_those_of_section_5_1_3_and_of_the_checkpoint(assembly)
 def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, extended):
     segmentation = uniseg.load(extended / "last.pt").segment(assembly / "ct.nii.gz", threshold=1e-6)
     assert segmentation.stats["classes"]["superior_mesenteric_artery"]["label"] == 33
+    assert segmentation.mask("Superior mesenteric artery").sum() == segmentation.stats["classes"]["superior_mesenteric_artery"]["voxels"]
     assert segmentation.stats["classes"]["aorta"]["label"] == 8
 
 

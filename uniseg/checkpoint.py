@@ -229,17 +229,18 @@ def describe(path, content, every=False):
     lines = [("file", f"{path}, {Path(path).stat().st_size / 1e6:.1f} MB"), ("sha256", file_sha256(path)),
              ("what", released.title(network) + (", in part" if part == "partial" else "")),
              ("backbone", f"{released.TITLES[name]}, width {width}{merging}, {in_backbone:,} parameters")]
-    if network["classes"]:
+    if network["classes"] and network.get("head") != "softmax":
         encoder = about.get("embedding", {}).get("encoder", "vectors from the file")
         lines += [("LPG", f"{network['lpg']}, hidden width {network['lpg_hidden'] or 'of the released code'}"),
-                  ("text", f"{network['text_width']} numbers a class, encoding {network.get('encoding', 'v3')}, {encoder}"),
-                  ("classes", f"{len(network['classes'])}: {', '.join(network['classes'])}")]
+                  ("text", f"{network['text_width']} numbers a class, encoding {network.get('encoding', 'v3')}, {encoder}")]
+    lines += [("classes", f"{len(network['classes'])}: {', '.join(network['classes'])}")] if network["classes"] else []
     lines.append(("parameters", f"{sum(t.numel() for t in learned.values()):,}"))
     pre, report = content["preprocessing"], content.get("report")
     if not part:
         assumed = " (the paper's; the file does not say)" if report else ""
         lines.append(("input", f"{' x '.join(f'{s:g}' for s in pre['spacing_mm'])} mm, HU {pre['hu_window'][0]:g} to "
                                f"{pre['hu_window'][1]:g}, windows {' x '.join(map(str, pre['window']))}{assumed}"))
+    lines += [("extends", f"{about['extend']['file']}, sha256 {about['extend']['sha256']}")] if "extend" in about else []
     lines += [("made by", about["command"])] if "command" in about else []
     if "converted_from" in about and not report:
         lines.append(("made from", f"{about['converted_from']}, sha256 {about['sha256']}"))

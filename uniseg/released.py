@@ -170,4 +170,6 @@ def title(config):
     backbone = TITLES[config["backbone"]]
     if not config["classes"]:
         return f"{backbone} backbone, without class heads"
+    if config.get("head") == "softmax":
+        return f"{backbone} with a softmax, a baseline of Section 5, {len(config['classes'])} classes"
     return f"Universal Model, {backbone}, {config['lpg']} LPG, {len(config['classes'])} classes"

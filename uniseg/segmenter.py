@@ -67,7 +67,7 @@ class Segmentation:
 
         An alias will do; the name of a pair ("kidneys") gives both sides in one mask.
         """
-        names = (name,) if name in self.classes else taxonomy.resolve(name)
+        names = _names(name, self.classes)
         if missing := [n for n in names if n not in self.classes]:
             raise ValueError(f"no class {missing[0]} in this result. It has {', '.join(self.classes)}.")
         mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
@@ -108,7 +108,7 @@ class Segmenter:
         """Names of the model's classes for a list of names or aliases ("kidneys" is both). Raises ValueError."""
         chosen = []
         for name in wanted:
-            for resolved in (name,) if name in self.classes else taxonomy.resolve(name):
+            for resolved in _names(name, self.classes):
                 if resolved not in self.classes:
                     raise ValueError(f"class {resolved} is not in these weights ({self.weights['file']}). "
                                      f"They offer {', '.join(self.classes)}.")
@@ -202,6 +202,12 @@ class Segmenter:
                     start = (box[0].start, box[1].start, box[2].start + z)
                     pieces[k].append((start, np.asfortranarray(values[box])))
         return pieces
+
+
+def _names(name, classes):
+    """The classes that a name or an alias stands for; one beyond Table 2 only as one of `classes`. Raises ValueError."""
+    own = [n for n in (name, taxonomy.normalise_name(name)) if n in classes]
+    return tuple(own[:1]) or taxonomy.resolve(name)
 
 
 class _Clock:
