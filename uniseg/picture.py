@@ -1,5 +1,6 @@
 """Pictures of a CT with its masks, written as PNG without a plotting package."""
 
+import colorsys
 import struct
 import zlib
 
@@ -28,9 +29,10 @@ def write_png(path, rgb):
 
 
 def class_color(value):
-    """RGB of a value of the label map; classes that Table 2 does not list take turns with five colours that it does not use."""
-    more = ((255, 0, 255), (120, 90, 255), (255, 255, 0), (0, 255, 255), (255, 60, 120))
-    return taxonomy.CLASSES[value - 1].color if value <= len(taxonomy.CLASSES) else more[value % 5]
+    """RGB of a value of the label map. Classes beyond Table 2 get strong colours, hues a golden section of the circle apart."""
+    if value <= len(taxonomy.CLASSES):
+        return taxonomy.CLASSES[value - 1].color
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(value * 0.618034 % 1, 1.0, (1.0, 0.7)[value // 16 % 2]))
 
 
 def middle(label_map):
