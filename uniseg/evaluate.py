@@ -23,7 +23,7 @@ from tqdm import tqdm
 from . import NOT_A_MEDICAL_DEVICE, __version__, evaluation_folder, infer, taxonomy
 from .datasets import SUFFIXES, DataError, find_datasets, named_folder, read_map
 from .paper_tables import table_lines
-from .readings import in_folder, predictions, references, safe, stem
+from .readings import in_folder, predictions, references, safe, stem, with_empty
 from .score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .scores import GROUPS, healthy_rows, in_group, readers, score_case, summarise
 from .significance import paired_tests
@@ -35,15 +35,15 @@ def build_parser():
     parser = argparse.ArgumentParser(prog="python -m uniseg.evaluate", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what is scored")
-    what.add_argument("--pred", type=Path, metavar="DIR", help="folder of results of uniseg.infer, label maps, or a folder of masks a case")
+    what.add_argument("--pred", type=Path, metavar="DIR", help="results of uniseg.infer, label maps, or a folder of masks a case")
     what.add_argument("--ref", type=Path, metavar="DIR", help="a dataset, a folder of datasets, or a folder in a form of --pred")
     what.add_argument("--data-root", type=Path, metavar="ROOT", help="datasets whose cases are segmented and scored")
     what.add_argument("--weights", type=Path, help="checkpoint for --data-root (default: the built-in weights)")
     what.add_argument("--read", type=Path, nargs="+", metavar="DIR",
-                      help="score nothing: read evaluations or training runs (their validation.json); several are folds of one division")
+                      help="score nothing: read evaluations or training runs (validation.json); several are folds")
     what.add_argument("--healthy", type=Path, metavar="DIR",
-                      help="patients without tumour, for the specificity: predictions for them, or CTs with --data-root. No label is "
-                      "read: they must be known to have none of the model's tumours (the paper takes CHAOS and Pancreas-CT)")
+                      help="patients without tumour, for the specificity: predictions for them, or CTs with --data-root. No "
+                      "label is read: they must be known to have none of the model's tumours (paper: CHAOS, Pancreas-CT)")
     what.add_argument("--against", type=Path, metavar="DIR", help="labels of a second reader, in a form of --ref (Section 4.7)")
     choice = parser.add_argument_group("which of it")
     choice.add_argument("--classes", help="only these, comma-separated; a plain folder of label maps then annotates all of them")
@@ -52,17 +52,17 @@ def build_parser():
     choice.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     choice.add_argument("--fold", type=int, help="only the cases that training with --fold K --folds N held out")
     choice.add_argument("--folds", type=int, help="N of --fold")
-    choice.add_argument("--allow-missing", action="store_true", help="score the cases that have a prediction, say how many have none")
+    choice.add_argument("--allow-missing", action="store_true", help="score the cases with a prediction, say how many have none")
     choice.add_argument("--epoch", choices=("last", "best"), default="last",
                         help="of a training run's validation.json; the best one was chosen on these very cases (default last)")
     more = parser.add_argument_group("what is made of it")
     more.add_argument("--out", type=Path, help=f"folder of cases.csv and summary.json (default {OUT}; with --read: none)")
-    more.add_argument("--overwrite", action="store_true", help="replace the evaluation in --out; predictions of the same weights stay")
+    more.add_argument("--overwrite", action="store_true", help="replace what is in --out; predictions of the same weights stay")
     more.add_argument("--tables", action="store_true", help="the paper's Tables 3, 4, 6 and 8 with ours below")
-    more.add_argument("--compare", type=Path, metavar="DIR", help="another evaluation or run: differences, paired by patient, with a test")
+    more.add_argument("--compare", type=Path, metavar="DIR", help="another evaluation or run: paired differences with a test")
     more.add_argument("--min-lesion-ml", type=float, default=0.0,
                       help="a tumour is found in a patient when a predicted lesion has at least this volume (default: one voxel)")
-    more.add_argument("--bootstrap", type=int, default=1000, help="resamples of the confidence intervals (default %(default)s, 0: none)")
+    more.add_argument("--bootstrap", type=int, default=1000, help="resamples of the intervals (default %(default)s, 0: none)")
     more.add_argument("--seed", type=int, default=0, help="of the resamples (default %(default)s)")
     more.add_argument("--no-postprocess", action="store_true", help="with --data-root: as of uniseg.infer")
     more.add_argument("--device", default="auto", help="with --data-root: auto, cpu, cuda, cuda:1")
@@ -71,7 +71,7 @@ def build_parser():
 
 
 def main(argv=None):
-    """Returns the exit code: 0 done, 1 a case failed or the result cannot be written, 2 bad arguments or data, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 a case failed or nothing can be written, 2 bad arguments or data, 130 interrupted."""
     args = build_parser().parse_args(argv)
     began = time.monotonic()
     try:
@@ -85,7 +85,7 @@ def main(argv=None):
         about["notes"] += notes
         try:
             if not rows:
-                raise ValueError(f"{args.pred or args.data_root}: no case could be scored, for the reasons above. Nothing is written.")
+                raise ValueError(f"{args.pred or args.data_root}: no case could be scored, as said above. Mend them first.")
             finish(args, rows, about, tests, began)
         except (ValueError, OSError) as error:
             return infer.fail(error, 1, args.verbose)
@@ -134,15 +134,13 @@ def scored(args):
     if args.data_root:
         pairs, healthy = segmented(args, wanted, about)
     else:
-        pairs, healthy = predictions(args.pred, wanted, name_map), list(in_folder(args.healthy).values()) if args.healthy else []
+        pairs, healthy = predictions(args.pred, wanted, name_map), healthy_predictions(args, name_map) if args.healthy else []
         missing = [r.name for r in wanted if r.name not in pairs]
         if missing and not (args.allow_missing and pairs):
-            raise DataError(f"{args.pred}: no prediction for {few(missing)} of {len(wanted)} cases. Segment them, or give --allow-missing "
-                            "to score the others.")
+            raise DataError(f"{args.pred}: no prediction for {few(missing)} of {len(wanted)} cases. Segment them, or give "
+                            "--allow-missing to score the others.")
         if missing:
             about["notes"].append(f"no prediction for {few(missing)} of {len(wanted)} cases")
-        if args.healthy and not healthy:
-            raise DataError(f"{args.healthy}: no prediction in this folder. Give results of uniseg.infer for patients without tumour.")
     classes = chosen_classes(args, [*wanted, *pairs.values()])
     rows, absent = [], {}
     jobs = [(r, pairs[r.name]) for r in wanted if r.name in pairs] + [(None, r) for r in healthy]
@@ -162,11 +160,25 @@ def scored(args):
     if not rows and not about["failed"]:
         raise DataError(f"{args.pred or args.data_root}: no class of a case could be scored. The predictions offer "
                         f"{few(sorted({c for r in pairs.values() for c in r.classes}))}.")
-    about["notes"] += [f"not in the predictions, not scored: {', '.join(f'{n} ({k} cases)' for n, k in absent.items())}"] if absent else []
+    if absent:
+        about["notes"].append(f"not in the predictions, not scored: {', '.join(f'{n} ({k} cases)' for n, k in absent.items())}")
     rows = without_unknown(rows, wanted, seconds, classes, about["notes"])
     about |= {"cases": len({(r["dataset"], r["case"]) for r in rows if r["dataset"] != "healthy"}), "healthy": len(healthy),
               "references": len(wanted), "second_reader": len(seconds)}
     return rows, about
+
+
+def healthy_predictions(args, name_map):
+    """The readings of --healthy beside --pred. Raises DataError where nobody says which tumours a label map could show."""
+    if not args.healthy.is_dir():
+        raise DataError(f"--healthy {args.healthy}: no such folder. Give the one with predictions for patients without tumour.")
+    found = list(with_empty(in_folder(args.healthy, name_map=name_map)).values())
+    if not found:
+        raise DataError(f"--healthy {args.healthy}: no prediction in it. Give results for patients without tumour.")
+    if args.classes is None and (unknown := [r for r in found if not r.known and r.masks is None]):
+        raise DataError(f"{unknown[0].path}: a label map that does not say which tumours its model looks for. Name them with "
+                        "--classes.")
+    return found
 
 
 def few(names):
@@ -205,8 +217,8 @@ def chosen_classes(args, readings):
     """The names of --classes, aliases resolved; None where the option is not given. Raises ValueError."""
     if args.classes is None:
         return None
-    known = {c for r in readings for c in r.classes}
-    return {c for name in args.classes.split(",") for c in ((name.strip(),) if name.strip() in known else taxonomy.resolve(name.strip()))}
+    known, names = {c for r in readings for c in r.classes}, [name.strip() for name in args.classes.split(",")]
+    return {c for name in names for c in ((name,) if name in known else taxonomy.resolve(name))}
 
 
 def without_unknown(rows, wanted, seconds, classes, notes):
@@ -266,13 +278,13 @@ def healthy_cts(folder):
 
 
 def is_made(result, segmenter, args):
-    """Whether a former run finished this prediction with the same weights. Raises ValueError for other weights, unless --overwrite."""
+    """Whether a former run finished this prediction with these weights. Raises ValueError for others, unless --overwrite."""
     if not infer.complete(result, masks=True):
         return False
     stats = json.loads(result.with_name(f"{infer.stem(result)}.json").read_text(encoding="utf-8"))
     same = (stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess)
     if not same and not args.overwrite:
-        raise ValueError(f"{result}: was made with other weights or settings. Give --overwrite to make it again, or another --out.")
+        raise ValueError(f"{result}: was made with other weights or settings. Give --overwrite to replace it, or another --out.")
     return same
 
 
@@ -287,10 +299,10 @@ def pooled(args):
 
 
 def compared(args, rows, other):
-    """({"classes", "groups"} of paired_tests, notes) of the rows with those of another evaluation. Raises DataError without a pair."""
+    """({"classes", "groups"} of paired_tests, notes) of the rows with those of another evaluation. Raises DataError."""
     by_class, notes = evaluation_folder.paired_differences(rows, other)
     if not by_class:
-        raise DataError(f"--compare {args.compare}: no class of a case was scored in both. Compare evaluations of the same cases.")
+        raise DataError(f"--compare {args.compare}: no class of a case was scored in both. Compare results on the same cases.")
     groups = {}
     for group in GROUPS:
         patients = {}
@@ -326,9 +338,10 @@ def finish(args, rows, about, tests, began):
 
 def report_lines(args, rows, result):
     """Yield all that is printed."""
-    yield (f"cases scored: {result['cases']}" + (f", of {result['references']} with a reference" if "references" in result else "")
-           + (f"; patients without tumour: {result['healthy']}" if result.get("healthy") else "")
-           + (f"; FAILED: {', '.join(result['failed'])}" if result["failed"] else ""))
+    yield "".join([f"cases scored: {result['cases']}",
+                   f", of {result['references']} with a reference" if "references" in result else "",
+                   f"; patients without tumour: {result['healthy']}" if result.get("healthy") else "",
+                   f"; FAILED: {', '.join(result['failed'])}" if result["failed"] else ""])
     for note in result["notes"]:
         yield f"note: {note}"
     yield ""

@@ -33,9 +33,7 @@ def write(out, rows, summary):
 
 
 def _cell(value):
-    if isinstance(value, bool):
-        return int(value)
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return int(value) if isinstance(value, bool) else value       # floats with all their digits: they are read as they were
 
 
 def holds_one(out):
@@ -97,7 +95,7 @@ def _read_validation(path, epoch):
 
 
 def pool(folders, epoch="last"):
-    """(all rows with their "fold", notes) of evaluations or runs that are the folds of one cross-validation; one is read as it is.
+    """(all rows with their "fold", notes) of evaluations or runs, the folds of one cross-validation; one is read as it is.
 
     Raises DataError where a case is in two of them, or where they are folds of different divisions.
     """
@@ -120,8 +118,8 @@ def _fold_notes(parts):
     if len(parts) < 2:
         return []
     if len(counts) > 1:
-        raise DataError(f"{parts[0][0]}: the runs are folds of different divisions ({', '.join(map(str, sorted(counts)))} folds). "
-                        "Give runs of one cross-validation.")
+        raise DataError(f"{parts[0][0]}: the runs are folds of different divisions ({', '.join(map(str, sorted(counts)))} "
+                        "folds). Give runs of one cross-validation.")
     if not counts:
         return ["no folder says which fold it is; each counts as one"]
     missing = [str(k) for k in range(counts.pop()) if k not in told]

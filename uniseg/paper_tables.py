@@ -4,6 +4,8 @@ Numbers are in per cent, copied from the tables as printed; what the paper contr
 data unless the evaluated dataset is the table's own, and never its split. "-" stands for what was not evaluated.
 """
 
+import textwrap
+
 from .metrics import sensitivity_specificity
 
 OTHER_DATA = "Ours are other data than the paper's, in number and kind: the rows do not compare."
@@ -26,8 +28,8 @@ TABLE_4 = (("Spl", ("spleen",), 95.82), ("RKid", ("right_kidney",), 94.28), ("LK
            ("Veins", ("portal_and_splenic_vein",), 77.54), ("Pan", ("pancreas",), 83.17),
            ("AG", ("right_adrenal_gland", "left_adrenal_gland"), 70.52))
 TABLE_4_MEAN = 86.13
-TABLE_4_NOTES = ("86.13 is printed; the mean of these 12 columns is 86.56, with the adrenal glands counted twice 85.33. The paper's "
-                 "dataset-specific rows count them twice, its dataset-agnostic rows do not.",)
+TABLE_4_NOTE = ("86.13 is printed; the mean of these 12 columns is 86.56, with the adrenal glands counted twice 85.33. The "
+                "paper's dataset-specific rows count them twice, its dataset-agnostic rows do not.")
 
 # Table 6: class, title, the paper's sensitivity, specificity and harmonic mean. Tumours: LiTS, KiTS, MSD Pancreas; without:
 # CHAOS, Pancreas-CT.
@@ -77,7 +79,7 @@ def _cells(first, cells, widths):
 
 
 def _table_3(rows):
-    yield "Table 3. Medical Segmentation Decathlon: DSC and NSD in % of organ, tumour and their average (the paper: MSD's test set)"
+    yield "Table 3. Medical Segmentation Decathlon, % (the paper: MSD's test set; Avg.: of organ and tumour)"
     for dataset, title, organ, tumour, dsc, nsd in TABLE_3:
         chosen, what = own_data(rows, (dataset,))
         parts = [part for part, name in (("Organ", organ), ("Tumor", tumour)) if name]
@@ -98,13 +100,12 @@ def _table_4(rows):
     yield "  " + _cells("", [title for title, _, _ in TABLE_4] + ["Avg."], widths)
     yield "  " + _cells("Universal Model", [value for _, _, value in TABLE_4] + [TABLE_4_MEAN], widths) + " [1]"
     yield "  " + _cells("ours", ours + [average(ours)], widths)
-    for number, note in enumerate(TABLE_4_NOTES, start=1):
-        yield f"  [{number}] {note}"
+    yield from textwrap.wrap(f"[1] {TABLE_4_NOTE}", 126, initial_indent="  ", subsequent_indent="      ")
 
 
 def _table_6(rows):
-    yield "Table 6. Detection per patient, in %: sensitivity, specificity, harmonic mean (ours: patients with / without the tumour)"
-    yield "  " + _cells("", [f"{title}{' ' * 5}" for _, title, _ in TABLE_6], [24] * 3)
+    yield "Table 6. Detection per patient, %: sensitivity, specificity, harmonic mean (ours: patients with / without)"
+    yield "  " + _cells("", [title for _, title, _ in TABLE_6], [24] * 3)
     yield "  " + _cells("", ["Sen.", "Spec.", "Harm."] * 3, [8] * 9)
     yield "  " + _cells("Universal Model", [value for _, _, values in TABLE_6 for value in values], [8] * 9)
     ours, counts = [], []

@@ -71,14 +71,16 @@ def safe(name):
 
 def references(folder, name_map=None, named=(), notes=None):
     """The readings of a folder of datasets, or of one dataset, or of a plain folder (`in_folder`): a list. Raises DataError."""
-    if folder is not None and _is_plain(folder):
+    if not named and _is_plain(folder):
         return list(in_folder(folder, name_map=name_map).values())
-    return of_datasets(find_datasets(folder, name_map, named, notes))
-
-
-def of_datasets(datasets):
-    """The readings of all cases of the Datasets."""
-    return [Reading(d.name, stem(case.id), case.label, source=(d, case)) for d in datasets for case in d.cases]
+    found = {}
+    for dataset in find_datasets(folder, name_map, named, notes):
+        for case in dataset.cases:
+            reading = Reading(dataset.name, stem(case.id), case.label, source=(dataset, case))
+            if reading.name in found:
+                raise DataError(f"{case.label}: the same case, {reading.name}, as {found[reading.name].path}. Rename one.")
+            found[reading.name] = reading
+    return list(found.values())
 
 
 def _is_plain(folder):
@@ -135,7 +137,7 @@ def _labels_of_json(path):
         content = json.loads(beside.read_text(encoding="utf-8"))
         return tuple(Label(name, (int(found["label"]),), (name,)) for name, found in content.get("classes", {}).items())
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise DataError(f"{beside}: not the JSON of a result ({error}). Segment the case again, or move this file away.") from None
+        raise DataError(f"{beside}: not the JSON of a result ({error}). Segment the case again, or move it away.") from None
 
 
 def _single_masks(folder, told=()):
@@ -143,7 +145,8 @@ def _single_masks(folder, told=()):
 
     told: of Label, whose names are then the only ones; they may lie beyond Table 2
     """
-    files = {name.removesuffix(".gz").removesuffix(".nii"): folder / name for name in layouts.files_below(folder) if "/" not in name}
+    files = {name.removesuffix(".gz").removesuffix(".nii"): folder / name
+             for name in layouts.files_below(folder) if "/" not in name}
     if told:
         return {label.name: files[label.name] for label in told if label.name in files}
     masks = {}
@@ -174,13 +177,18 @@ def predictions(folder, wanted, name_map=None):
         if hit is None and (hit := flat.get(reading.case)):
             other = taken.setdefault(reading.case, reading.name)
             if other != reading.name:
-                raise DataError(f"{hit.path}: may be {other} or {reading.name}. Put the predictions of each dataset into a folder "
-                                "of the dataset's name.")
+                raise DataError(f"{hit.path}: may be {other} or {reading.name}. Put the predictions of each dataset into a "
+                                "folder of the dataset's name.")
         if hit:
             found[reading.name] = hit
-    every = {c for r in found.values() if r.masks is not None and not r.known for c in r.masks}
+    return with_empty(found)
+
+
+def with_empty(readings):
+    """{name: Reading} of one tool's predictions, each with every class that one of them has a mask of; others are empty."""
+    every = {c for r in readings.values() if r.masks is not None and not r.known for c in r.masks}
     return {name: r if r.masks is None or r.known else r._replace(masks={c: r.masks.get(c) for c in every})
-            for name, r in found.items()}
+            for name, r in readings.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- opening

@@ -1,11 +1,11 @@
-"""What `python -m uniseg.evaluate` prints, as lines of at most 130 characters: the dicts of scores.py and significance.py as text."""
+"""What `python -m uniseg.evaluate` prints: the dicts of scores.py and significance.py as lines of text."""
 
 from .significance import LEAST_PAIRS, LEVEL, SIGNIFICANT
 
-ASSUMPTIONS = (f"Differences are paired by patient; patients are independent. Wilcoxon's signed-rank test, two-sided, takes the "
-               f"differences as\nsymmetric about their middle. Holm's correction is over the classes, and over the groups. Of fewer "
-               f"than {LEAST_PAIRS} differences that are\nnot 0 no p can be below {SIGNIFICANT}, so none is given. Of a group, a patient's "
-               "difference is the mean over the classes both have.")
+ASSUMPTIONS = ("Differences are paired by patient; patients are taken as independent, the differences as symmetric.",
+               "p: Wilcoxon's signed-rank test, two-sided; Holm: corrected over the classes, and over the groups.",
+               f"Of fewer than {LEAST_PAIRS} differences that are not 0 no p can be below {SIGNIFICANT}, so none is given.",
+               "A patient's difference in a group is the mean over the classes that both results have there.")
 
 
 def _number(value, digits=3):
@@ -23,13 +23,14 @@ def _line(*cells):
 
 def summary_lines(summary):
     """Yield the table of the classes and that of the groups, of scores.summarise."""
-    yield _line(("class", 26), ("cases", -5), ("DSC", -6), (f"{LEVEL} % CI", 16), ("NSD", -6), ("at mm", -5), ("HD95 mm", -8), ("infinite", -8),
-                ("absent", -6), ("false pos.", -10))
+    yield _line(("class", 26), ("cases", -5), ("DSC", -6), (f"{LEVEL} % CI", 16), ("NSD", -6), ("at mm", -5), ("HD95 mm", -8),
+                ("infinite", -8), ("absent", -6), ("false pos.", -10))
     for name, own in summary["classes"].items():
         median = "inf" if own["hd95_infinite"] * 2 > own["present"] else _number(own["hd95_median_mm"], 1)
+        tolerance = "-" if own["tolerance_mm"] is None else f"{own['tolerance_mm']:g}"
         yield _line((name, 26), (own["present"], -5), (_number(own["dice_mean"]), -6), (_interval(own["dice_ci"]), 16),
-                    (_number(own["nsd_mean"]), -6), ("-" if own["tolerance_mm"] is None else f"{own['tolerance_mm']:g}", -5), (median, -8),
-                    (own["hd95_infinite"], -8), (own["absent"], -6), (own["false_positives"], -10))
+                    (_number(own["nsd_mean"]), -6), (tolerance, -5), (median, -8), (own["hd95_infinite"], -8),
+                    (own["absent"], -6), (own["false_positives"], -10))
     yield ""
     yield _line(("mean over classes", 26), ("of", -5), ("DSC", -6), (f"{LEVEL} % CI", 16), ("NSD", -6))
     for group, own in summary["groups"].items():
@@ -43,22 +44,24 @@ def detection_lines(summary):
     if not tumours:
         return
     yield ""
-    yield _line(("detection", 26), ("patients with", -13), ("sensitivity", -11), ("without", -7), ("specificity", -11), ("harmonic mean", -13),
-                ("lesions found", -13), ("missed", -6), ("false", -5))
+    yield _line(("detection", 26), ("patients with", -13), ("sensitivity", -11), ("without", -7), ("specificity", -11),
+                ("harmonic mean", -13), ("lesions found", -13), ("missed", -6), ("false", -5))
     for name, own in tumours.items():
         found, lesions = own["detection"], own["lesions"]
         yield _line((name, 26), (own["present"], -13), (_number(found["sensitivity"]), -11), (own["absent"], -7),
-                    (_number(found["specificity"]), -11), (_number(found["harmonic_mean"]), -13), (lesions["tp"], -13), (lesions["fn"], -6),
-                    (lesions["fp"], -5))
+                    (_number(found["specificity"]), -11), (_number(found["harmonic_mean"]), -13),
+                    *(("-" if lesions[key] is None else lesions[key], width) for key, width in (("tp", -13), ("fn", -6), ("fp", -5))))
 
 
 def fold_lines(classes, folds):
     """Yield the means over held-out cases and over folds, of scores.summarise and evaluation_folder.fold_means."""
     yield ""
-    yield _line(("held-out cases", 26), ("cases", -5), ("DSC", -6), (f"{LEVEL} % CI", 16), ("mean of folds", -13), ("sd", -6), ("folds", -5))
+    yield _line(("held-out cases", 26), ("cases", -5), ("DSC", -6), (f"{LEVEL} % CI", 16), ("mean of folds", -13), ("sd", -6),
+                ("folds", -5))
     for name, own in folds.items():
         yield _line((name, 26), (classes[name]["present"], -5), (_number(classes[name]["dice_mean"]), -6),
-                    (_interval(classes[name]["dice_ci"]), 16), (_number(own["mean"]), -13), (_number(own["sd"]), -6), (own["folds"], -5))
+                    (_interval(classes[name]["dice_ci"]), 16), (_number(own["mean"]), -13), (_number(own["sd"]), -6),
+                    (own["folds"], -5))
 
 
 def comparison_lines(other, tests):
@@ -71,7 +74,7 @@ def comparison_lines(other, tests):
             ci = "-" if test["ci"] is None else "[{:+.3f}, {:+.3f}]".format(*test["ci"])
             yield _line((name, 26), (test["patients"], -8), (f"{test['mean']:+.3f}", -7), (ci, 18), (_number(test["p"], 4), -7),
                         (_number(test["p_holm"], 4), -7))
-    yield ASSUMPTIONS
+    yield from ASSUMPTIONS
 
 
 def reader_lines(readers):

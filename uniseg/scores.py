@@ -190,9 +190,9 @@ def _class_summary(rows, dice, resamples, seed):
         "hd95_infinite": sum(math.isinf(d) for d in distances),
         "absent": len(rows) - len(present), "false_positives": sum(bool(r["found"]) for r in rows if not r["present"]),
         "detection": sensitivity_specificity([r["found"] for r in rows], [r["present"] for r in rows])}
-    lesions = {key: sum(row[f"lesions_{key}"] for row in rows if row.get(f"lesions_{key}") is not None) for key in ("tp", "fn", "fp")}
     if rows[0]["kind"] == taxonomy.TUMOUR:
-        summary["lesions"] = lesions
+        counted = [row for row in rows if row.get("lesions_tp") is not None]
+        summary["lesions"] = {key: sum(r[f"lesions_{key}"] for r in counted) if counted else None for key in ("tp", "fn", "fp")}
     return summary
 
 
@@ -212,8 +212,9 @@ def readers(rows):
         own = [row for row in rows if row["class"] == name and row.get("dice_readers") is not None]
         if own:
             first = [row["dice"] if row["present"] else float(row["predicted_voxels"] == 0) for row in own]
-            pairs = {"prediction_reader1": first, **{pair: [row[column] for row in own] for pair, column in
-                                                     (("prediction_reader2", "dice_reader2"), ("reader1_reader2", "dice_readers"))}}
+            pairs = {"prediction_reader1": first,
+                     "prediction_reader2": [row["dice_reader2"] for row in own],
+                     "reader1_reader2": [row["dice_readers"] for row in own]}
             found[name] = {"cases": len(own), **{
                 pair: {"mean": _mean(v), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else None} for pair, v in pairs.items()}}
     return found
