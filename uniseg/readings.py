@@ -9,6 +9,7 @@ A label map has one value a voxel, so that a tumour's voxels are missing in its 
 (Section 4.1.1). One full-size mask is in memory at a time. Read datasets.py and data.py first; evaluate.py compares readings.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -196,7 +197,7 @@ def with_empty(readings):
 def open_masks(reading, ct=None):
     """(Volume whose grid the masks have, function: class name -> bool mask (D, H, W)) of a Reading.
 
-    ct: a Volume, needed where a label of both sides has to be split by the mid-sagittal plane.
+    ct: a Volume, whose mid-sagittal plane tells right from left; a label that holds both sides cannot do without.
     The masks of a dataset's case, which come in an order of their own, are kept as one bit a class.
     """
     if reading.source:
@@ -209,7 +210,8 @@ def open_masks(reading, ct=None):
     if reading.masks is None:
         labels = read_label_map(reading.path)
         _refuse_strange(reading, labels.array)
-        return labels, lambda name: _mask_in_map(reading, labels, name, ct)
+        plane = ct and functools.lru_cache(lambda: anatomy.midsagittal_plane(ct.array, ct.affine))
+        return labels, lambda name: _mask_in_map(reading, labels, name, plane)
     first = read_label_map(next(path for path in reading.masks.values() if path))
     return first, lambda name: _mask_of_file(reading.masks[name], first)
 
@@ -243,21 +245,29 @@ def _mask_of_file(path, first):
     return part.array != 0
 
 
-def _mask_in_map(reading, labels, name, ct):
-    """The mask of a class in a label map, with what lies in the organ put back into it (Section 4.1.1)."""
+def _mask_in_map(reading, labels, name, plane):
+    """The mask of a class in a label map, with what lies in the organ put back into it (Section 4.1.1).
+
+    plane: function that finds the CT's mid-sagittal plane, or None without a CT
+    """
     label = next(each for each in reading.labels if name in each.classes)
     mask = _where(labels.array, label.values)
     inner = [each for each in reading.labels if any(name in _parents(c) for c in each.classes)]
     if len(label.classes) == 2:
-        if ct is None:
+        if plane is None:
             raise DataError(f"{reading.path}: its label {label.name!r} holds both sides; to split it takes the CT. "
                             "Give a dataset with the CTs as --ref.")
         for each in inner:
             mask |= _where(labels.array, each.values)
-        sides = anatomy.split_left_right(mask, ct.affine, anatomy.midsagittal_plane(ct.array, ct.affine))
-        return sides[label.classes.index(name)]
-    for each in inner:
-        mask |= _of_side(_where(labels.array, each.values), mask, _partner(reading, labels.array, name))
+        return anatomy.split_left_right(mask, labels.affine, plane())[label.classes.index(name)]
+    partner = taxonomy.BY_NAME[name].partner if inner else ""
+    for each in inner:                                       # a kidney's tumour belongs to the kidney of its side
+        lesion = _where(labels.array, each.values)
+        if partner and plane:
+            lesion = anatomy.split_left_right(lesion, labels.affine, plane())[name.startswith("left")]
+        elif partner:
+            lesion = _of_side(lesion, *(_organ_alone(reading, labels.array, organ) for organ in (name, partner)))
+        mask |= lesion
     return mask
 
 
@@ -272,20 +282,17 @@ def _where(array, values):
     return mask
 
 
-def _partner(reading, array, name):
-    """The mask of the organ of the other side, None where the class has none."""
-    partner = taxonomy.BY_NAME[name].partner
-    label = next((each for each in reading.labels if each.classes == (partner,)), None)
-    return _where(array, label.values) if partner and label else None
+def _organ_alone(reading, array, name):
+    """The mask of a class as drawn; empty where no label has it."""
+    label = next((each for each in reading.labels if each.classes == (name,)), None)
+    return _where(array, label.values) if label else np.zeros_like(array, bool)
 
 
 def _of_side(lesion, organ, other):
-    """The voxels of `lesion` that lie nearer to the organ than to its partner, from left to right: a kidney's tumour is its own.
+    """The voxels of `lesion` on the organ's side, where there is no CT: nearer to it than to its partner, from left to right.
 
     The border is half-way between the middles of the two organs' boxes; where one is not there, all is the other's.
     """
-    if other is None or not lesion.any():
-        return lesion
     here, there = bounding_box(organ), bounding_box(other)
     if here is None or there is None:
         return lesion if here is not None else np.zeros_like(lesion)

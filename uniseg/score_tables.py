@@ -47,10 +47,10 @@ def detection_lines(summary):
     yield _line(("detection", 26), ("patients with", -13), ("sensitivity", -11), ("without", -7), ("specificity", -11),
                 ("harmonic mean", -13), ("lesions found", -13), ("missed", -6), ("false", -5))
     for name, own in tumours.items():
-        found, lesions = own["detection"], own["lesions"]
+        found, lesions = own["detection"], {key: "-" if n is None else n for key, n in own["lesions"].items()}
         yield _line((name, 26), (own["present"], -13), (_number(found["sensitivity"]), -11), (own["absent"], -7),
                     (_number(found["specificity"]), -11), (_number(found["harmonic_mean"]), -13),
-                    *(("-" if lesions[key] is None else lesions[key], width) for key, width in (("tp", -13), ("fn", -6), ("fp", -5))))
+                    (lesions["tp"], -13), (lesions["fn"], -6), (lesions["fp"], -5))
 
 
 def fold_lines(classes, folds):

@@ -12,18 +12,19 @@ SIGNIFICANT = 0.05
 
 
 def bootstrap_interval(values, resamples=1000, seed=0):
-    """95 % percentile interval [low, high] of the mean over classes of the means over patients; None for one patient.
+    """95 % percentile interval [low, high] of the mean over classes of the means over patients.
 
     values: (patients, classes) float, NaN where a patient has none. Patients are drawn with replacement, with all their
-    classes; a class that no drawn patient has is left out of that resample's mean.
+    classes; a class that no drawn patient has is left out of that resample's mean. None where a class has one patient only:
+    nothing tells how much another one would differ.
 
     Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values).all(axis=1)]
-    if len(values) < 2 or resamples < 1:
-        return None
     rng, given, means = np.random.default_rng(seed), ~np.isnan(values), []
+    if resamples < 1 or (given.sum(axis=0) < 2).any():
+        return None
     filled = np.where(given, values, 0.0)
     for _ in range(resamples):
         times = np.bincount(rng.integers(len(values), size=len(values)), minlength=len(values))    # each patient is drawn
