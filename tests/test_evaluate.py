@@ -181,6 +181,21 @@ def test_a_class_that_the_json_of_a_result_does_not_name_is_not_scored_and_said(
     assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][0]
 
 
+def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_result_does_not_name(two_cases, evaluate):
+    for case, labels in (("a", drawn(liver=(1, 5))), ("b", drawn(liver=(0, 4)))):
+        save(two_cases / "results" / f"{case}.nii.gz", np.full(SHAPE, -1000, np.int16))
+        save_result(two_cases / "results", case, labels, ("liver",))
+        for name in ("liver", "spleen"):                               # the spleen's is of a former run with other weights
+            save(two_cases / "results" / f"{case}_seg" / f"{name}.nii.gz", (labels > 0).astype(np.uint8))
+    rows, _, _ = evaluate("--pred", "results", "--ref", "ref")
+    assert {key: row["dice"] for key, row in rows.items()} == {("a", "liver"): "0.75", ("b", "liver"): "1.0"}
+
+
+def test_two_predictions_for_one_case_are_refused(two_cases, refused):
+    save(two_cases / "pred" / "a_0000.nii.gz", drawn())
+    assert refused("--pred", "pred", "--ref", "ref") == "pred/a_0000.nii.gz: the same case as pred/a.nii.gz. Keep one of them."
+
+
 def test_predictions_of_a_tool_that_writes_no_file_for_an_empty_class_count_as_empty(two_cases, evaluate):
     save(two_cases / "tool" / "a" / "liver.nii.gz", (drawn(liver=(0, 4)) > 0).astype(np.uint8))
     save(two_cases / "tool" / "b" / "liver.nii.gz", (drawn(liver=(0, 4)) > 0).astype(np.uint8))
@@ -299,6 +314,12 @@ def test_mutual_dice_of_prediction_and_two_readers_as_in_section_4_7(two_cases, 
     assert round(liver["reader1_reader2"]["sd"], 6) == round(np.sqrt(2 * 0.25 ** 2), 6)
     assert "spleen" not in summary["readers"]                                # the second reader drew none in any case
     assert "AI <-> reader 1" in printed
+
+
+def test_a_class_that_only_the_second_reader_drew_is_an_agreement_of_prediction_and_first_reader_where_both_have_nothing():
+    row = {"dataset": "", "case": "a", "class": "liver", "present": False, "dice": None, "dice_reader2": 0.0, "dice_readers": 0.0}
+    for predicted, mean in ((0, 1.0), (5, 0.0)):
+        assert scores.readers([{**row, "predicted_voxels": predicted}])["liver"]["prediction_reader1"]["mean"] == mean
 
 
 def test_a_dataset_may_be_the_second_reader(tmp_path, patients, evaluate):

@@ -109,7 +109,7 @@ def joint_box(*masks):
 def largest_ml(mask, voxel_ml):
     """Volume of the largest 26-connected component of a mask in ml; 0 where it is empty."""
     components, found = ndimage.label(mask, structure=CONNECTED_26)
-    return float(np.bincount(components.ravel())[1:].max() * voxel_ml) if found else 0.0
+    return round(float(np.bincount(components.ravel())[1:].max() * voxel_ml), 6) if found else 0.0
 
 
 def _second_reader(reference, predicted, second):
