@@ -215,6 +215,16 @@ def test_classes_beyond_table_2_are_found_by_the_names_of_the_json(tmp_path, eva
     assert list(summary["classes"]) == ["liver", "superior_mesenteric_artery"]
 
 
+def test_a_dataset_s_label_is_the_class_beyond_table_2_that_the_predictions_name(tmp_path, patients, evaluate):
+    write_dataset(tmp_path / "Set", {"Superior mesenteric artery": ("aorta",), "left elbow": ("rectum",)}, {"c0": patients[0]})
+    labels = patients[0].masks["aorta"].astype(np.uint8) * 33
+    save(tmp_path / "pred" / "c0_seg.nii.gz", labels, patients[0].affine)
+    (tmp_path / "pred" / "c0_seg.json").write_text(json.dumps({"classes": {"superior_mesenteric_artery": {"label": 33}}}))
+    rows, summary, _ = evaluate("--pred", "pred", "--ref", "Set")
+    assert {key: row["dice"] for key, row in rows.items()} == {("c0", "superior_mesenteric_artery"): "1.0"}
+    assert "label 'left elbow' is left out" in summary["notes"][0]
+
+
 def test_an_nnunet_folder_of_predictions_takes_its_numbers_from_the_dataset_json_beside_it(two_cases, evaluate):
     for case, run in (("a", (1, 5)), ("b", (0, 4))):
         save(two_cases / "nnunet" / f"{case}.nii.gz", (drawn(liver=run) > 0).astype(np.uint8))
@@ -513,9 +523,11 @@ def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evalu
 
 def test_a_case_that_cannot_be_segmented_does_not_stop_the_others_and_ends_with_1(finished, tmp_path, patients, evaluate):
     write_dataset(tmp_path / "Set", {"liver": ("liver",)}, {"c0": patients[0], "c1": patients[1]})
+    options = ("--weights", finished / "best.pt", "--data-root", "Set", "--device", "cpu")
+    assert {case for case, _ in evaluate(*options)[0]} == {"c0", "c1"}
     (tmp_path / "Set" / "imagesTr" / "c1.nii.gz").write_bytes(b"no CT")
-    rows, summary, printed = evaluate("--weights", finished / "best.pt", "--data-root", "Set", "--device", "cpu", code=1)
-    assert {case for case, _ in rows} == {"c0"} and summary["failed"] == ["c1"] and "FAILED: c1" in printed
+    rows, summary, printed = evaluate(*options, "--overwrite", "--no-postprocess", code=1)         # both are to be made again
+    assert {case for case, _ in rows} == {"c0"} and summary["failed"] == ["Set/c1"] and "FAILED: Set/c1" in printed
 
 
 # ----------------------------------------------------------------------------------------------------------------- refusals
@@ -560,6 +572,7 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     (("--pred", "nowhere", "--ref", "ref"), "nowhere: no such folder"),
     (("--data-root", "nowhere"), "nowhere: no such folder"),
     (("--data-root", "ref"), "ref: holds labels without CTs"),
+    (("--data-root", "ref", "--weights", "nowhere.pt"), "nowhere.pt"),
     ((*BOTH, "--weights", "w"), "--weights: segments the cases of --data-root"),
     ((*BOTH, "--fold", 1), "give both"),
     ((*BOTH, "--fold", 5, "--folds", 5), "from 0 up to"),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from . import NOT_A_MEDICAL_DEVICE, __version__, evaluation_folder, infer, taxonomy
 from .datasets import SUFFIXES, DataError, find_datasets, named_folder, read_map
 from .paper_tables import table_lines
-from .readings import in_folder, predictions, references, safe, stem, with_empty
+from .readings import in_folder, names_beyond_table_2, predictions, references, safe, stem, with_empty
 from .score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .scores import GROUPS, healthy_rows, in_group, readers, score_case, summarise
 from .significance import paired_tests
@@ -125,14 +125,17 @@ def check(args):
 def scored(args):
     """(rows of all cases, {"cases", "notes", "failed", ...}) of the pairs of predictions and references. Raises ValueError."""
     about = {"notes": [], "failed": []}
-    name_map = read_map(args.map) if args.map else None
+    segmenter = infer.load(args.weights, args.device) if args.data_root else None
+    more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
+    name_map = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
+    name_map |= read_map(args.map) if args.map else {}
     wanted = references(args.data_root or args.ref, name_map, args.dataset, about["notes"])
     wanted = of_fold(wanted, args) if args.fold is not None else wanted
     seconds = matched(references(args.against, name_map), wanted) if args.against else {}
     if args.against and not seconds:
         raise DataError(f"{args.against}: no label of a case of {args.data_root or args.ref}. Name the files as the cases.")
     if args.data_root:
-        pairs, healthy = segmented(args, wanted, about)
+        pairs, healthy = segmented(args, segmenter, wanted, about)
     else:
         pairs, healthy = predictions(args.pred, wanted, name_map), healthy_predictions(args, name_map) if args.healthy else []
         missing = [r.name for r in wanted if r.name not in pairs]
@@ -152,7 +155,7 @@ def scored(args):
             own, left_out = score_case(reference, prediction, seconds.get(reference.name), classes, args.min_lesion_ml)
         except (ValueError, OSError, MemoryError) as error:
             infer.fail(error, 1, args.verbose, prediction.path)
-            about["failed"].append(prediction.name)
+            about["failed"].append(reference.name if reference else prediction.name)
             continue
         rows += [{**row, "fold": args.fold} for row in own]
         for name in left_out:
@@ -239,20 +242,20 @@ def without_unknown(rows, wanted, seconds, classes, notes):
 
 # ------------------------------------------------------------------------------------------------------------- segmenting
 
-def segmented(args, wanted, about):
+def segmented(args, segmenter, wanted, about):
     """({name: prediction} of the wanted cases, predictions of the healthy), made in --out and kept there. Raises ValueError."""
     folder, healthy = args.out / "predictions", args.out / "healthy"
-    jobs = [(r.source[1].image, folder / safe(r.dataset) / f"{r.case}{infer.RESULT}.nii.gz") for r in wanted if r.source]
+    jobs = [(r.name, r.source[1].image, folder / safe(r.dataset) / f"{r.case}{infer.RESULT}.nii.gz") for r in wanted if r.source]
     if len(jobs) < len(wanted):
         raise DataError(f"{args.data_root}: holds labels without CTs. Give datasets, or --pred with --ref.")
-    jobs += [(ct, healthy / f"{case}{infer.RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)] if args.healthy else []
-    segmenter = infer.load(args.weights, args.device)
+    if args.healthy:
+        jobs += [(case, ct, healthy / f"{case}{infer.RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
     about["weights"] = segmenter.weights
-    left = [(ct, result) for ct, result in jobs if not is_made(result, segmenter, args)]
+    left = [job for job in jobs if not is_made(job[2], segmenter, args)]
     if len(left) < len(jobs):
         infer.say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} predictions are complete and stay as they are", sys.stderr)
     failed = set()
-    for ct, result in left:
+    for name, ct, result in left:
         try:
             segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True)
             result.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +263,7 @@ def segmented(args, wanted, about):
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             infer.fail(error, 1, args.verbose, ct)
             failed.add(infer.masks_folder(result))
-            about["failed"].append(stem(result.name))
+            about["failed"].append(name)
     made = predictions(folder, wanted) if folder.is_dir() else {}
     without = list(in_folder(healthy).values()) if args.healthy and healthy.is_dir() else []
     return {name: r for name, r in made.items() if r.path not in failed}, [r for r in without if r.path not in failed]

@@ -71,11 +71,14 @@ def safe(name):
 
 
 def references(folder, name_map=None, named=(), notes=None):
-    """The readings of a folder of datasets, or of one dataset, or of a plain folder (`in_folder`): a list. Raises DataError."""
+    """The readings of a folder of datasets, or of one dataset, or of a plain folder (`in_folder`): a list. Raises DataError.
+
+    Labels of datasets that are no known class, nor in the name_map, are left out with a note.
+    """
     if not named and _is_plain(folder):
         return list(in_folder(folder, name_map=name_map).values())
     found = {}
-    for dataset in find_datasets(folder, name_map, named, notes):
+    for dataset in find_datasets(folder, name_map, named, notes, allow=("unknown",)):
         for case in dataset.cases:
             reading = Reading(dataset.name, stem(case.id), case.label, source=(dataset, case))
             if reading.name in found:
@@ -84,13 +87,19 @@ def references(folder, name_map=None, named=(), notes=None):
     return list(found.values())
 
 
+def names_beyond_table_2(folder):
+    """The classes that results of uniseg.infer in a folder, or in its sub-folders, name and Table 2 does not list."""
+    files = [path for pattern in ("*.nii*", "*/*.nii*") for path in sorted(folder.glob(pattern))]
+    return {label.name for path in files for label in _labels_of_json(path)} - set(taxonomy.NAMES)
+
+
 def _is_plain(folder):
     """Whether a folder holds the labels themselves, not datasets. A dataset.json alone may say what a model's numbers mean."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give one with labels.")
     path = folder / "dataset.json"
     if path.is_file():
-        return "training" not in read_labels(path)[0] and not (folder / "labelsTr").is_dir()
+        return "training" not in read_labels(path, allow=("unknown",))[0] and not (folder / "labelsTr").is_dir()
     files = list(layouts.files_below(folder))
     if any(layouts.pair(row, files)[1] for row in layouts.known_as(folder.absolute().name)):
         return False
