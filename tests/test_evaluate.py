@@ -403,7 +403,10 @@ def test_two_evaluations_are_compared_patient_by_patient_and_the_assumptions_are
     assert max(map(len, printed.splitlines())) <= 130
     _, again, _ = evaluate("--read", "second", "--compare", "first", out="read")        # nothing is scored anew
     assert np.isclose(again["comparison"]["classes"]["liver"]["mean"], liver["mean"])
-    assert "no class of a case was scored in both" in refused("--read", other_evaluation(tmp_path), "--compare", "first")
+    other = other_evaluation(tmp_path)
+    assert "no class of a case was scored in both" in refused("--read", other, "--compare", "first")
+    _, alone, _ = evaluate("--pred", "two", "--ref", "ref", "--compare", other, out="third")     # what was scored is kept
+    assert "nothing is compared" in alone["notes"][-1] and "comparison" not in alone
 
 
 def other_evaluation(tmp_path):
@@ -588,7 +591,8 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     (("--pred", "empty", "--ref", "ref"), "no prediction for 2 (a, b)"),
     (("--pred", "pred", "--ref", "empty"), "empty: no dataset.json in it"),
     (("--read", "x", "--healthy", "y"), "scores nothing anew"),
-    ((*BOTH, "--out", "ref/a.nii.gz"), "is a file"),
+    ((*BOTH, "--out", "ref/a.nii.gz"), "nothing can be written in ref/a.nii.gz"),
+    ((*BOTH, "--out", "ref/a.nii.gz/deeper"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--map", "nowhere"), "--map nowhere"),
     ((*BOTH, "--dataset", "Set=empty"), "ref: no dataset.json")])
 def test_every_wrong_option_is_one_line_and_exit_code_2(two_cases, refused, options, said):

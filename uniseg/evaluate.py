@@ -10,6 +10,7 @@ Prints a table of the classes and groups; writes cases.csv and summary.json. How
 import argparse
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -114,17 +115,20 @@ def check(args):
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: give a number of resamples, 0 for no interval.")
     args.out = args.out or (None if args.read else OUT)
-    if args.out and args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--out {args.out}: is a file. Give a folder.")
+    place = next(p for p in (args.out, *args.out.parents) if p.exists()) if args.out else None
+    if place and not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f"--out {args.out}: nothing can be written in {place}. Give another one.")
     if args.out and evaluation_folder.holds_one(args.out) and not args.overwrite:
         raise ValueError(f"{args.out}: holds an evaluation already. Give --overwrite to replace it, or another --out.")
     if args.out and args.out.resolve() in {p.resolve() for p in (args.compare, *(args.read or ())) if p}:
         raise ValueError(f"{args.out}: is read and would be written. Give another --out.")
 
 
-def scored(args):
-    """(rows of all cases, {"cases", "notes", "failed", ...}) of the pairs of predictions and references. Raises ValueError."""
-    about = {"notes": [], "failed": []}
+def paired(args, about):
+    """(references, {name: prediction}, {name: label of the second reader}, predictions of the healthy). Raises ValueError.
+
+    about: gets notes, and what was segmented
+    """
     segmenter = infer.load(args.weights, args.device) if args.data_root else None
     more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
     name_map = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
@@ -144,6 +148,13 @@ def scored(args):
                             "--allow-missing to score the others.")
         if missing:
             about["notes"].append(f"no prediction for {few(missing)} of {len(wanted)} cases")
+    return wanted, pairs, seconds, healthy
+
+
+def scored(args):
+    """(rows of all cases, {"cases", "notes", "failed", ...}) of the pairs of predictions and references. Raises ValueError."""
+    about = {"notes": [], "failed": []}
+    wanted, pairs, seconds, healthy = paired(args, about)
     classes = chosen_classes(args, [*wanted, *pairs.values()])
     rows, absent = [], {}
     jobs = [(r, pairs[r.name]) for r in wanted if r.name in pairs] + [(None, r) for r in healthy]
@@ -284,8 +295,11 @@ def is_made(result, segmenter, args):
     """Whether a former run finished this prediction with these weights. Raises ValueError for others, unless --overwrite."""
     if not infer.complete(result, masks=True):
         return False
-    stats = json.loads(result.with_name(f"{infer.stem(result)}.json").read_text(encoding="utf-8"))
-    same = (stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess)
+    try:
+        stats = json.loads(result.with_name(f"{infer.stem(result)}.json").read_text(encoding="utf-8"))
+        same = stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess
+    except (ValueError, KeyError, TypeError):                  # of another program
+        same = False
     if not same and not args.overwrite:
         raise ValueError(f"{result}: was made with other weights or settings. Give --overwrite to replace it, or another --out.")
     return same
@@ -302,10 +316,12 @@ def pooled(args):
 
 
 def compared(args, rows, other):
-    """({"classes", "groups"} of paired_tests, notes) of the rows with those of another evaluation. Raises DataError."""
+    """({"classes", "groups"} of paired_tests, notes) of the rows and another evaluation's; (None, notes) without a pair."""
     by_class, notes = evaluation_folder.paired_differences(rows, other)
-    if not by_class:
+    if not by_class and args.read:
         raise DataError(f"--compare {args.compare}: no class of a case was scored in both. Compare results on the same cases.")
+    if not by_class:                                           # what was scored is not thrown away
+        return None, [f"--compare {args.compare}: no class of a case was scored in both, nothing is compared"]
     groups = {}
     for group in GROUPS:
         patients = {}
