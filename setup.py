@@ -31,7 +31,8 @@ setup(
     cmdclass={"build_py": BuildWithEmbeddings},
     install_requires=["torch>=2.6,<=2.13.0", "numpy>=1.26", "nibabel>=5.2", "scipy>=1.11", "tqdm>=4.60"],
     extras_require={"test": ["pytest>=8"]},
-    entry_points={"console_scripts": ["uniseg-infer=uniseg.infer:main", "uniseg-train=uniseg.train:command"]},
+    entry_points={"console_scripts": ["uniseg-infer=uniseg.infer:main", "uniseg-train=uniseg.train:command",
+                                      "uniseg-evaluate=uniseg.evaluate:main"]},
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research",
                  "Topic :: Scientific/Engineering :: Image Processing"],
 )

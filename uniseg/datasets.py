@@ -270,6 +270,20 @@ def read_dataset(folder, name_map=None, name=None, allow=(), notes=None):
     allow, notes: see find_datasets
     """
     path = Path(folder) / "dataset.json"
+    content, labels, values = read_labels(path, name_map, allow, notes)
+    cases = _nnunet_cases(Path(folder), content) if "training" not in content else \
+        _decathlon_cases(Path(folder), content, allow)
+    if not cases:
+        raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and labelsTr.")
+    _refuse_lost(path, cases, allow)
+    return Dataset(name or content.get("name") or Path(folder).name, Path(folder), labels, values, tuple(cases))
+
+
+def read_labels(path, name_map=None, allow=(), notes=None):
+    """A dataset.json's content, its labels that are classes (a tuple of Label), and every value it names, ascending.
+
+    The options are those of read_dataset.
+    """
     content = _read_json(path)
     labels, values = [], {0}
     for label, raw in _label_values(content["labels"], path):
@@ -280,13 +294,7 @@ def read_dataset(folder, name_map=None, name=None, allow=(), notes=None):
         if classes:
             labels.append(Label(label, tuple(raw), classes))
     _refuse_double_classes(labels, path)
-    cases = _nnunet_cases(Path(folder), content) if "training" not in content else \
-        _decathlon_cases(Path(folder), content, allow)
-    if not cases:
-        raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and labelsTr.")
-    _refuse_lost(path, cases, allow)
-    return Dataset(name or content.get("name") or Path(folder).name, Path(folder), tuple(labels), tuple(sorted(values)),
-                   tuple(cases))
+    return content, tuple(labels), tuple(sorted(values))
 
 
 def _read_json(path):
