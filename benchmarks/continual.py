@@ -220,6 +220,15 @@ def table_11(results):
     yield ""
 
 
+def change(protocol, results):
+    """How much Dice the classes of each step but the last lose or win from the step that learned them to the last, their mean."""
+    groups = GROUPS[protocol][:-1]
+    lost = {m: np.mean([steps[-1][name] - steps[i][name] for steps in seeds for i, group in enumerate(groups) for label in group
+                        for name in names_of(label) if name in steps[i]]) for m, seeds in results.items()}
+    return "Old classes, change of Dice from the step that learned them to the last: " + ", ".join(
+        f"{m} {v:+.3f}" for m, v in sorted(lost.items(), key=lambda pair: -pair[1])) + "."
+
+
 def order(protocol, results):
     """How the methods rank after the last step, by the mean over all classes, here and in the paper."""
     labels = [label for group in GROUPS[protocol] for label in group]
@@ -267,7 +276,8 @@ def main(argv=None):
         results[protocol].setdefault(method, []).append(tuple(score(weights, test) for weights in checkpoints))
     for protocol, found in results.items():
         print("\n".join((table_10 if protocol == "tumour" else table_11)(found)))
-        print(order(protocol, {method: seeds for method, seeds in found.items() if method in IN_TABLE[protocol]}) + "\n")
+        print(order(protocol, {method: seeds for method, seeds in found.items() if method in IN_TABLE[protocol]}))
+        print(change(protocol, found) + "\n")
 
 
 if __name__ == "__main__":

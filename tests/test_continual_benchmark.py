@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))         # as where the script is started: it imports its neighbour
 import continual as benchmark
-from continual import GROUPS, IN_TABLE, METHODS, TABLE_10, TABLE_11, names_of, order, table_10, table_11, write_phantoms
+from continual import GROUPS, IN_TABLE, METHODS, TABLE_10, TABLE_11, change, names_of, order, table_10, table_11, write_phantoms
 from uniseg.data import case_masks
 from uniseg.datasets import find_datasets
 from uniseg.volume import read_ct
@@ -89,6 +89,13 @@ def test_an_order_other_than_the_papers_is_said():
              for m in IN_TABLE["tumour"]}
     text = order("tumour", paper)
     assert "The order is the same." in text and "Ours (text) 0.792 > PLOP 0.768 > ILT 0.754 > LwF 0.748" in text
+
+
+def test_the_change_of_old_classes_is_from_the_step_that_learned_them_to_the_last():
+    text = change("body", made_up("body", "PLOP"))          # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    assert text.count("-0.170") == 5
+    text = change("tumour", made_up("tumour", "LwF"))
+    assert text.count("-0.100") == 4
 
 
 def test_the_papers_means_are_those_of_its_rows():
