@@ -11,7 +11,7 @@ Seven configurations, for the U-Net with V3 is in both. All have the same steps,
 patches voxel for voxel; equal steps are not equal compute, hence the columns of parameters and CPU minutes. The text encoder is
 MiniLM, not the paper's CLIP. Scores are Dice in percent of `uniseg.load(...).segment` on other phantoms, labelled in full, on
 their own grid. A finished training is not repeated and one that was cut is resumed, so the command may be called again. 350
-steps and three seeds take about an hour on one core of an AMD EPYC (family 26) that has little else to do. Docs: ablations.md.
+steps and three seeds took 71 minutes on one core of an AMD EPYC (family 26), a busy machine. Docs: ablations.md.
 """
 
 import argparse
