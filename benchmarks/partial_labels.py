@@ -88,27 +88,37 @@ def phantoms(first_seed, count, spacing_mm):
     return {f"patient{seed:03d}": make_phantom((spacing_mm,) * 3, seed) for seed in range(first_seed, first_seed + count)}
 
 
-def write_phantoms(out, patients=PATIENTS, test_patients=TEST_PATIENTS, spacing_mm=SPACING_MM):
+def write_phantoms(out, patients=PATIENTS, test_patients=TEST_PATIENTS, spacing_mm=SPACING_MM, roots=ROOTS):
     """OUT/full, OUT/partial, OUT/background: the same patients labelled three ways. OUT/test: others, labelled in full."""
     for number, (dataset, own) in enumerate(DATASETS.items()):
         cases = phantoms(number * patients, patients, spacing_mm)
-        for root, drawn, named in (("full", LABELS, LABELS), ("partial", own, own), ("background", own, LABELS)):
-            write_dataset(out / root / dataset, cases, drawn, named)
+        for root in roots:
+            write_dataset(out / root / dataset, cases, LABELS if root == "full" else own, own if root == "partial" else LABELS)
     write_dataset(out / "test" / "Phantoms", phantoms(TEST_SEED, test_patients, spacing_mm), LABELS, LABELS)
+
+
+def find_phantoms(out, roots=ROOTS):
+    """The test dataset of OUT; the phantoms are written first where they are not all there."""
+    if not (out / "test" / "Phantoms" / "dataset.json").is_file():                  # written last
+        for root in (*roots, "test"):
+            shutil.rmtree(out / root, ignore_errors=True)
+        write_phantoms(out, roots=roots)
+    (test,) = find_datasets(out / "test")
+    return test
 
 
 # ---------------------------------------------------------------------------------------------------------- three models
 
-def train(root, folder, cache, steps, seed):
-    """Run the command until the folder holds a finished training; returns its last checkpoint."""
+def train(root, folder, cache, steps, seed, recipe=RECIPE):
+    """Run the command with the options of `recipe` until the folder holds a finished training; returns its last checkpoint."""
     last = folder / "last.pt"
     done = checkpoint.read(last)["training"]["step"] if last.is_file() else 0
     if done < steps:
         if not done:
             shutil.rmtree(folder, ignore_errors=True)                    # what was cut before its first epoch ended
-        print(f"training on {root.name}, seed {seed}, from step {done}", file=sys.stderr, flush=True)
+        print(f"training {folder.name} on {root.name}, from step {done}", file=sys.stderr, flush=True)
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache, *RECIPE,
+        subprocess.run([sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache, *recipe,
                         "--epochs", str(steps // STEPS_PER_EPOCH), "--steps-per-epoch", str(STEPS_PER_EPOCH), "--seed", str(seed),
                         *(["--resume"] if done else [])], check=True)
         print(f"took {(time.monotonic() - began) / 60:.1f} min", file=sys.stderr, flush=True)
@@ -129,15 +139,23 @@ def score(weights, test, pictures):
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def table(scores, annotated):
+def annotated_by(out):
+    """{class: number of datasets that annotate it in OUT/partial}"""
+    partial = find_datasets(out / "partial")
+    return {name: sum(name in d.annotated for d in partial) for name in CLASSES}
+
+
+def cell(values, digits=2):
+    """Mean over the seeds (least to most)."""
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def table(scores, annotated, digits=2):
     """Markdown lines: Dice of each class in each column, mean over the seeds (least to most).
 
     scores: {column: [{class: Dice} of each seed]}; annotated: {class: number of datasets that annotate it in `partial`}
     """
-    def cell(values):
-        spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-        return f"{np.mean(values):.2f}{spread}"
-
     lesions = [name for name in CLASSES if BY_NAME[name].kind == TUMOUR]
     groups = {name: [name] for name in CLASSES}
     groups |= {"**mean of organs**": [name for name in CLASSES if name not in lesions], "**mean of lesions**": lesions,
@@ -146,7 +164,7 @@ def table(scores, annotated):
     yield "|--" * (2 + len(scores)) + "|"
     for row, names in groups.items():
         counts = f"{annotated[row]} of {len(DATASETS)}" if row in annotated else ""
-        cells = [cell([np.mean([one[name] for name in names]) for one in column]) for column in scores.values()]
+        cells = [cell([np.mean([one[name] for name in names]) for one in column], digits) for column in scores.values()]
         yield f"| {row} | {counts} | {' | '.join(cells)} |"
 
 
@@ -163,21 +181,16 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.steps < STEPS_PER_EPOCH or args.steps % STEPS_PER_EPOCH:
         sys.exit(f"--steps {args.steps}: give a multiple of {STEPS_PER_EPOCH}.")
-    if not (args.out / "test" / "Phantoms" / "dataset.json").is_file():             # written last
-        for root in (*ROOTS, "test"):
-            shutil.rmtree(args.out / root, ignore_errors=True)
-        write_phantoms(args.out)
     columns = {root: (root, args.steps) for root in ROOTS}
     if args.longer > 1:
         columns[f"partial, {args.longer} times as long"] = ("partial", args.longer * args.steps)
-    (test,), scores = find_datasets(args.out / "test"), {column: [] for column in columns}
+    test, scores = find_phantoms(args.out), {column: [] for column in columns}
     for seed in range(args.seeds):
         for column, (root, steps) in columns.items():
             folder = args.out / "runs" / f"{root}-{steps}-{seed}"
             weights = train(args.out / root, folder, args.out / "cache", steps, seed)
             scores[column].append(score(weights, test, folder / "pictures"))
-    partial = find_datasets(args.out / "partial")
-    print("\n".join(table(scores, {name: sum(name in d.annotated for d in partial) for name in CLASSES})))
+    print("\n".join(table(scores, annotated_by(args.out))))
 
 
 if __name__ == "__main__":
