@@ -152,7 +152,7 @@ def score(weights, test):
     """{class: mean Dice over the test cases that have it} of a checkpoint, without post-processing."""
     segmenter, found = uniseg.load(weights), {}
     named = {name: name for groups in GROUPS.values() for group in groups for label in group for name in names_of(label)}
-    for dataset in find_datasets(test, named):
+    for dataset in find_datasets(test, named, allow=("unknown",)):
         for case in dataset.cases:
             ct = read_ct(case.image)
             result = segmenter.segment(nibabel.Nifti1Image(ct.array, ct.affine), postprocess=False)     # RAS+, as the masks are

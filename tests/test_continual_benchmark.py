@@ -113,6 +113,19 @@ def test_the_papers_numbers_are_those_of_the_specification():
     assert set(IN_TABLE["tumour"]) == set(TABLE_10) and set(IN_TABLE["body"]) == set(TABLE_11)
 
 
+def test_own_data_takes_the_place_of_the_phantoms_step_by_step(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmark, "train", lambda root, folder, args, steps, seed, options: ran.append((root, options)) or folder / "last.pt")
+    args = benchmark.build_parser().parse_args(["--protocol", "tumour", "--data", "BTCV", "LITS", "TEST", "--paper", "--out", str(tmp_path)])
+    assert benchmark.data_folders(args, "tumour") == ([Path("BTCV"), Path("LITS")], Path("TEST"))
+    last = benchmark.chain(args, "tumour", "PLOP", 0)
+    (first_root, first), (second_root, second) = ran
+    assert (str(first_root), str(second_root)) == ("BTCV", "LITS") and not list(tmp_path.iterdir())
+    assert " ".join(map(str, first)).startswith("--folds 1 --epochs 100 --warmup-epochs 0 --batch-size 2 --lr 1e-4 --weight-decay 1e-5 "
+                                                "--head softmax --classes spleen,right_kidney,")
+    assert list(map(str, second)) == ["--folds", "1", "--baseline", "plop", "--extend", str(last[0]), "--classes", "liver_tumor"]
+
+
 @pytest.mark.slow
 def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SPACING_MM", 6.0)
