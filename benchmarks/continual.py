@@ -61,8 +61,8 @@ METHODS = {                                               # options of the first
     "Ours (text)": (("--encoding", "v3"), ()),
 }
 METHODS["Ours (text), hard"] = (("--encoding", "v3"), ("--hard-pseudo",))               # beyond the tables, by --methods
-METHODS["Ours (text), longer"] = (("--encoding", "v3"), ())
-LONGER = {"Ours (text), longer": 3}                       # times the others' steps in the later steps
+METHODS |= {f"{name}, longer": METHODS[name] for name in ("LwF", "Ours (text)")}
+LONGER = 3                                                # times the others' steps in the later steps
 FIRST_STEPS = {("--head", "softmax"): "softmax", ("--encoding", "one-hot"): "ours-1-hot", ("--encoding", "v3"): "ours-text"}  # shared
 IN_TABLE = {"tumour": ("LwF", "ILT", "PLOP", "Ours (text)"), "body": tuple(METHODS)[:5]}
 # Table 10, step 1 and step 2 of the 13 organs in the order of GROUPS, the liver tumour, means of organs and of all.
@@ -124,7 +124,7 @@ def chain(args, protocol, method, seed, upto=None):
             options = [*(PAPER_RECIPE if args.paper else RECIPE), *first]
         else:
             options = [*(PAPER_RECIPE[:2] if args.paper else EXTEND), *later, "--extend", checkpoints[-1]]
-        steps = args.steps[1] * LONGER.get(method, 1) if i else args.steps[0]
+        steps = args.steps[1] * (LONGER if method.endswith("longer") else 1) if i else args.steps[0]
         checkpoints.append(train(root, folder, args, steps, seed, [*options, "--classes", classes]))
     return checkpoints
 
