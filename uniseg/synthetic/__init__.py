@@ -11,6 +11,7 @@
 
 import numpy as np
 
+from ..volume import voxel_size_mm
 from . import body, contents, lesions, tissues
 from .geometry import Motion, covering, move
 from .scanner import scan
@@ -23,7 +24,7 @@ MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER = range(8)     # each s
 def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kinds=lesions.KINDS):
     """One synthetic CT.
 
-    labels:  (D, H, W) integers in RAS+, axis-aligned, as volume.read_label_map gives them; affine (4, 4)
+    labels:  (D, H, W) integers in RAS+, as volume.read_label_map gives them; affine (4, 4)
     names:   {id: structure}
     phase, view: of tissues.PHASES and VIEWS; drawn where not given
     returns: hu (D, H, W) int16, masks {class: (D, H, W) bool}, affine (4, 4), about {"phase", "view"}; RAS+, isotropic spacing_mm
@@ -35,8 +36,10 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
         return np.random.default_rng((seed, number))
 
     labels, ids = with_heads(labels, affine, names)
+    present = np.bincount(labels.ravel(order="K"), minlength=max(ids.values()) + 1) > 0
     affine = np.asarray(affine, float)
-    low, high = affine[:3, 3], affine[:3, 3] + np.diag(affine)[:3] * (np.array(labels.shape) - 1)
+    ends = affine[:3, :3] @ (np.array(labels.shape) - 1) + affine[:3, 3]
+    low, high = np.minimum(affine[:3, 3], ends), np.maximum(affine[:3, 3], ends)
     motion = Motion(low, high, stage(MOTION))
     rng = stage(HU)
     phase = phase or tissues.PHASES[rng.choice(4, p=[0.25, 0.2, 0.4, 0.15])]
@@ -69,7 +72,7 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
         paint(patient, rng, oral)
     contents.blood_vessels(patient, rng)
     contents.texture(patient, rng)
-    masks = class_masks(moved, ids)
+    masks = class_masks(moved, {structure: number for structure, number in ids.items() if present[number]})
     free = ~known & (image > -160) & (image < -40) & (skin > 25)
     masks |= lesions.paint_lesions(patient, masks, free, stage(LESIONS), kinds)
     masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right")
@@ -84,7 +87,7 @@ def with_heads(labels, affine, names):
     """
     ids = {structure: int(number) for number, structure in names.items()}
     labels = labels.astype(np.uint16)
-    spacing = np.abs(np.diag(affine)[:3])
+    spacing = voxel_size_mm(affine)
     for offset, side in enumerate(("right", "left"), start=1):
         ids[f"femur_head_{side}"] = number = max(map(int, names)) + offset
         femur = np.argwhere(labels == ids.get(f"femur_{side}", -1))
@@ -97,13 +100,12 @@ def with_heads(labels, affine, names):
 
 
 def class_masks(moved, ids):
-    """{class: mask} of the organs; a class whose absence says nothing has none where it is not in the map."""
-    masks = {}
-    for name, parts in tissues.CLASS_PARTS.items():
-        mask = np.isin(moved, [ids[p] for p in parts if p in ids])
-        if mask.any() or name not in tissues.ABSENT_IS_UNKNOWN:
-            masks[name] = mask
-    return masks
+    """{class: mask} of the organs, from the ids of the structures that the whole map shows.
+
+    A class whose absence says nothing has no mask where the map does not show it.
+    """
+    return {name: np.isin(moved, [ids[p] for p in parts if p in ids]) for name, parts in tissues.CLASS_PARTS.items()
+            if name not in tissues.ABSENT_IS_UNKNOWN or any(p in ids for p in parts)}
 
 
 def field_of_view(rough, ids, outlines, spacing_mm, rng, view=None):

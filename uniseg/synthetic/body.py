@@ -13,7 +13,7 @@ from scipy import ndimage
 from .geometry import field, share, soften, upsample
 
 COARSE_MM = 4.0
-DIRECTIONS = 40                               # of the outlines' tangents in the axial plane
+DIRECTIONS = 60                               # of the outlines' tangents in the axial plane
 CLOSING_MM = 12.0                             # muscles fill gaps up to twice this between bones and muscles
 MUSCULAR = ("vertebrae", "autochthon", "sacrum", "hip", "gluteus", "iliopsoas", "scapula", "clavicula", "femur", "humerus", "rib")
 
@@ -42,8 +42,8 @@ def support(mask, grid):
     if not len(known):
         raise ValueError("no labelled structure in view. Give a label map of TotalSegmentator's structures.")
     nearest = known[np.abs(np.arange(mask.shape[2])[:, None] - known).argmin(axis=1)]
-    reach = ndimage.maximum_filter1d(reach[:, nearest], round(36 / grid.spacing_mm), axis=1, mode="nearest")
-    return ndimage.gaussian_filter(reach, (0.7, 14 / grid.spacing_mm), mode=("wrap", "nearest"))
+    reach = ndimage.maximum_filter1d(reach[:, nearest], round(60 / grid.spacing_mm), axis=1, mode="nearest")
+    return ndimage.gaussian_filter(reach, (2.0, 20 / grid.spacing_mm), mode=("wrap", "nearest"))
 
 
 def depth_below(reach, grid):
@@ -79,15 +79,23 @@ def outline(labels, ids_of, grid, rng):
     angle = (np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS)[:, None]
     front, side, back = np.maximum(np.sin(angle), 0), np.abs(np.cos(angle)), np.maximum(-np.sin(angle), 0)
     chest, pelvis = step(z, top, 25.0)[None], 1 - step(z, hip, 25.0)[None]
-    muscle_mm = 2.0 + rng.uniform(0.8, 1.3) * ((7 * front + 9 * side) * (1 - 0.4 * chest) * (1 - 0.7 * pelvis) + 6 * chest * front)
+    flank = np.exp(-((np.abs(np.sin(angle)) - 0.35) / 0.35) ** 2) * (np.sin(angle) > -0.5)       # three layers of muscle
+    rectus = np.exp(-((np.abs(np.cos(angle)) - 0.28) / 0.2) ** 2) * (np.sin(angle) > 0)          # a pair, with a line between
+    muscle_mm = 1.5 + rng.uniform(0.8, 1.3) * ((8 * rectus + 13 * flank) * (1 - 0.5 * chest) * (1 - 0.7 * pelvis)
+                                               + chest * (9 * front + 4 * side + 3 * back))
     fat_mm = min(rng.lognormal(np.log(15), 0.5), 45.0)
     wave = sum(rng.normal(0, 0.08) * np.cos(n * angle + rng.uniform(0, 6.3)) for n in (1, 2, 3, 4))
     fat = 3.0 + fat_mm * np.maximum(0.15, (0.55 + 0.6 * front + 0.25 * side + 0.35 * back + wave) * (1 - 0.45 * chest)
                                     * (1 + 0.5 * pelvis * np.maximum(side, back)))
     wall = hull + muscle_mm
-    skin = depth_below(wall + fat, grid)
+    outer = ndimage.maximum_filter1d(wall + fat, round(90 / grid.spacing_mm), axis=1, mode="nearest")       # fat fills the waist
+    outer = np.maximum(wall + 3.0, 0.35 * (wall + fat) + 0.65 * ndimage.gaussian_filter1d(outer, 30 / grid.spacing_mm, mode="nearest"))
+    skin = depth_below(ndimage.gaussian_filter1d(outer, DIRECTIONS / 24, axis=0, mode="wrap"), grid)     # no corners
     skin -= _furrows(labels, ids_of, grid, pelvis[0], rng)
-    return Body(grid, depth_below(hull, grid), depth_below(wall, grid), skin, *_regions(labels, ids_of, grid, hip))
+    for bone, flesh_mm in (("humerus", rng.uniform(22, 36)), ("skull", 12.0)):             # what the outline leaves out
+        if (mask := np.isin(labels, ids_of(bone))).any():
+            skin = np.maximum(skin, flesh_mm - grid.spacing_mm * ndimage.distance_transform_edt(~mask).astype(np.float32))
+    return Body(grid, depth_below(hull, grid), depth_below(wall, grid), skin, *_regions(labels, ids_of, grid))
 
 
 def _furrows(labels, ids_of, grid, pelvis, rng):
@@ -104,7 +112,7 @@ def _furrows(labels, ids_of, grid, pelvis, rng):
                       + 32.0 * cleft * np.exp(-np.abs(x - at[0]) / 9))).astype(np.float32)
 
 
-def _regions(labels, ids_of, grid, hip):
+def _regions(labels, ids_of, grid):
     """Shares (float32) of the regions between bones and muscles, between vertebrae, and in the chest."""
     steps = round(CLOSING_MM / grid.spacing_mm)
     ball = ndimage.generate_binary_structure(3, 1)
@@ -112,7 +120,9 @@ def _regions(labels, ids_of, grid, hip):
     closed = ndimage.binary_closing(padded, ball, steps)[(slice(steps, -steps),) * 3]
     z = grid.axes()[2]
     thigh = np.isin(labels, ids_of("femur", "hip", "gluteus"))
-    near = ndimage.binary_dilation(thigh, ball, round(40 / grid.spacing_mm)) & (z < hip - 150.0)
+    joint = _height(labels, ids_of("femur"), grid, -1, -np.inf) - 15.0
+    near = ndimage.binary_dilation(thigh, ball, round(24 / grid.spacing_mm)) & (z < joint)
+    near |= ndimage.binary_dilation(np.isin(labels, ids_of("humerus")), ball, round(16 / grid.spacing_mm))
     spine = np.pad(np.isin(labels, ids_of("vertebrae")), 3, mode="edge")
     disc = ndimage.binary_closing(spine, np.ones((1, 1, 3), bool), 3)[3:-3, 3:-3, 3:-3] & (labels == 0)
     organs = np.isin(labels, ids_of("lung", "heart", "trachea"))
@@ -129,15 +139,20 @@ def fill(labels, kinds, body, hu, grid, rng):
     fine = [upsample(part, body.grid, grid) for part in body[1:]]
     hull, wall, skin, muscular, disc, chest = fine
     axes = grid.axes()
-    streaks = field(axes, 9.0, rng) + 0.5 * field(axes, 25.0, rng)
+    streaks = (field(axes, 9.0, rng) + 0.6 * field(axes, 25.0, rng)) / 1.17
+    zero = field(axes, 26.0, rng)                                     # surfaces where it is 0: fascia in fat, fat between muscles
+    sheets = np.exp(-(zero / 0.06) ** 2) * np.clip(field(axes, 40.0, rng), 0, 1)
     image = np.full(grid.shape, -1000.0, np.float32)
     inside = skin > 0
     image[inside] = hu["fat"] + 5 * streaks[inside]
-    image[inside & (skin < 2.2)] = hu["skin"]
-    image[inside & (skin > 3) & share(np.abs(streaks - 0.2), 0.53) & (wall < 0)] += 22      # septa and small veins in fat
-    cavity = inside & (wall > 0)
-    image[cavity] = hu["fat"] + 6 + 8 * streaks[cavity]
-    muscle = cavity & ((hull < 3.0) | (muscular > 0.5)) & share(streaks, rng.uniform(0.82, 0.97))
+    image[inside & (skin < 2.4)] = hu["skin"]
+    image[inside & (wall < 0)] += (45 * sheets)[inside & (wall < 0)]                        # septa and veins under the skin
+    cavity = inside & ((wall > 0) | (muscular > 0.5) & (skin > 8))
+    image[cavity] = hu["fat"] + 4 + 7 * streaks[cavity] + 70 * sheets[cavity]
+    layers = np.cos(2 * np.pi * wall / rng.uniform(8, 11)) - 0.8 * zero                      # fat between the muscles of the wall
+    outside = cavity & (hull < 3.0) & (layers > rng.uniform(-1.7, -1.3))
+    between = cavity & (muscular > 0.5) & (np.abs(zero) > rng.uniform(0.03, 0.16)) & (streaks < 1.9)
+    muscle = outside | between
     image[muscle] = hu["muscle"] + 4 * streaks[muscle]
     image[cavity & (disc > 0.5)] = hu["disc"]
     soft = cavity & (chest > 0.5) & ~share(streaks, rng.uniform(0.45, 0.8))                 # nodes, thymus, small vessels

@@ -61,14 +61,13 @@ def stool(grid, rng):
     """HU of stool: mottled, with bubbles of gas of a few mm."""
     axes = grid.axes()
     hu = rng.uniform(15, 60) + 22 * field(axes, 11.0, rng) + 15 * field(axes, 30.0, rng)
-    bubbles = np.clip(field(axes, 6.0, rng) + 0.5 * field(axes, 25.0, rng) - rng.uniform(0.9, 2.0), 0, 1)
+    bubbles = np.clip(field(axes, 6.0, rng) + 0.5 * field(axes, 25.0, rng) - rng.uniform(0.4, 1.6), 0, 1)
     return hu - bubbles * (850 + hu)
 
 
 def lumen(mask, grid, wall_mm):
     """Share of each voxel that belongs to the lumen of a hollow organ with a wall of `wall_mm`."""
-    sigma = max(2.0, 0.7 * grid.spacing_mm)
-    return deeper(soften(mask, grid, sigma), wall_mm, sigma) * mask
+    return deeper(mask, grid, wall_mm) * mask
 
 
 def front(mask, grid, wide_mm):
@@ -170,9 +169,9 @@ def _hilum(mask, grid, heart_mm):
 def _lung_vessels(patient, box, mask, grid, root, rng):
     depth = ndimage.gaussian_filter(mask.astype(np.float32), 4.0 / grid.spacing_mm)
     litres = mask.sum() * grid.spacing_mm ** 3 / 1e6
-    tips = somewhere(mask & (depth > 0.6), grid, int(40 + 330 * litres), rng)
+    tips = somewhere(mask & (depth > 0.6), grid, int(60 + 600 * litres), rng)
     if len(tips):
-        tree = grow_tree(root, tips, 0.55, 5.5, rng)
+        tree = grow_tree(root, tips, 0.75, 6.5, rng)
         patient.paint(box, covered(tree, grid, rng) * mask, patient.hu["right_blood"])
 
 
@@ -203,9 +202,9 @@ def bones(patient, rng):
         if (found := patient.part(name)) is None:
             continue
         box, mask, grid = found
-        axes, sigma = grid.axes(), max(1.5, 0.6 * grid.spacing_mm)
-        spongy = patient.hu["marrow"] + 45 * field(axes, 5.0, rng) + 35 * field(axes, 18.0, rng)
-        inner = deeper(soften(mask, grid, sigma), shell_mm / age, sigma, 0.3)
+        axes = grid.axes()
+        spongy = patient.hu["marrow"] + 38 * field(axes, 5.0, rng) + 16 * field(axes, 18.0, rng)
+        inner = deeper(mask, grid, shell_mm / age)
         compact = patient.hu["cortical_bone"] * (1 + 0.18 * field(axes, 10.0, rng))
         # A shell thinner than a voxel fills it in part.
         patient.paint(box, mask, spongy + (1 - inner) * min(1.0, shell_mm / age / (0.6 * grid.spacing_mm)) * (compact - spongy))
@@ -221,13 +220,11 @@ def kidneys(patient, rng):
         if (found := patient.part(f"kidney_{side}", margin_mm=14.0)) is None:
             continue
         box, mask, grid = found
-        sigma = max(2.5, 0.7 * grid.spacing_mm)
         around = np.pad(mask, 6, mode="edge")
         whole = ndimage.binary_closing(around, iterations=6)[6:-6, 6:-6, 6:-6]
         sinus = whole & ~mask & (patient.labels[box] == 0)
-        filled = soften(mask | sinus, grid, sigma)
         pyramids = field(grid.axes(), 13.0, rng) > -0.35
-        medulla = deeper(filled, rng.uniform(5.0, 7.5), sigma) * mask * pyramids
+        medulla = deeper(mask | sinus, grid, rng.uniform(4.5, 6.5)) * mask * pyramids
         patient.paint(box, medulla, patient.hu["medulla"])
         patient.paint(box, sinus, patient.hu["fat"] + 10)
         core = sinus & (field(grid.axes(), 10.0, rng) > 0.1)
@@ -241,14 +238,14 @@ def heart(patient, rng):
         return
     box, mask, grid = found
     x, y, z = grid.mesh()
-    at, sigma = centre_mm(mask, grid), 4.0
-    soft = soften(mask, grid, sigma)
+    at = centre_mm(mask, grid)
     left = -((x - at[0]) * 0.75 + (y - at[1]) * -0.35 + (z - at[2]) * -0.2) + rng.uniform(-6, 2)     # mm to the left of the septum
+    left = left + 5 * field(grid.axes(), 45.0, rng)
     low = (at[2] + 12 - z) + 0.4 * (y - at[1]) > 0                                              # ventricles below, atria above
     wall = np.where((left > 0) & low, rng.uniform(9, 12), rng.uniform(2.5, 4))
-    blood = deeper(soft, wall, sigma) * mask * ~((np.abs(left) < 5) & low)
+    blood = deeper(mask, grid, wall) * mask * ~((np.abs(left) < 4.5) & low)
     patient.paint(box, blood, np.where(left > -3, patient.hu["blood"], patient.hu["right_blood"]) + 0 * mask)
-    fat = mask & (soft < 0.72) & (field(grid.axes(), 22.0, rng) > rng.uniform(0.0, 0.8))
+    fat = mask & (soften(mask, grid, 4.0) < 0.72) & (field(grid.axes(), 22.0, rng) > rng.uniform(0.0, 0.8))
     patient.paint(box, fat, patient.hu["fat"] + 15)
 
 
@@ -293,7 +290,7 @@ def _liver_vessels(patient, rng):
             vein = vein & (np.arange(mask.shape[2]) > cut)
             if not vein.any():
                 continue
-        tree = grow_tree(_nearest(vein, mask, grid), somewhere(deep, grid, int(12 + tips * litres), rng), 1.0, most, rng)
+        tree = grow_tree(_nearest(vein, mask, grid), somewhere(deep, grid, int(12 + tips * litres), rng), 1.25, most, rng)
         patient.paint(box, covered(tree, grid, rng) * mask, patient.hu[tissue])
 
 
@@ -311,7 +308,7 @@ def _mesentery(patient, rng):
     root = np.array([root[0], root[1] + 28, min(root[2] + 30, grid.axes()[2][-1])])
     litres = near.sum() * grid.spacing_mm ** 3 / 1e6
     for tissue, most in (("blood", 3.0), ("portal_blood", 4.5)):
-        tree = grow_tree(root, somewhere(near, grid, int(15 + 130 * litres), rng), 0.7, most, rng)
+        tree = grow_tree(root, somewhere(near, grid, int(20 + 500 * litres), rng), 0.9, most, rng)
         patient.paint(box, covered(tree, grid, rng) * free, patient.hu[tissue])
 
 

@@ -69,9 +69,14 @@ def soften(mask, grid, sigma_mm):
     return ndimage.gaussian_filter(mask.astype(np.float32), sigma_mm / grid.spacing_mm, mode="nearest", truncate=3)
 
 
-def deeper(soft, depth_mm, sigma_mm, sharp=0.15):
-    """Share (0 to 1) of a voxel that lies deeper than `depth_mm` in what was softened by `sigma_mm`."""
-    return np.clip((soft - special.ndtr(depth_mm / sigma_mm)) / sharp + 0.5, 0, 1)
+def deeper(mask, grid, depth_mm):
+    """Share (0 to 1) of each voxel that lies deeper than `depth_mm` (a number, or an array) below a mask's surface.
+
+    Depth is read from the blurred mask: exact below a flat surface, less below a bulging one.
+    """
+    sigma = max(1.5, 0.7 * grid.spacing_mm, float(np.max(depth_mm)) / 1.4)
+    depth = sigma * special.ndtri(np.clip(soften(mask, grid, sigma), 1e-4, 1 - 1e-4))
+    return np.clip((depth - depth_mm) / grid.spacing_mm + 0.5, 0, 1)
 
 
 class Motion:
@@ -81,16 +86,16 @@ class Motion:
     et al. 1999, https://doi.org/10.1109/42.796284), and the determinant of the linear part is positive: left stays left.
     """
 
-    def __init__(self, low_mm, high_mm, rng, strength=1.0):
+    def __init__(self, low_mm, high_mm, rng):
         self.centre = (np.asarray(low_mm) + high_mm) / 2
-        angles = np.deg2rad(rng.normal(0, [2, 2, 4])) * strength
-        zoom = (rng.uniform(0.86, 1.14) * rng.uniform(0.94, 1.06, 3)) ** strength
+        angles = np.deg2rad(rng.normal(0, [2, 2, 4]))
+        zoom = rng.uniform(0.86, 1.14) * rng.uniform(0.94, 1.06, 3)
         self.matrix = _rotation(angles) @ np.diag(1 / zoom)                       # offset in the patient -> offset in the map
         self.low = np.asarray(low_mm) - 80.0
         self.control = []
         for knot, most in zip(KNOT_MM, MOST_MM):
             points = np.ceil((np.asarray(high_mm) + 80.0 - self.low) / knot).astype(int) + 3
-            self.control.append(rng.uniform(-most, most, (3, *points)).astype(np.float32) * np.float32(strength))
+            self.control.append(rng.uniform(-most, most, (3, *points)).astype(np.float32))
 
     def reach(self, low_mm, high_mm):
         """Corners of a box of the patient that holds what a box of the map becomes."""
@@ -120,12 +125,12 @@ class Motion:
 def move(labels, affine, grid, motion):
     """The label map as the new patient has it, on a grid: nearest neighbour, 0 outside the map.
 
-    labels: (D, H, W) integers, axis-aligned RAS+ (`affine` diagonal)
+    labels: (D, H, W) integers in RAS+, affine (4, 4)
     """
     moved = np.zeros(grid.shape, labels.dtype)
-    spacing, origin = np.diag(affine)[:3].astype(np.float32), affine[:3, 3].astype(np.float32)
+    to_index = np.linalg.inv(affine).astype(np.float32)
     for i, place in enumerate(motion.planes(grid)):
-        index = np.rint((place - origin[:, None, None]) / spacing[:, None, None]).astype(np.int32)
+        index = np.rint(np.einsum("ij,jhw->ihw", to_index[:3, :3], place) + to_index[:3, 3, None, None]).astype(np.int32)
         inside = ((index >= 0) & (index < np.array(labels.shape)[:, None, None])).all(axis=0)
         moved[i][inside] = labels[tuple(index[:, inside])]
     return moved

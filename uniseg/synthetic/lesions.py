@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .contents import lumen, sub_grid
-from .geometry import deeper, field, soften
+from .geometry import field, soften
 
 
 class Kind(NamedTuple):
@@ -120,7 +120,7 @@ def _liver(patient, grid, depth, radius, rng):
         if rng.random() < 0.5:
             value = value + strength * rng.uniform(10, 30) * np.exp(-((depth - 2.5) / 2.0) ** 2)
     if radius > 12 and rng.random() < 0.6:
-        dead = deeper(depth / 8 + 0.2 * field(grid.axes(), 12.0, rng), 0, 1.0, 0.3) * (depth > 0.35 * radius)
+        dead = np.clip((depth - rng.uniform(0.35, 0.6) * radius + 2 * field(grid.axes(), 12.0, rng)) / 3, 0, 1)
         value = value + dead * (rng.uniform(5, 25) - value)
     return value
 

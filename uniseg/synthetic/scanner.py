@@ -58,7 +58,7 @@ def streaks(image, grid, rng):
     lines = rng.standard_normal(image.shape, np.float32)
     lines = ndimage.gaussian_filter(lines, (30 / grid.spacing_mm, 1.0, 0.6))
     bone = (image > 250).mean(axis=(0, 1))
-    return lines / lines.std() * (rng.uniform(10, 25) * bone / max(bone.max(), 1e-6)).astype(np.float32)
+    return lines / lines.std() * (rng.uniform(5, 15) * bone / max(bone.max(), 1e-6)).astype(np.float32)
 
 
 def scan(image, skin, grid, rng):
@@ -71,7 +71,7 @@ def scan(image, skin, grid, rng):
     deep = 0.75 + 0.5 * np.clip(skin / 90, -0.6, 1)                      # noise grows with the way through the body
     image += np.float32(sd) * deep * noise(image.shape, grid.spacing_mm, rng)
     image += 2.0 * field(grid.axes(), 150.0, rng)                        # cupping and scatter
-    if rng.random() < 0.2:
+    if rng.random() < 0.12:
         image += streaks(image, grid, rng) * (skin > 0)
     image = np.clip(np.rint(image), -1024, 3071)
     if rng.random() < 0.4:                                               # the round field of view of the scanner

@@ -41,11 +41,11 @@ LITERATURE = {
     "prostate": (38, 60, 75, 78, 9),                # e
     "thyroid": (95, 190, 170, 140, 15),             # e: iodine of its own
     "disc": (82, 84, 86, 86, 8),                    # e
-    "marrow": (150, 155, 165, 162, 45),             # d: spongy bone falls with age
+    "marrow": (130, 135, 145, 142, 30),             # d: spongy bone falls with age
     "cortical_bone": (700, 700, 705, 705, 120),     # d
     "cartilage": (95, 97, 100, 100, 15),            # e
     "cord": (36, 38, 40, 40, 4),                    # a
-    "skin": (10, 15, 20, 20, 10),                   # e
+    "skin": (40, 45, 50, 50, 15),                   # e
     "fat": (-104, -104, -102, -102, 6),             # a
     "bile": (6, 6, 8, 8, 5),                        # a: near water
     "bladder_urine": (6, 6, 7, 60, 4),              # e
