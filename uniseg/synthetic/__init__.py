@@ -66,7 +66,7 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     patient = contents.Patient(grid, moved, ids, hu, phase, image)
     rng = stage(CONTENTS)
     oral = rng.random() < 0.25
-    for paint in (contents.bones, contents.kidneys, contents.heart, contents.lungs):
+    for paint in (contents.bones, contents.kidneys, contents.pancreas, contents.heart, contents.lungs):
         paint(patient, rng)
     for paint in (contents.colon, contents.stomach, contents.small_bowel):
         paint(patient, rng, oral)
@@ -75,7 +75,8 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     masks = class_masks(moved, {structure: number for structure, number in ids.items() if present[number]})
     free = ~known & (image > -160) & (image < -40) & (skin > 25)
     masks |= lesions.paint_lesions(patient, masks, free, stage(LESIONS), kinds)
-    masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right")
+    if "kidney_cyst" in masks:
+        masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right")
     return scan(image, skin, grid, stage(SCANNER)), masks, grid.affine, {"phase": phase, "view": view}
 
 

@@ -108,7 +108,7 @@ def stomach(patient, rng, oral):
     if rng.random() < 0.5:
         food = stool(grid, rng)
         content = np.where(field(grid.axes(), 30.0, rng) > rng.uniform(-1, 1.5), food, content)
-    level = np.quantile(y[mask], rng.uniform(0.45, 1.0))
+    level = np.quantile(y[mask], rng.uniform(0.6, 1.0))
     content = np.where(y > level, patient.hu["gas"], content)
     patient.paint(box, lumen(mask, grid, rng.uniform(2.5, 5.0)), content)
 
@@ -148,7 +148,7 @@ def lungs(patient, rng):
         box, mask, grid = found
         axes, y = grid.axes(), np.broadcast_to(grid.mesh()[1], mask.shape)
         back = (np.quantile(y[mask], 0.9) - y) / 150.0
-        value = patient.hu["lung"] - 12 + 45 * back + 14 * field(axes, 30.0, rng) + 22 * field(axes, 5.0, rng)
+        value = patient.hu["lung"] - 60 + 45 * back + 14 * field(axes, 30.0, rng) + 22 * field(axes, 5.0, rng)
         if emphysema:
             value = value - (value + 965) * np.clip(field(axes, 16.0, rng) + 0.6 * field(axes, 60.0, rng) - 0.7, 0, 1)
         if dense:                                            # atelectasis and consolidation begin at the back
@@ -171,7 +171,7 @@ def _lung_vessels(patient, box, mask, grid, root, rng):
     litres = mask.sum() * grid.spacing_mm ** 3 / 1e6
     tips = somewhere(mask & (depth > 0.6), grid, int(60 + 600 * litres), rng)
     if len(tips):
-        tree = grow_tree(root, tips, 0.75, 6.5, rng)
+        tree = grow_tree(root, tips, 0.62, 6.0, rng)
         patient.paint(box, covered(tree, grid, rng) * mask, patient.hu["right_blood"])
 
 
@@ -230,6 +230,15 @@ def kidneys(patient, rng):
         core = sinus & (field(grid.axes(), 10.0, rng) > 0.1)
         calyx = field(grid.axes(), 22.0, rng) > 0
         patient.paint(box, core, np.where(calyx, patient.hu["urine"], patient.hu["caval_blood"]))
+
+
+def pancreas(patient, rng):
+    """Fat between the lobules, more with age."""
+    if (found := patient.part("pancreas")) is None:
+        return
+    box, mask, grid = found
+    fatty = np.clip(2 * (field(grid.axes(), 7.0, rng) - rng.uniform(0.4, 2.5)), 0, 1)
+    patient.paint(box, mask * fatty, patient.hu["fat"] + 25)
 
 
 def heart(patient, rng):

@@ -73,7 +73,7 @@ def _one(patient, name, kind, organ, free, lesions, rng):
     depth = blob(here.axes(), at, radius, kind.rough, rng)
     if name == "lung_tumor":
         depth += _spicules(here, at, radius, rng)
-    within = organ[box] | free[box] if kind.bulge else organ[box]
+    within = organ[box] | free[box] if kind.bulge else organ[box].copy()
     for other in lesions.values():
         within &= ~other[box]
     if name == "colon_tumor":                                        # the wall thickens, a narrow lumen remains
