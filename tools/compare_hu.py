@@ -20,7 +20,7 @@ from uniseg.synthetic.__main__ import read_map, read_maps
 from uniseg.volume import read_ct, voxel_size_mm
 
 SOLID = ("spleen", "liver", "aorta", "postcava", "portal_and_splenic_vein", "pancreas", "right_lung", "left_lung", "gall_bladder", "bladder")
-BOUND_HU, BOUND_SPREADS = 15.0, 2.5       # a real mean lies within 15 HU, or 2.5 standard deviations, of the mean of the synthetic means
+BOUND_HU, BOUND_SPREADS = 30.0, 2.5       # a real mean lies within 30 HU, or 2.5 standard deviations, of the mean of the synthetic means
 BINS = np.arange(-1050, 651, 10)
 
 

@@ -45,9 +45,9 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     phase = phase or tissues.PHASES[rng.choice(4, p=[0.25, 0.2, 0.4, 0.15])]
     hu = tissues.draw_hu(phase, rng)
 
-    around = (np.array([75.0, 75.0, -8.0]), np.array([75.0, 75.0, -8.0]))          # room for fat and table; ends of a turned map are cut
     low, high = motion.reach(low, high)
-    coarse = covering(low - around[0], high + around[1], body.COARSE_MM)
+    room = np.array([75.0, 75.0, -8.0])                                             # for fat and table; the ends of a turned map are cut
+    coarse = covering(low - room, high + room, body.COARSE_MM)
     rough = move(labels, affine, coarse, motion)
     outlines = body.outline(rough, lambda *starts: [n for s, n in ids.items() if s.startswith(starts)], coarse, stage(BODY))
     view, grid = field_of_view(rough, ids, outlines, spacing_mm, stage(VIEW), view)

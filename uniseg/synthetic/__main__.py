@@ -88,7 +88,11 @@ def write_dataset(maps, names, out, cases, spacing_mm, seed, say=print):
         if image.is_file() and label.is_file():
             continue
         start = time.monotonic()
-        hu, masks, affine, about = draw(*read_map(maps[name], names), names, seed + n, spacing_mm)
+        labels, map_affine = read_map(maps[name], names)
+        try:
+            hu, masks, affine, about = draw(labels, map_affine, names, seed + n, spacing_mm)
+        except ValueError as error:
+            raise ValueError(f"{maps[name]}: {error}") from None
         write_volume(image, hu, affine)
         write_volume(label, label_map(masks, settings["classes"]), affine)
         say(f"{case}: {about['phase']}, {about['view']}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s")

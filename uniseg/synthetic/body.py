@@ -83,8 +83,9 @@ def outline(labels, ids_of, grid, rng):
     rectus = np.exp(-((np.abs(np.cos(angle)) - 0.28) / 0.2) ** 2) * (np.sin(angle) > 0)          # a pair, with a line between
     muscle_mm = 1.5 + rng.uniform(0.8, 1.3) * ((8 * rectus + 13 * flank) * (1 - 0.5 * chest) * (1 - 0.7 * pelvis)
                                                + chest * (9 * front + 4 * side + 3 * back))
+    muscle_mm = muscle_mm * (1 + 0.3 * _uneven(hull.shape, grid, rng))
     fat_mm = min(rng.lognormal(np.log(15), 0.5), 45.0)
-    wave = sum(rng.normal(0, 0.08) * np.cos(n * angle + rng.uniform(0, 6.3)) for n in (1, 2, 3, 4))
+    wave = 0.15 * _uneven(hull.shape, grid, rng)
     fat = 3.0 + fat_mm * np.maximum(0.15, (0.55 + 0.6 * front + 0.25 * side + 0.35 * back + wave) * (1 - 0.45 * chest)
                                     * (1 + 0.5 * pelvis * np.maximum(side, back)))
     wall = hull + muscle_mm
@@ -96,6 +97,12 @@ def outline(labels, ids_of, grid, rng):
         if (mask := np.isin(labels, ids_of(bone))).any():
             skin = np.maximum(skin, flesh_mm - grid.spacing_mm * ndimage.distance_transform_edt(~mask).astype(np.float32))
     return Body(grid, depth_below(hull, grid), depth_below(wall, grid), skin, *_regions(labels, ids_of, grid))
+
+
+def _uneven(shape, grid, rng):
+    """A smooth random function of direction and height, (DIRECTIONS, W), of unit variance."""
+    value = ndimage.gaussian_filter(rng.standard_normal(shape), (DIRECTIONS / 20, 40 / grid.spacing_mm), mode=("wrap", "nearest"))
+    return value / value.std()
 
 
 def _furrows(labels, ids_of, grid, pelvis, rng):

@@ -7,7 +7,7 @@ its own box and draws from `rng`; a Patient holds what they share.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from ..bits import bounding_box
 from .geometry import Grid, deeper, field, share, soften
@@ -86,14 +86,15 @@ def colon(patient, rng, oral):
     axes, gas = grid.axes(), patient.hu["gas"]
     inside = lumen(mask, grid, rng.uniform(1.5, 3.0))
     stretch = field(axes, 110.0, rng) + 0.35 * field(axes, 35.0, rng)
-    shares = rng.dirichlet((1.2, 2.4, 0.8, 0.7))                       # gas, stool, fluid, collapsed
+    shares = rng.dirichlet((1.0, 3.0, 0.7, 0.7))                       # gas, stool, fluid, collapsed
     content = stool(grid, rng)
     if oral:
         content = content + rng.uniform(60, 300) * (field(axes, 60.0, rng) > 0.3)
     gas_of, stool_of, fluid_of = np.cumsum(shares)[:3]
+    below = special.ndtri(np.clip(gas_of, 1e-3, 1 - 1e-3)) - stretch     # positive where gas fills the bowel
     content = np.where(share(stretch, stool_of), content, np.where(share(stretch, fluid_of), rng.uniform(5, 35), rng.uniform(25, 45)))
-    level = rng.uniform(-6, 14) + 6 * field(axes, 70.0, rng)           # mm before the middle where gas begins
-    content = np.where(share(stretch, gas_of) | (share(stretch, fluid_of) & (front(mask, grid, 14.0) > level)), gas, content)
+    level = rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(below + 0.1, 0, 1)      # mm before the middle where gas begins
+    content = np.where(share(stretch, fluid_of) & (front(mask, grid, 14.0) > level), gas, content)
     patient.paint(box, inside, content)
 
 
@@ -220,8 +221,8 @@ def kidneys(patient, rng):
         if (found := patient.part(f"kidney_{side}", margin_mm=14.0)) is None:
             continue
         box, mask, grid = found
-        around = np.pad(mask, 6, mode="edge")
-        whole = ndimage.binary_closing(around, iterations=6)[6:-6, 6:-6, 6:-6]
+        steps = max(1, round(14 / grid.spacing_mm))
+        whole = ndimage.binary_closing(np.pad(mask, steps, mode="edge"), iterations=steps)[(slice(steps, -steps),) * 3]
         sinus = whole & ~mask & (patient.labels[box] == 0)
         pyramids = field(grid.axes(), 13.0, rng) > -0.35
         medulla = deeper(mask | sinus, grid, rng.uniform(4.5, 6.5)) * mask * pyramids

@@ -138,6 +138,9 @@ def move(labels, affine, grid, motion):
 
 def upsample(coarse, coarse_grid, grid):
     """A smooth array of a coarse grid on a fine one, linearly; beyond the coarse grid its edge is repeated."""
-    ratio = grid.spacing_mm / coarse_grid.spacing_mm
-    offset = (np.array(grid.origin_mm) - coarse_grid.origin_mm) / coarse_grid.spacing_mm
-    return ndimage.affine_transform(coarse.astype(np.float32), [ratio] * 3, offset, grid.shape, order=1, mode="nearest")
+    for axis, (place, low, n) in enumerate(zip(grid.axes(), coarse_grid.origin_mm, coarse.shape)):
+        at = np.clip((place - low) / coarse_grid.spacing_mm, 0, n - 1)
+        below = np.minimum(at.astype(int), n - 2)
+        weight = (at - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        coarse = coarse.take(below, axis) * (1 - weight) + coarse.take(below + 1, axis) * weight
+    return coarse

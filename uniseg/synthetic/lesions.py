@@ -66,7 +66,7 @@ def _one(patient, name, kind, organ, free, lesions, rng):
     voxels = np.flatnonzero(organ)
     at = np.array(np.unravel_index(rng.choice(voxels), organ.shape)) * grid.spacing_mm + grid.origin_mm
     low, high = kind.radius_mm
-    most = np.cbrt(len(voxels) * grid.spacing_mm ** 3) / (4.0 if name != "colon_tumor" else 2.0)     # a lesion does not replace its organ
+    most = np.cbrt(len(voxels) * grid.spacing_mm ** 3) / (4.0 if not kind.bulge else 2.5)      # a lesion does not replace its organ
     radius = min(low * (high / low) ** rng.random(), max(low, most))
     box = _box(grid, at, 1.6 * radius)
     here = sub_grid(grid, box)

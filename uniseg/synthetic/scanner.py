@@ -23,8 +23,8 @@ def table(skin, grid, rng):
     curve = y - back + rng.uniform(1, 5) - rng.uniform(2e-4, 9e-4) * (x - middle) ** 2            # 0 at the mattress's top
     wide = np.abs(x - middle) < rng.uniform(190, 240)
     air, layers, depth = skin < 0, [], 0.0
-    plan = [(rng.uniform(8, 25), rng.uniform(-960, -850)), (rng.uniform(1.0, 2.5), rng.uniform(-250, 100)),
-            (rng.uniform(15, 50), rng.uniform(-985, -900)), (rng.uniform(1.0, 2.0), rng.uniform(-400, 0))]
+    plan = [(rng.uniform(8, 25), rng.uniform(-960, -850)), (rng.uniform(1.5, 3.0), rng.uniform(-150, 500)),
+            (rng.uniform(15, 50), rng.uniform(-985, -900)), (rng.uniform(1.0, 2.5), rng.uniform(-300, 300))]
     for thick, value in plan:
         part = np.clip((-curve - depth) / grid.spacing_mm + 0.5, 0, 1) * np.clip((curve + depth + thick) / grid.spacing_mm + 0.5, 0, 1)
         layers.append(((part * wide * air).astype(np.float32), value))

@@ -50,7 +50,7 @@ LITERATURE = {
     "bile": (6, 6, 8, 8, 5),                        # a: near water
     "bladder_urine": (6, 6, 7, 60, 4),              # e
     "gas": (-985, -985, -985, -985, 8),             # a
-    "lung": (-845, -842, -840, -840, 35),           # a
+    "lung": (-835, -832, -830, -830, 45),           # a
 }
 # Classes of hu.json that are homogeneous and well outlined enough to stand for a tissue. Means of kidneys and hollow organs mix
 # contents; adrenal glands and a cava in the arterial phase are too few voxels, or too mixed.

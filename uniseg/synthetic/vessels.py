@@ -18,7 +18,7 @@ def grow_tree(root_mm, targets_mm, leaf_mm, most_mm, rng):
     points[0], count = root_mm, 1
     for target in targets:
         distance = np.linalg.norm(points[:count] - target, axis=1)
-        nearest = int((distance + 0.35 * way[:count]).argmin())
+        nearest = int((distance + 0.5 * way[:count]).argmin())
         bend = (points[nearest] + target) / 2 + rng.normal(0, 0.08, 3) * distance[nearest]
         for point in (bend, target):
             points[count], parent[count] = point, nearest
