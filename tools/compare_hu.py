@@ -2,9 +2,9 @@
 
     python tools/compare_hu.py ROOT LABELMAPS --draws 6 --spacing 3
 
-For each case of uniseg/synthetic/hu.json (found in ROOT) as many synthetic CTs of its phase are drawn. A row per class: mean, 5th and
-95th percentile of the inner voxels, real and synthetic, the spread of the synthetic means, and the overlap of the histograms
-(0 to 1, bins of 10 HU, clipped to -1050..650 HU). Exit code 1 when a solid class is outside the bound that docs/synthetic.md states.
+For each case of uniseg/synthetic/hu.json (found in ROOT) as many synthetic CTs of its phase are drawn. A row per class: mean, 5th
+and 95th percentile of the inner voxels, real and synthetic, the spread (standard deviation) of the synthetic means, and the overlap
+of the histograms (0 to 1, bins of 10 HU, clipped to -1050..650 HU). Exit code 1 when a solid class is outside the bounds below.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from uniseg.bits import bounding_box
 from uniseg.synthetic.__main__ import read_map, read_maps
 from uniseg.volume import read_ct, voxel_size_mm
 
-SOLID = ("spleen", "liver", "aorta", "postcava", "portal_and_splenic_vein", "pancreas", "right_lung", "left_lung", "gall_bladder", "bladder")
-BOUND_HU, BOUND_SPREADS = 30.0, 2.5       # a real mean lies within 30 HU, or 2.5 standard deviations, of the mean of the synthetic means
+SOLID = ("spleen", "liver", "aorta", "postcava", "portal_and_splenic_vein", "pancreas", "right_lung", "left_lung", "gall_bladder",
+         "bladder")
+BOUND_HU, BOUND_SPREADS = 30.0, 2.5       # a real mean lies within 30 HU, or 2.5 spreads, of the mean of the synthetic means
 BINS = np.arange(-1050, 651, 10)
 
 
@@ -56,7 +57,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     maps, names = read_maps(args.maps)
     outside = []
-    print("| case, phase | class | real mean (5 %, 95 %) | synthetic mean (5 %, 95 %) | spread of means | overlap |\n" + "| --- " * 6 + "|")
+    print("| case, phase | class | real mean (5 %, 95 %) | synthetic mean (5 %, 95 %) | spread of means | overlap |")
+    print("| --- " * 6 + "|")
     for dataset in datasets.find_datasets(args.root):
         for case in dataset.cases:
             entry = json.loads(TABLE.read_text()).get(case.id)
@@ -73,8 +75,8 @@ def main(argv=None):
                 row = [f"{v.mean():.0f} ({np.percentile(v, 5):.0f}, {np.percentile(v, 95):.0f})" for v in (real, pooled)]
                 wrong = name in SOLID and abs(real.mean() - np.mean(means)) > max(BOUND_HU, BOUND_SPREADS * np.std(means))
                 outside += [f"{case.id} {name}"] if wrong else []
-                print(f"| {case.id}, {entry['phase']} | {name}{' (outside)' if wrong else ''} | {row[0]} | {row[1]} | {np.std(means):.0f} | {overlap:.2f} |",
-                      flush=True)
+                print(f"| {case.id}, {entry['phase']} | {name}{' (outside)' if wrong else ''} | {row[0]} | {row[1]} "
+                      f"| {np.std(means):.0f} | {overlap:.2f} |", flush=True)
     print(f"\noutside the bounds: {', '.join(outside) or 'none'}")
     return int(bool(outside))
 

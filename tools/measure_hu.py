@@ -5,7 +5,7 @@
 ROOT holds datasets as for training. Writes uniseg/synthetic/hu.json: per case its phase, and per class the mean, the standard
 deviation within, the 5th and 95th percentile and the number of voxels, all over the mask without its outermost voxels, which
 share their volume with the neighbours. Noise is measured in the liver. A class at the edge of the field of view, of fewer than
-MIN_VOXELS inner voxels, is left out. Values of structures that nobody labelled are in uniseg/synthetic/tissues.py, with their sources.
+MIN_VOXELS inner voxels, is left out. HU of structures that nobody labelled are in uniseg/synthetic/tissues.py, with their sources.
 """
 
 import argparse

@@ -36,7 +36,8 @@ def panels(hu, height, window):
 
 def grey(plane, window, size, labels=None):
     """One slice in a square of `size` pixels, 64 steps of grey."""
-    return picture._panel(plane, np.zeros(plane.shape, int) if labels is None else labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
+    labels = np.zeros(plane.shape, int) if labels is None else labels
+    return picture._panel(plane, labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
 
 
 def comparison(data):
@@ -54,13 +55,14 @@ def drawn_lesions(data, side=64, size=150):
     """A lesion of each kind, portal phase, and below it with its mask."""
     maps, names = read_maps(data / "labelmaps")
     kinds = {name: kind._replace(probability=1.0) for name, kind in KINDS.items()}
-    hu, masks, _, _ = synthetic.draw(*read_map(maps["ts_s0011"], names), names, 1, SPACING_MM, phase="portal", view="whole", kinds=kinds)
+    labels, affine = read_map(maps["ts_s0011"], names)
+    hu, masks, _, _ = synthetic.draw(labels, affine, names, 1, SPACING_MM, phase="portal", view="whole", kinds=kinds)
     columns = []
     for name in kinds:
         k = int(masks[name].sum(axis=(0, 1)).argmax())
         i, j = np.argwhere(masks[name][:, :, k]).mean(axis=0).astype(int)
-        cut, mask = (np.pad(a[:, :, k], side, mode="edge")[i + side // 2:i + 3 * side // 2, j + side // 2:j + 3 * side // 2][::-1, ::-1].T
-                     for a in (hu, masks[name]))
+        around = (slice(i + side // 2, i + 3 * side // 2), slice(j + side // 2, j + 3 * side // 2))
+        cut, mask = (np.pad(a[:, :, k], side, mode="edge")[around][::-1, ::-1].T for a in (hu, masks[name]))
         window = LUNG if name == "lung_tumor" else (-125.0, 225.0)
         columns.append(np.concatenate([grey(cut, window, size), grey(cut, window, size, mask * taxonomy.BY_NAME[name].index)]))
     return np.concatenate(columns, axis=1)

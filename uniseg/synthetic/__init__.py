@@ -16,7 +16,7 @@ from . import body, contents, lesions, tissues
 from .geometry import Motion, covering, move
 from .scanner import scan
 
-VIEWS = {"whole": 0.2, "chest": 0.15, "upper abdomen": 0.2, "abdomen and pelvis": 0.35, "slab": 0.1}    # field of view: probability
+VIEWS = {"whole": 0.2, "chest": 0.15, "upper abdomen": 0.2, "abdomen and pelvis": 0.35, "slab": 0.1}    # its probability
 HEAD_RADIUS_MM, HEAD_BELOW_MM = 26.0, 22.0     # head of femur: a ball about a centre below the upper end of the bone
 MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER = range(8)     # each stage draws from (seed, its number)
 
@@ -46,16 +46,16 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     hu = tissues.draw_hu(phase, rng)
 
     low, high = motion.reach(low, high)
-    room = np.array([75.0, 75.0, -8.0])                                             # for fat and table; the ends of a turned map are cut
+    room = np.array([75.0, 75.0, -8.0])                                # for fat and table; the ends of a turned map are cut
     coarse = covering(low - room, high + room, body.COARSE_MM)
     rough = move(labels, affine, coarse, motion)
     outlines = body.outline(rough, lambda *starts: [n for s, n in ids.items() if s.startswith(starts)], coarse, stage(BODY))
     view, grid = field_of_view(rough, ids, outlines, spacing_mm, stage(VIEW), view)
 
     moved = move(labels, affine, grid, motion)
-    image, skin = body.fill(moved, {"lung": [n for s, n in ids.items() if s.startswith("lung_")],
-                                    "organ": [n for s, n in ids.items() if tissues.tissue_of(s) not in ("lung", "gas", "marrow")]},
-                            outlines, hu, grid, stage(FILL))
+    kinds_of = {"lung": [n for s, n in ids.items() if s.startswith("lung_")],
+                "organ": [n for s, n in ids.items() if tissues.tissue_of(s) not in ("lung", "gas", "marrow")]}
+    image, skin = body.fill(moved, kinds_of, outlines, hu, grid, stage(FILL))
     table = np.zeros(max(ids.values()) + 1, np.float32)
     for structure, number in ids.items():
         table[number] = hu[tissues.tissue_of(structure)]

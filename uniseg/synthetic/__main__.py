@@ -95,13 +95,15 @@ def write_dataset(maps, names, out, cases, spacing_mm, seed, say=print):
             raise ValueError(f"{maps[name]}: {error}") from None
         write_volume(image, hu, affine)
         write_volume(label, label_map(masks, settings["classes"]), affine)
-        say(f"{case}: {about['phase']}, {about['view']}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s")
+        size = " x ".join(map(str, hu.shape))
+        say(f"{case}: {about['phase']}, {about['view']}, {size} voxels, {time.monotonic() - start:.1f} s")
     write_listing(out, settings["classes"])
 
 
 def write_listing(out, classes):
     """dataset.json (the Decathlon's form) of all complete cases in the folder."""
-    done = sorted(p.name for p in (out / "labelsTr").glob("*.nii.gz") if not p.name.startswith(".") and (out / "imagesTr" / p.name).is_file())
+    done = sorted(label.name for label in (out / "labelsTr").glob("*.nii.gz")
+                  if not label.name.startswith(".") and (out / "imagesTr" / label.name).is_file())
     content = {"name": out.resolve().name, "description": "synthetic CT drawn by uniseg.synthetic; lesions are drawings",
                "labels": {"0": "background", **{str(value): name for value, name in enumerate(classes, start=1)}},
                "modality": {"0": "CT"}, "numTraining": len(done),
@@ -112,8 +114,9 @@ def write_listing(out, classes):
 
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m uniseg.synthetic", epilog=NOT_A_MEDICAL_DEVICE,
-                                     description="Draw synthetic CTs with masks from label maps of real anatomy (docs/synthetic.md).")
-    parser.add_argument("maps", type=Path, metavar="LABELMAPS", help="folder with label maps of TotalSegmentator's structures and names.json")
+                                     description="Synthetic CTs with masks from label maps of real anatomy (docs/synthetic.md).")
+    parser.add_argument("maps", type=Path, metavar="LABELMAPS",
+                        help="folder with label maps of TotalSegmentator's structures and names.json")
     parser.add_argument("--out", type=Path, required=True, metavar="ROOT", help="the dataset's folder; its name is the dataset's")
     parser.add_argument("--cases", type=int, default=8, metavar="N", help="cases in all (default %(default)s)")
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="voxel size (default %(default)s)")
@@ -126,7 +129,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
         if args.cases < 1 or args.seed < 0:
-            raise ValueError(f"--cases {args.cases} --seed {args.seed}: at least one case, and a seed from 0 on, are needed. Correct them.")
+            raise ValueError(f"--cases {args.cases} --seed {args.seed}: cases start at 1 and seeds at 0. Correct them.")
         if not 0.5 <= args.spacing <= 12:
             raise ValueError(f"--spacing {args.spacing:g}: not between 0.5 and 12 mm. Give that of training.")
         write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed)

@@ -51,7 +51,8 @@ def depth_below(reach, grid):
     x, y, _ = grid.mesh()
     depth = np.full(grid.shape, np.inf, np.float32)
     for k, angle in enumerate(np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS):
-        np.minimum(depth, reach[k].astype(np.float32) - (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))), out=depth)
+        along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
+        np.minimum(depth, reach[k].astype(np.float32) - along, out=depth)
     return depth
 
 
@@ -90,7 +91,8 @@ def outline(labels, ids_of, grid, rng):
                                     * (1 + 0.5 * pelvis * np.maximum(side, back)))
     wall = hull + muscle_mm
     outer = ndimage.maximum_filter1d(wall + fat, round(90 / grid.spacing_mm), axis=1, mode="nearest")       # fat fills the waist
-    outer = np.maximum(wall + 3.0, 0.35 * (wall + fat) + 0.65 * ndimage.gaussian_filter1d(outer, 30 / grid.spacing_mm, mode="nearest"))
+    outer = ndimage.gaussian_filter1d(outer, 30 / grid.spacing_mm, mode="nearest")
+    outer = np.maximum(wall + 3.0, 0.35 * (wall + fat) + 0.65 * outer)
     skin = depth_below(ndimage.gaussian_filter1d(outer, DIRECTIONS / 24, axis=0, mode="wrap"), grid)     # no corners
     skin -= _furrows(labels, ids_of, grid, pelvis[0], rng)
     for bone, flesh_mm in (("humerus", rng.uniform(22, 36)), ("skull", 12.0)):             # what the outline leaves out

@@ -71,7 +71,7 @@ def lumen(mask, grid, wall_mm):
 
 
 def front(mask, grid, wide_mm):
-    """How far (mm) each voxel lies in front of the middle of its stretch of bowel: gas collects there in a patient on the back."""
+    """How far (mm) each voxel lies before the middle of its stretch of bowel: gas collects there in a patient on the back."""
     y = np.broadcast_to(grid.mesh()[1] - grid.origin_mm[1], mask.shape)
     sigma = wide_mm / grid.spacing_mm
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
@@ -92,8 +92,10 @@ def colon(patient, rng, oral):
         content = content + rng.uniform(60, 300) * (field(axes, 60.0, rng) > 0.3)
     gas_of, stool_of, fluid_of = np.cumsum(shares)[:3]
     below = special.ndtri(np.clip(gas_of, 1e-3, 1 - 1e-3)) - stretch     # positive where gas fills the bowel
-    content = np.where(share(stretch, stool_of), content, np.where(share(stretch, fluid_of), rng.uniform(5, 35), rng.uniform(25, 45)))
-    level = rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(below + 0.1, 0, 1)      # mm before the middle where gas begins
+    rest = np.where(share(stretch, fluid_of), rng.uniform(5, 35), rng.uniform(25, 45))
+    content = np.where(share(stretch, stool_of), content, rest)
+    # Gas begins at this many mm before the middle.
+    level = rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(below + 0.1, 0, 1)
     content = np.where(share(stretch, fluid_of) & (front(mask, grid, 14.0) > level), gas, content)
     patient.paint(box, inside, content)
 
@@ -153,7 +155,8 @@ def lungs(patient, rng):
         if emphysema:
             value = value - (value + 965) * np.clip(field(axes, 16.0, rng) + 0.6 * field(axes, 60.0, rng) - 0.7, 0, 1)
         if dense:                                            # atelectasis and consolidation begin at the back
-            value = value + (35 - value) * np.clip((field(axes, 45.0, rng) + 0.6 * field(axes, 9.0, rng) + 3 * back - rng.uniform(3.6, 4.6)), 0, 1)
+            filled = field(axes, 45.0, rng) + 0.6 * field(axes, 9.0, rng) + 3 * back - rng.uniform(3.6, 4.6)
+            value = value + (35 - value) * np.clip(filled, 0, 1)
         patient.paint(box, mask, value)
         root = _hilum(mask, grid, middle if middle is not None else np.array([0, 0, np.inf]))
         _lung_vessels(patient, box, mask, grid, root, rng)
@@ -192,8 +195,8 @@ def _bronchus(patient, root, rng):
 
 # ---------------------------------------------------------------------------------------------------------------- solid organs
 
-BONES = (("vertebrae_", 0.9), ("rib_", 1.2), ("sacrum", 0.9), ("sternum", 0.9), ("hip_", 1.6), ("femur_", 2.6), ("clavicula_", 1.8),
-         ("scapula_", 1.4), ("humerus_", 3.0), ("skull", 3.0))                       # thickness of the compact bone, mm
+BONES = (("vertebrae_", 0.9), ("rib_", 1.2), ("sacrum", 0.9), ("sternum", 0.9), ("hip_", 1.6), ("femur_", 2.6),
+         ("clavicula_", 1.8), ("scapula_", 1.4), ("humerus_", 3.0), ("skull", 3.0))  # thickness of the compact bone, mm
 
 
 def bones(patient, rng):
@@ -238,7 +241,7 @@ def pancreas(patient, rng):
     if (found := patient.part("pancreas")) is None:
         return
     box, mask, grid = found
-    fatty = np.clip(2 * (field(grid.axes(), 7.0, rng) - rng.uniform(0.4, 2.5)), 0, 1)
+    fatty = np.clip(2 * (field(grid.axes(), 7.0, rng) - rng.uniform(0.7, 2.8)), 0, 1)
     patient.paint(box, mask * fatty, patient.hu["fat"] + 25)
 
 
@@ -249,7 +252,7 @@ def heart(patient, rng):
     box, mask, grid = found
     x, y, z = grid.mesh()
     at = centre_mm(mask, grid)
-    left = -((x - at[0]) * 0.75 + (y - at[1]) * -0.35 + (z - at[2]) * -0.2) + rng.uniform(-6, 2)     # mm to the left of the septum
+    left = rng.uniform(-6, 2) - 0.75 * (x - at[0]) + 0.35 * (y - at[1]) + 0.2 * (z - at[2])     # mm to the left of the septum
     left = left + 5 * field(grid.axes(), 45.0, rng)
     low = (at[2] + 12 - z) + 0.4 * (y - at[1]) > 0                                              # ventricles below, atria above
     wall = np.where((left > 0) & low, rng.uniform(9, 12), rng.uniform(2.5, 4))
@@ -268,7 +271,8 @@ def blood_vessels(patient, rng):
     mixing = {"arterial": 0.9, "portal": 0.25}.get(patient.phase, 0.0)
     if (found := patient.part("inferior_vena_cava")) is not None and mixing:
         box, mask, grid = found                                          # renal blood is bright before the rest is
-        above = np.clip((grid.mesh()[2] - np.quantile(np.nonzero(mask)[2], 0.45) * grid.spacing_mm - grid.origin_mm[2]) / 30, 0, 1)
+        renal = grid.axes()[2][int(np.quantile(np.nonzero(mask)[2], 0.45))]
+        above = np.clip((grid.mesh()[2] - renal) / 30, 0, 1)
         patient.image[box] += mask * mixing * (above * 45 - 15 + 14 * field(grid.axes(), 14.0, rng))
     if (found := patient.part("spleen")) is not None and patient.phase == "arterial":
         box, mask, grid = found

@@ -30,7 +30,8 @@ class Grid(NamedTuple):
     def axes(self, box=None):
         """The coordinates in mm along each axis, of a box (three slices) where one is given."""
         box = box or (slice(None),) * 3
-        return [(o + self.spacing_mm * np.arange(n))[part].astype(np.float32) for o, n, part in zip(self.origin_mm, self.shape, box)]
+        return [(o + self.spacing_mm * np.arange(n))[part].astype(np.float32)
+                for o, n, part in zip(self.origin_mm, self.shape, box)]
 
     def mesh(self, box=None):
         """x (D, 1, 1), y (1, H, 1), z (1, 1, W) in mm."""

@@ -66,7 +66,7 @@ def _one(patient, name, kind, organ, free, lesions, rng):
     voxels = np.flatnonzero(organ)
     at = np.array(np.unravel_index(rng.choice(voxels), organ.shape)) * grid.spacing_mm + grid.origin_mm
     low, high = kind.radius_mm
-    most = np.cbrt(len(voxels) * grid.spacing_mm ** 3) / (4.0 if not kind.bulge else 2.5)      # a lesion does not replace its organ
+    most = np.cbrt(len(voxels) * grid.spacing_mm ** 3) / (2.5 if kind.bulge else 4.0)     # a lesion does not replace its organ
     radius = min(low * (high / low) ** rng.random(), max(low, most))
     box = _box(grid, at, 1.6 * radius)
     here = sub_grid(grid, box)
@@ -110,7 +110,7 @@ def _spicules(grid, centre, radius, rng):
 # ------------------------------------------------------------------------------------------ HU of a lesion by phase
 
 def _liver(patient, grid, depth, radius, rng):
-    """Darker than the liver in the portal phase, with a rim, or bright in the arterial phase and washed out later; dead inside."""
+    """Darker than the liver with a rim, or bright in the arterial phase and washed out later; dead inside."""
     liver, texture = patient.hu["liver"], 6 * field(grid.axes(), 8.0, rng)
     strength = {"native": 0.35, "arterial": 0.55, "portal": 1.0, "late": 0.7}[patient.phase]
     if rng.random() < 0.25 and patient.phase != "native":            # as hepatocellular carcinoma
@@ -127,8 +127,8 @@ def _liver(patient, grid, depth, radius, rng):
 
 def _kidney(patient, grid, depth, radius, rng):
     """Solid, uneven, mostly less bright than the cortex; dead inside when large."""
-    share_of = {"native": 0.0, "arterial": rng.uniform(0.4, 0.95), "portal": rng.uniform(0.35, 0.7), "late": rng.uniform(0.35, 0.65)}
-    value = 35 + share_of[patient.phase] * (patient.hu["cortex"] - 35) + 14 * field(grid.axes(), 9.0, rng)
+    gain = 0.0 if patient.phase == "native" else rng.uniform(0.35, 0.9 if patient.phase == "arterial" else 0.68)
+    value = 35 + gain * (patient.hu["cortex"] - 35) + 14 * field(grid.axes(), 9.0, rng)
     if radius > 14:
         dead = np.clip(field(grid.axes(), 0.9 * radius, rng) - 0.2, 0, 1) * (depth > 0.25 * radius)
         value = value - dead * (value - 18)

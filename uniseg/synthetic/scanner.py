@@ -1,7 +1,7 @@
 """What the scanner makes of a patient: table, blur, slices, noise, streaks, padding.
 
-Beyond the paper: part of the synthetic CT (docs/synthetic.md). The noise's correlation is fitted to what tools/measure_hu.py finds in
-the livers of two real CTs with voxels of 0.7 and 1.0 mm (hu.json): 0.64 and 0.61 to the next voxel, 0.30 at two, 0.10 at five.
+Beyond the paper: part of the synthetic CT (docs/synthetic.md). The noise's correlation is fitted to what tools/measure_hu.py finds
+in the livers of two real CTs with voxels of 0.7 and 1.0 mm (hu.json): 0.64 and 0.61 to the next voxel, 0.30 at two, 0.10 at five.
 """
 
 import numpy as np
@@ -26,7 +26,8 @@ def table(skin, grid, rng):
     plan = [(rng.uniform(8, 25), rng.uniform(-960, -850)), (rng.uniform(1.5, 3.0), rng.uniform(-150, 500)),
             (rng.uniform(15, 50), rng.uniform(-985, -900)), (rng.uniform(1.0, 2.5), rng.uniform(-300, 300))]
     for thick, value in plan:
-        part = np.clip((-curve - depth) / grid.spacing_mm + 0.5, 0, 1) * np.clip((curve + depth + thick) / grid.spacing_mm + 0.5, 0, 1)
+        below = -(curve + depth) / grid.spacing_mm
+        part = np.clip(below + 0.5, 0, 1) * np.clip(thick / grid.spacing_mm - below + 0.5, 0, 1)
         layers.append(((part * wide * air).astype(np.float32), value))
         depth += thick
     return layers

@@ -54,23 +54,25 @@ LITERATURE = {
 }
 # Classes of hu.json that are homogeneous and well outlined enough to stand for a tissue. Means of kidneys and hollow organs mix
 # contents; adrenal glands and a cava in the arterial phase are too few voxels, or too mixed.
-MEASURED_AS = {"liver": "liver", "spleen": "spleen", "pancreas": "pancreas", "blood": "aorta", "portal_blood": "portal_and_splenic_vein",
-               "caval_blood": "postcava", "bile": "gall_bladder", "bladder_urine": "bladder"}
+MEASURED_AS = {"liver": "liver", "spleen": "spleen", "pancreas": "pancreas", "blood": "aorta", "caval_blood": "postcava",
+               "portal_blood": "portal_and_splenic_vein", "bile": "gall_bladder", "bladder_urine": "bladder"}
 
 _TISSUES = [                                        # first pattern that fits the structure's whole name
     (r"adrenal_gland_.*", "adrenal"), (r"aorta|.*_artery_.*|brachiocephalic_trunk", "blood"),
     (r"atrial_appendage_left|pulmonary_vein", "blood"), (r"heart", "heart_muscle"),
     (r"brachiocephalic_vein_.*|superior_vena_cava", "right_blood"), (r"inferior_vena_cava|iliac_vena_.*", "caval_blood"),
     (r"portal_vein_and_splenic_vein", "portal_blood"), (r"autochthon_.*|gluteus_.*|iliopsoas_.*", "muscle"),
-    (r"brain|spinal_cord", "cord"), (r"costal_cartilages", "cartilage"), (r"colon|duodenum|esophagus|small_bowel|stomach", "gut_wall"),
+    (r"brain|spinal_cord", "cord"), (r"costal_cartilages", "cartilage"),
+    (r"colon|duodenum|esophagus|small_bowel|stomach", "gut_wall"),
     (r"gallbladder", "bile"), (r"kidney_cyst_.*", "bile"), (r"kidney_.*", "cortex"), (r"lung_.*", "lung"), (r"trachea", "gas"),
     (r"urinary_bladder", "bladder_urine"), (r"thyroid_gland", "thyroid"), (r"liver|spleen|pancreas|prostate", r"\g<0>"),
     (r"(vertebrae|rib|clavicula|scapula|humerus|femur|hip)_.*|sacrum|sternum|skull", "marrow"),
 ]
 SIDES = ("right", "left")
 CLASS_PARTS = {                                     # class of Table 2 -> the structures it is made of
-    "spleen": ("spleen",), **{f"{s}_kidney": (f"kidney_{s}", f"kidney_cyst_{s}") for s in SIDES}, "gall_bladder": ("gallbladder",),
-    "esophagus": ("esophagus",), "liver": ("liver",), "stomach": ("stomach",), "aorta": ("aorta",), "postcava": ("inferior_vena_cava",),
+    "spleen": ("spleen",), **{f"{s}_kidney": (f"kidney_{s}", f"kidney_cyst_{s}") for s in SIDES},
+    "gall_bladder": ("gallbladder",), "esophagus": ("esophagus",), "liver": ("liver",), "stomach": ("stomach",),
+    "aorta": ("aorta",), "postcava": ("inferior_vena_cava",),
     "portal_and_splenic_vein": ("portal_vein_and_splenic_vein",), "pancreas": ("pancreas",),
     **{f"{s}_adrenal_gland": (f"adrenal_gland_{s}",) for s in SIDES}, "duodenum": ("duodenum",),
     **{f"{s}_lung": tuple(f"lung_{lobe}_lobe_{s}" for lobe in ("upper", "middle", "lower")) for s in SIDES},

@@ -1,7 +1,7 @@
 """Branching vessels: grown from a root to random places of an organ, drawn with exact partial volume.
 
-Beyond the paper: part of the synthetic CT (docs/synthetic.md). Label maps show no vessels inside lungs, liver and mesentery; without
-them an organ looks painted. A tree is (points (N, 3) mm, parent (N,), radius_mm (N,)); node 0 is the root, its own parent.
+Beyond the paper: part of the synthetic CT (docs/synthetic.md). Label maps show no vessels inside lungs, liver and mesentery;
+without them an organ looks painted. A tree is (points (N, 3) mm, parent (N,), radius_mm (N,)); node 0 is the root, its own parent.
 """
 
 import numpy as np
