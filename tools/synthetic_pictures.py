@@ -2,7 +2,7 @@
 
     python tools/synthetic_pictures.py DATA        # DATA/labelmaps, DATA/train, DATA/unlabelled
 
-Real CTs are shown as training sees them, resampled to the synthetic ones' 1.5 mm; their licences are named in docs/synthetic.md.
+Real CTs are shown as training sees them, resampled to the grid of the synthetic ones; their licences are named in docs/synthetic.md.
 Grey values are rounded to 64 steps so that the files stay small.
 """
 
@@ -17,7 +17,7 @@ from uniseg.synthetic.lesions import KINDS
 from uniseg.volume import read_ct, resample
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SPACING_MM, PANEL = 1.5, 232
+SPACING_MM, PANEL = 2.0, 232
 SOFT, LUNG = (-175.0, 250.0), (-1150.0, 350.0)
 ROWS = (    # synthetic: map, seed, phase, view; real: file; heights (share of the extent) of the axial slices; window
     (("ts_s0328", 61, "native", "abdomen and pelvis"), "train/TotalSegExample/imagesTr/totalseg_example", (0.62, 0.55), SOFT),
@@ -51,7 +51,7 @@ def comparison(data):
     return np.concatenate(rows)
 
 
-def drawn_lesions(data, side=64, size=150):
+def drawn_lesions(data, side=48, size=150):
     """A lesion of each kind, portal phase, and below it with its mask."""
     maps, names = read_maps(data / "labelmaps")
     kinds = {name: kind._replace(probability=1.0) for name, kind in KINDS.items()}

@@ -159,7 +159,7 @@ def fill(labels, kinds, body, hu, grid, rng):
     cavity = inside & ((wall > 0) | (muscular > 0.5) & (skin > 8))
     image[cavity] = hu["fat"] + 4 + 7 * streaks[cavity] + 70 * sheets[cavity]
     layers = np.cos(2 * np.pi * wall / rng.uniform(8, 11)) - 0.8 * zero                      # fat between the muscles of the wall
-    outside = cavity & (hull < 3.0) & (layers > rng.uniform(-1.7, -1.3))
+    outside = cavity & (hull < 5.0) & (layers > rng.uniform(-1.7, -1.3))
     between = cavity & (muscular > 0.5) & (np.abs(zero) > rng.uniform(0.03, 0.16)) & (streaks < 1.9)
     muscle = outside | between
     image[muscle] = hu["muscle"] + 4 * streaks[muscle]

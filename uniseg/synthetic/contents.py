@@ -241,7 +241,7 @@ def pancreas(patient, rng):
     if (found := patient.part("pancreas")) is None:
         return
     box, mask, grid = found
-    fatty = np.clip(2 * (field(grid.axes(), 7.0, rng) - rng.uniform(0.7, 2.8)), 0, 1)
+    fatty = np.clip(2 * (field(grid.axes(), 7.0, rng) - rng.uniform(0.4, 2.5)), 0, 1)
     patient.paint(box, mask * fatty, patient.hu["fat"] + 25)
 
 

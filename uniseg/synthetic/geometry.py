@@ -90,7 +90,7 @@ class Motion:
     def __init__(self, low_mm, high_mm, rng):
         self.centre = (np.asarray(low_mm) + high_mm) / 2
         angles = np.deg2rad(rng.normal(0, [2, 2, 4]))
-        zoom = rng.uniform(0.86, 1.14) * rng.uniform(0.94, 1.06, 3)
+        zoom = rng.uniform(0.86, 1.14) * rng.uniform(0.93, 1.07, 3)
         self.matrix = _rotation(angles) @ np.diag(1 / zoom)                       # offset in the patient -> offset in the map
         self.low = np.asarray(low_mm) - 80.0
         self.control = []
