@@ -76,7 +76,8 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     free = ~known & (image > -160) & (image < -40) & (skin > 25)
     masks |= lesions.paint_lesions(patient, masks, free, stage(LESIONS), kinds)
     if "kidney_cyst" in masks:
-        masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right")
+        others = np.logical_or.reduce([masks[name] for name in kinds])
+        masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right") & ~others
     return scan(image, skin, grid, stage(SCANNER)), masks, grid.affine, {"phase": phase, "view": view}
 
 
