@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from uniseg import picture, synthetic, taxonomy
+from uniseg.anatomy import largest_components
 from uniseg.synthetic.__main__ import read_map, read_maps
 from uniseg.synthetic.lesions import KINDS
 from uniseg.volume import read_ct, resample
@@ -59,8 +60,7 @@ def drawn_lesions(data, side=48, size=150):
     hu, masks, _, _ = synthetic.draw(labels, affine, names, 1, SPACING_MM, phase="portal", view="whole", kinds=kinds)
     columns = []
     for name in kinds:
-        k = int(masks[name].sum(axis=(0, 1)).argmax())
-        i, j = np.argwhere(masks[name][:, :, k]).mean(axis=0).astype(int)
+        i, j, k = np.argwhere(largest_components(masks[name])).mean(axis=0).astype(int)
         around = (slice(i + side // 2, i + 3 * side // 2), slice(j + side // 2, j + 3 * side // 2))
         cut, mask = (np.pad(a[:, :, k], side, mode="edge")[around][::-1, ::-1].T for a in (hu, masks[name]))
         window = LUNG if name == "lung_tumor" else (-125.0, 225.0)

@@ -68,7 +68,7 @@ def scan(image, skin, grid, rng):
         for part, value in table(skin, grid, rng):
             image += part * (value - image)
     image = blur(image, grid, rng)
-    sd = min(rng.lognormal(np.log(12), 0.4), 35.0)                       # 11 to 16 HU in the livers of five real CTs
+    sd = min(rng.lognormal(np.log(10), 0.5), 35.0)         # 11 to 16 HU in five livers as scanned; resampling takes some of it
     deep = 0.75 + 0.5 * np.clip(skin / 90, -0.6, 1)                      # noise grows with the way through the body
     image += np.float32(sd) * deep * noise(image.shape, grid.spacing_mm, rng)
     image += 2.0 * field(grid.axes(), 150.0, rng)                        # cupping and scatter
