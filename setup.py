@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["uniseg", "uniseg.*"]),
-    package_data={"uniseg": ["weights/*"]},
+    package_data={"uniseg": ["weights/*", "synthetic/*.json"]},
     cmdclass={"build_py": BuildWithEmbeddings},
     install_requires=["torch>=2.6,<=2.13.0", "numpy>=1.26", "nibabel>=5.2", "scipy>=1.11", "tqdm>=4.60"],
     extras_require={"test": ["pytest>=8"]},

@@ -1,0 +1,174 @@
+"""What lies between the labelled structures: skin, fat, the muscles of the wall, discs, the patient's outline.
+
+Beyond the paper: part of the synthetic CT (docs/synthetic.md). The label maps show organs, bones and some muscles; here, on a
+coarse grid, three convex outlines are put around them in each axial slice: of the labelled structures, of the muscles of the
+wall, of the skin. Depths below them are smooth and tell which tissue an unlabelled voxel is.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from .geometry import field, share, soften, upsample
+
+COARSE_MM = 4.0
+DIRECTIONS = 60                               # of the outlines' tangents in the axial plane
+CLOSING_MM = 12.0                             # muscles fill gaps up to twice this between bones and muscles
+MUSCULAR = ("vertebrae", "autochthon", "sacrum", "hip", "gluteus", "iliopsoas", "scapula", "clavicula", "femur", "humerus", "rib")
+
+
+class Body(NamedTuple):
+    """Depths in mm below three outlines (positive inside), and shares of regions, all on the coarse grid, float32."""
+
+    grid: tuple
+    hull: np.ndarray                          # below the outline of what is labelled
+    wall: np.ndarray                          # below the outer side of the muscles of the wall
+    skin: np.ndarray
+    muscular: np.ndarray                      # between bones and muscles
+    disc: np.ndarray                          # between vertebrae
+    chest: np.ndarray                         # above the diaphragm, beside the spine or before it
+
+
+def support(mask, grid):
+    """How far the mask reaches in each direction of each axial slice, (DIRECTIONS, W) mm; slices without voxels follow others."""
+    x, y, _ = grid.axes()
+    angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
+    reach = np.full((DIRECTIONS, mask.shape[2]), np.nan)
+    for k in np.flatnonzero(mask.any(axis=(0, 1))):
+        i, j = np.nonzero(mask[:, :, k])
+        reach[:, k] = np.max(np.outer(np.cos(angles), x[i]) + np.outer(np.sin(angles), y[j]), axis=1)
+    known = np.flatnonzero(~np.isnan(reach[0]))
+    if not len(known):
+        raise ValueError("no labelled structure in view. Give a label map of TotalSegmentator's structures.")
+    nearest = known[np.abs(np.arange(mask.shape[2])[:, None] - known).argmin(axis=1)]
+    reach = ndimage.maximum_filter1d(reach[:, nearest], round(60 / grid.spacing_mm), axis=1, mode="nearest")
+    return ndimage.gaussian_filter(reach, (2.0, 20 / grid.spacing_mm), mode=("wrap", "nearest"))
+
+
+def depth_below(reach, grid):
+    """Depth (mm) of each voxel below a convex outline given by its support; negative outside."""
+    x, y, _ = grid.mesh()
+    depth = np.full(grid.shape, np.inf, np.float32)
+    for k, angle in enumerate(np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS):
+        along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
+        np.minimum(depth, reach[k].astype(np.float32) - along, out=depth)
+    return depth
+
+
+def _height(labels, ids, grid, which, otherwise):
+    """z (mm) of the lowest (0) or highest (-1) slice that shows one of the ids."""
+    found = np.flatnonzero(np.isin(labels, ids).any(axis=(0, 1)))
+    return float(grid.origin_mm[2] + grid.spacing_mm * found[which]) if len(found) else otherwise
+
+
+def step(z, at, width):
+    """0 far below `at`, 1 far above."""
+    return 0.5 + 0.5 * np.tanh((np.asarray(z) - at) / width)
+
+
+def outline(labels, ids_of, grid, rng):
+    """The Body around a coarse label map.
+
+    ids_of: function from prefixes of structures' names to their ids
+    """
+    z = grid.axes()[2]
+    top = _height(labels, ids_of("liver"), grid, -1, z[-1])
+    hip = _height(labels, ids_of("hip"), grid, -1, z[0] - 50.0)
+    known = (labels > 0) & ~np.isin(labels, ids_of("skull", "brain", "humerus"))
+    hull = support(known, grid)
+    angle = (np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS)[:, None]
+    front, side, back = np.maximum(np.sin(angle), 0), np.abs(np.cos(angle)), np.maximum(-np.sin(angle), 0)
+    chest, pelvis = step(z, top, 25.0)[None], 1 - step(z, hip, 25.0)[None]
+    flank = np.exp(-((np.abs(np.sin(angle)) - 0.35) / 0.35) ** 2) * (np.sin(angle) > -0.5)       # three layers of muscle
+    rectus = np.exp(-((np.abs(np.cos(angle)) - 0.28) / 0.2) ** 2) * (np.sin(angle) > 0)          # a pair, with a line between
+    muscle_mm = 1.5 + rng.uniform(0.8, 1.3) * ((8 * rectus + 13 * flank) * (1 - 0.5 * chest) * (1 - 0.7 * pelvis)
+                                               + chest * (9 * front + 4 * side + 3 * back))
+    muscle_mm = muscle_mm * (1 + 0.3 * _uneven(hull.shape, grid, rng))
+    fat_mm = min(rng.lognormal(np.log(15), 0.5), 45.0)
+    wave = 0.15 * _uneven(hull.shape, grid, rng)
+    fat = 3.0 + fat_mm * np.maximum(0.15, (0.55 + 0.6 * front + 0.25 * side + 0.35 * back + wave) * (1 - 0.45 * chest)
+                                    * (1 + 0.5 * pelvis * np.maximum(side, back)))
+    wall = hull + muscle_mm
+    outer = ndimage.maximum_filter1d(wall + fat, round(90 / grid.spacing_mm), axis=1, mode="nearest")       # fat fills the waist
+    outer = ndimage.gaussian_filter1d(outer, 30 / grid.spacing_mm, mode="nearest")
+    outer = np.maximum(wall + 3.0, 0.35 * (wall + fat) + 0.65 * outer)
+    skin = depth_below(ndimage.gaussian_filter1d(outer, DIRECTIONS / 24, axis=0, mode="wrap"), grid)     # no corners
+    skin -= _furrows(labels, ids_of, grid, pelvis[0], rng)
+    for bone, flesh_mm in (("humerus", rng.uniform(22, 36)), ("skull", 12.0)):             # what the outline leaves out
+        if (mask := np.isin(labels, ids_of(bone))).any():
+            skin = np.maximum(skin, flesh_mm - grid.spacing_mm * ndimage.distance_transform_edt(~mask).astype(np.float32))
+    return Body(grid, depth_below(hull, grid), depth_below(wall, grid), skin, *_regions(labels, ids_of, grid))
+
+
+def _uneven(shape, grid, rng):
+    """A smooth random function of direction and height, (DIRECTIONS, W), of unit variance."""
+    value = ndimage.gaussian_filter(rng.standard_normal(shape), (DIRECTIONS / 20, 40 / grid.spacing_mm), mode=("wrap", "nearest"))
+    return value / value.std()
+
+
+def _furrows(labels, ids_of, grid, pelvis, rng):
+    """How much (mm) the skin lies deeper behind the spine, and between the buttocks: people are not convex."""
+    x, y, _ = grid.mesh()
+    spine = np.argwhere(np.isin(labels, ids_of("vertebrae", "sacrum")))
+    if not len(spine):
+        return np.zeros((1, 1, 1), np.float32)
+    at = spine.mean(axis=0) * grid.spacing_mm + grid.origin_mm
+    behind = 1 - step(y, at[1] - 30.0, 8.0)
+    low = _height(labels, ids_of("femur"), grid, -1, grid.origin_mm[2] - 100.0) + 15.0
+    cleft = (1 - step(grid.axes()[2], low, 12.0)) * pelvis
+    return (behind * (rng.uniform(4, 12) * np.exp(-((x - at[0]) / 18) ** 2) * (1 - cleft)
+                      + 32.0 * cleft * np.exp(-np.abs(x - at[0]) / 9))).astype(np.float32)
+
+
+def _regions(labels, ids_of, grid):
+    """Shares (float32) of the regions between bones and muscles, between vertebrae, and in the chest."""
+    steps = round(CLOSING_MM / grid.spacing_mm)
+    ball = ndimage.generate_binary_structure(3, 1)
+    padded = np.pad(np.isin(labels, ids_of(*MUSCULAR)), steps, mode="edge")
+    closed = ndimage.binary_closing(padded, ball, steps)[(slice(steps, -steps),) * 3]
+    z = grid.axes()[2]
+    thigh = np.isin(labels, ids_of("femur", "hip", "gluteus"))
+    joint = _height(labels, ids_of("femur"), grid, -1, -np.inf) - 15.0
+    near = ndimage.binary_dilation(thigh, ball, round(24 / grid.spacing_mm)) & (z < joint)
+    near |= ndimage.binary_dilation(np.isin(labels, ids_of("humerus")), ball, round(16 / grid.spacing_mm))
+    spine = np.pad(np.isin(labels, ids_of("vertebrae")), 3, mode="edge")
+    disc = ndimage.binary_closing(spine, np.ones((1, 1, 3), bool), 3)[3:-3, 3:-3, 3:-3] & (labels == 0)
+    organs = np.isin(labels, ids_of("lung", "heart", "trachea"))
+    base = _height(labels, ids_of("heart"), grid, 0, np.inf)
+    chest = ndimage.binary_closing(organs, ball, 5) & (z > base)
+    return [soften(mask, grid, 3.0) for mask in (closed | near, disc, chest)]
+
+
+def fill(labels, kinds, body, hu, grid, rng):
+    """Paint all that has no label, and the skin: HU (D, H, W) float32, air outside.
+
+    labels: fine label map; kinds: {"lung": ids, "organ": ids}; hu: {tissue: HU} of the patient
+    """
+    fine = [upsample(part, body.grid, grid) for part in body[1:]]
+    hull, wall, skin, muscular, disc, chest = fine
+    axes = grid.axes()
+    streaks = (field(axes, 9.0, rng) + 0.6 * field(axes, 25.0, rng)) / 1.17
+    zero = field(axes, 26.0, rng)                                     # surfaces where it is 0: fascia in fat, fat between muscles
+    sheets = np.exp(-(zero / 0.06) ** 2) * np.clip(field(axes, 40.0, rng), 0, 1)
+    image = np.full(grid.shape, -1000.0, np.float32)
+    inside = skin > 0
+    image[inside] = hu["fat"] + 5 * streaks[inside]
+    image[inside & (skin < 2.4)] = hu["skin"]
+    image[inside & (wall < 0)] += (45 * sheets)[inside & (wall < 0)]                        # septa and veins under the skin
+    cavity = inside & ((wall > 0) | (muscular > 0.5) & (skin > 8))
+    image[cavity] = hu["fat"] + 4 + 7 * streaks[cavity] + 70 * sheets[cavity]
+    layers = np.cos(2 * np.pi * wall / rng.uniform(8, 11)) - 0.8 * zero                      # fat between the muscles of the wall
+    outside = cavity & (hull < 5.0) & (layers > rng.uniform(-1.7, -1.3))
+    between = cavity & (muscular > 0.5) & (np.abs(zero) > rng.uniform(0.03, 0.16)) & (streaks < 1.9)
+    muscle = outside | between
+    image[muscle] = hu["muscle"] + 4 * streaks[muscle]
+    image[cavity & (disc > 0.5)] = hu["disc"]
+    soft = cavity & (chest > 0.5) & ~share(streaks, rng.uniform(0.45, 0.8))                 # nodes, thymus, small vessels
+    image[soft] = 0.7 * hu["muscle"] + 0.3 * hu["fat"]
+    lungs = soften(np.isin(labels, kinds["lung"]), grid, 2.5)
+    image[cavity & (lungs > 0.06)] = hu["muscle"] - 12                                      # pleura, diaphragm
+    organs = soften(np.isin(labels, kinds["organ"]), grid, 2.0)
+    narrow = cavity & (organs > 0.45) & (image < 0)                                         # between organs that touch
+    image[narrow] = 0.55 * hu["muscle"] + 0.45 * hu["fat"] + 40 * (organs[narrow] - 0.45)
+    return image, skin
