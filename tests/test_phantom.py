@@ -22,7 +22,17 @@ def test_shapes_types_and_order_are_those_of_a_loaded_volume(patient):
     assert hu.shape == (82, 60, 82) and hu.dtype == np.int16 and hu.flags.f_contiguous
     assert affine.shape == (4, 4) and np.allclose(np.diag(affine), [4, 4, 4, 1])
     assert all(m.shape == hu.shape and m.dtype == bool and m.any() for m in masks.values())
-    assert set(masks) <= set(BY_NAME) and set(masks) == set(HU)
+    assert set(masks) <= set(BY_NAME) and set(masks) == set(HU) - {"superior_mesenteric_artery"}
+
+
+def test_a_class_beyond_table_2_can_be_drawn_and_changes_no_other(patient):
+    hu, masks, affine = patient
+    more_hu, more, _ = make_phantom((4.0, 4.0, 4.0), beyond=True)
+    artery = more.pop("superior_mesenteric_artery")
+    assert all(np.array_equal(more[name], masks[name]) for name in masks) and not any((artery & mask).any() for mask in masks.values())
+    places = affine[:3, :3] @ np.argwhere(artery).T + affine[:3, 3:]                      # mm: from the aorta down through the mesentery
+    assert np.ptp(places[2]) > 80 and places[1].max() > 15 > -5 > places[1].min()
+    assert hu[artery].mean() < 60 < more_hu[artery].mean()
 
 
 def test_the_same_seed_is_the_same_patient_and_another_seed_is_another(patient):

@@ -288,7 +288,7 @@ def read_labels(path, name_map=None, allow=(), notes=None):
     labels, values = [], {0}
     for label, raw in _label_values(content["labels"], path):
         values.update(raw)
-        classes = _classes_of(label, name_map or {}, path, allow, [] if notes is None else notes)
+        classes = _classes_of(label, name_map or {}, path, allow, notes)
         if classes and 0 in raw:
             raise DataError(f"{path}: label {label!r} has the value 0, which is background. Number the labels from 1.")
         if classes:
@@ -327,7 +327,7 @@ def _label_values(labels, path):
             raise DataError(f'{path}: label {key!r}: {value!r} is neither "1": "liver" nor "liver": 1. Mend it.')
 
 
-def _classes_of(name, name_map, path, allow, notes):
+def _classes_of(name, name_map, path, allow=(), notes=None):
     """The class names of one label; () where it is background or dropped. A map may name classes that Table 2 lacks."""
     key = name if name in name_map else taxonomy.normalise_name(name)
     if key in name_map:
@@ -346,7 +346,8 @@ def _classes_of(name, name_map, path, allow, notes):
         return taxonomy.resolve(name)
     except ValueError as error:
         if "unknown" in allow:
-            notes.append(f"{path}: label {name!r} is left out, it is no known class and --classes does not name it")
+            if notes is not None:
+                notes.append(f"{path}: label {name!r} is left out, it is no known class and --classes does not name it")
             return ()
         raise DataError(f"{path}: {error} Or give --map FILE with {{\"{name}\": \"class\"}}, null to drop it, or name with "
                         "--classes what is to be learned.") from None
