@@ -11,10 +11,10 @@ import uniseg
 from conftest import Patient, write_dataset
 from runs import TINY, batch_of
 from uniseg import checkpoint, continual, train
-from uniseg.baselines import (BASELINES, BOTTLENECK, LEVELS, PlainModel, Softmax, cross_entropy, index_map, insiders, local_pod, margins,
-                              pod_distance, refuse_unlabelled, softmax_dice, watched)
+from uniseg.baselines import (BASELINES, BOTTLENECK, LEVELS, Softmax, cross_entropy, index_map, local_pod, pod_distance,
+                              refuse_unlabelled, softmax_dice, watched)
 from uniseg.data import Case
-from uniseg.model import ModelConfig, build
+from uniseg.model import ModelConfig, PlainModel, build, insiders, margins
 from uniseg.phantom import make_phantom
 from uniseg.recipe import TrainConfig
 from uniseg.train import training_step
@@ -175,7 +175,7 @@ def test_each_method_is_the_sum_of_its_terms(method, terms):
 
 
 def test_a_first_training_is_cross_entropy_and_dice():
-    batch, network, _, loss = step_loss("", teacher=False)
+    batch, network, _, loss = step_loss("none", teacher=False)
     assert loss == pytest.approx(sum(v.item() for v in expected_terms(batch, network, None).values()), rel=1e-5)
 
 
@@ -221,7 +221,7 @@ def test_a_plain_networks_prior_is_the_probability_of_every_class():
 
 def test_a_softmax_refuses_cases_that_lack_a_label(tmp_path):
     with pytest.raises(ValueError, match="D/1: does not annotate liver; a softmax takes what is unlabelled for background"):
-        refuse_unlabelled([Case(tmp_path, "D", "D/1", ("spleen",), {})], ("spleen", "liver"), "a softmax")
+        refuse_unlabelled([Case(tmp_path, "D", "D/1", ("spleen",), {})], ("spleen", "liver"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------- the command

@@ -12,6 +12,7 @@ from conftest import Patient, write_dataset
 from runs import TINY, assert_equal_state, batch_of, gradients, metrics
 from uniseg import checkpoint, continual, train
 from uniseg.data import Case
+from uniseg.datasets import find_datasets
 from uniseg.embeddings import class_embeddings
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -23,7 +24,7 @@ OLD, NEW = ("spleen", "liver"), ("aorta", "superior_mesenteric_artery")
 PREPROCESSING = {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
 
 
-def old_content(encoding="v3", lpg="independent", classes=OLD, path=None, tmp_path=None):
+def old_content(encoding="v3", lpg="independent", classes=OLD):
     """The content of a checkpoint of a small network with random weights."""
     torch.manual_seed(1)
     rows = class_embeddings(classes, encoding)
@@ -221,6 +222,9 @@ def assembly(tmp_path_factory):
     write_volume(root / "ct.nii.gz", patients[4].hu, patients[4].affine)
     plain = [*TINY, "--folds", "1", "--fold", "0", "--epochs", "4", "--cache", str(root / "cache")]
     assert train.main(["--data-root", str(root / "old"), "--out", str(root / "first"), *plain]) == 0
+    content = checkpoint.read(root / "first" / "last.pt")
+    del content["network"]["head"]                                        # a checkpoint of a time when there was one kind of head
+    checkpoint.write(root / "before_heads.pt", {key: content[key] for key in ("network", "preprocessing", "weights", "about")})
     return root
 
 
@@ -314,6 +318,19 @@ def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_
     assert (tmp_path / "run" / "extension.json").read_text() == (extended / "extension.json").read_text()
 
 
+def test_a_finished_extension_resumed_ends_at_once(assembly, tmp_path, monkeypatch):
+    assert extend(assembly, tmp_path / "run") == 0
+    before = (tmp_path / "run" / "extension.json").stat().st_mtime_ns
+    monkeypatch.setattr(train, "validate", lambda *_: pytest.fail("validates again"))
+    assert extend(assembly, tmp_path / "run", "--resume") == 0
+    assert (tmp_path / "run" / "extension.json").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_that_does_not_name_its_head_has_class_specific_ones(assembly, tmp_path):
+    assert extend(assembly, tmp_path / "run", start="before_heads.pt") == 0
+    assert checkpoint.read(tmp_path / "run" / "last.pt")["network"]["classes"] == [*OLD, "aorta", "superior_mesenteric_artery"]
+
+
 def test_a_resume_from_another_old_model_is_refused(assembly, extended, capsys):
     assert extend(assembly, extended, "--resume", start="first/last.prev.pt") == 2
     assert "the checkpoint of --extend" in capsys.readouterr().err
@@ -332,6 +349,19 @@ def test_one_class_is_learned_where_the_folder_is_one_of_masks(assembly, tmp_pat
     assert checkpoint.read(tmp_path / "run" / "last.pt")["network"]["classes"] == [*OLD, "superior_mesenteric_artery"]
 
 
+@pytest.mark.parametrize("meaning, expected", [("superior_mesenteric_artery", ("liver", "superior_mesenteric_artery")),
+                                               (None, ("liver",)), ("aorta", ("liver",))])
+def test_a_map_that_drops_or_renames_a_label_asks_for_no_mask_file_of_its_name(tmp_path, meaning, expected):
+    hu, masks, affine = make_phantom((12.0,) * 3, 9, beyond=True)
+    case = tmp_path / "TotalSegmentator" / "s0001"
+    (case / "segmentations").mkdir(parents=True)
+    write_volume(case / "ct.nii.gz", hu, affine)
+    for name in ("liver", "superior_mesenteric_artery"):
+        write_volume(case / "segmentations" / f"{name}.nii.gz", masks[name].astype(np.uint8), affine)
+    [dataset] = find_datasets(tmp_path, {"superior_mesenteric_artery": meaning})
+    assert dataset.annotated == expected
+
+
 BAD = [
     (dict(classes="liver"), [], "--classes: the checkpoint of --extend has liver already. Name new ones only."),
     (dict(classes="flux_capacitor"), [], "no text embedding"),
@@ -340,6 +370,7 @@ BAD = [
     (dict(), ["--width", 4], "--width: "),
     (dict(), ["--encoding", "one-hot"], "--encoding: "),
     (dict(), ["--spacing", 6], "--spacing: "),
+    (dict(start="before_heads.pt"), ["--head", "softmax"], "--head: "),
     (dict(), ["--init", "x.pt"], "--init and --extend: the network starts from one of them."),
     (dict(), ["--baseline", "lwf"], "--baseline lwf: for a checkpoint that was trained with --head softmax"),
 ]

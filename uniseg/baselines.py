@@ -1,7 +1,7 @@
 """What Section 5 compares with: a plain network with a softmax, extended by LwF, ILT or PLOP. Read continual.py first.
 
-The plain network ends in one 1x1x1 convolution to background and K classes, of which a voxel has exactly one. New classes are
-new rows of that convolution. All three baselines learn from pseudo labels: the class that the frozen old model gives a voxel,
+The plain network, model.PlainModel, ends in one 1x1x1 convolution to background and K classes, of which a voxel has exactly one.
+New classes are new rows of that convolution. All three baselines learn from pseudo labels: the class that the frozen old model gives a voxel,
 and over it the labels of the new classes. The terms of their losses are those of the authors' experiments, as far as their
 code tells (https://github.com/MrGiovanni/ContinualLearning at aa73c28: continue_lwf.py, continue_ilt.py, continue_plop.py):
 
@@ -17,17 +17,14 @@ leaves out uncertain pseudo labels.
 
 import contextlib
 import math
-from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .losses import SMOOTH, unpack_bits
-from .model import build_backbone
-from .taxonomy import BY_NAME, MERGING_ORDER, kind_of
+from .taxonomy import MERGING_ORDER, kind_of
 
-BASELINES = ("lwf", "ilt", "plop")
+BASELINES = ("lwf", "ilt", "plop")      # "none" stands for a first training
 POD_FACTOR = 5e-4                       # authors' code
 POD_SCALES = (1, 2, 4)                  # parts an axis is divided into
 # Modules whose outputs PLOP compares: every level of encoder and decoder but the last, the bottleneck among them.
@@ -37,59 +34,6 @@ LEVELS = {
     "segresnet": ("down_layers.0", "down_layers.1", "down_layers.2", "down_layers.3", "up_layers.0", "up_layers.1"),
 }
 BOTTLENECK = {"swin_unetr": "encoder10", "unet": "down_tr512", "segresnet": "down_layers.3"}
-
-
-class PlainModel(nn.Module):
-    """A backbone, one 1x1x1 convolution, a softmax over background and K classes.
-
-    forward: image (B, 1, D, H, W) -> margins (B, K, D, H, W), above 0 where the class, or one that lies inside it, has the
-             largest of a voxel's K + 1 scores; so that validation and inference treat it as they do the universal model
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config)
-        self.out = nn.Conv3d(self.backbone.decoder_channels, 1 + len(config.classes), 1)
-
-    @property
-    def classes(self):
-        return self.config.classes
-
-    def forward(self, image, only=None, scores=False):
-        """only: channels to compute (default all); scores: return the scores (B, 1 + K, D, H, W) instead, background first."""
-        raw = self.out(self.backbone(image)[1])
-        return raw if scores else margins(raw, self.classes, only)
-
-    def set_prior(self, probability):
-        """Start every class near `probability`, the background at what is left."""
-        with torch.no_grad():
-            left = max(1 - len(self.classes) * probability, probability)
-            self.out.bias.zero_()[0] = math.log(left / probability)
-
-    def describe(self):
-        """Plain dict of the configuration, for checkpoints and JSON."""
-        return {**asdict(self.config), "classes": list(self.classes)}
-
-
-def insiders(classes):
-    """For each class the channels that count for it: its own and those of the classes inside it (a tumour in its organ).
-
-    A class that may lie in either of two organs counts for neither.
-    """
-    def inside(inner, outer):
-        return inner in BY_NAME and BY_NAME[inner].parents == (outer,)
-    return [[k for k, name in enumerate(classes) if name == outer or inside(name, outer)] for outer in classes]
-
-
-def margins(scores, classes, only=None):
-    """(B, 1 + K, D, H, W) scores, background first -> (B, K or len(only), D, H, W): a class's largest score less the others'."""
-    groups, every = insiders(classes), set(range(1 + len(classes)))
-    out = []
-    for k in range(len(classes)) if only is None else only:
-        own = [channel + 1 for channel in groups[k]]
-        out.append(scores[:, own].amax(1) - scores[:, sorted(every - set(own))].amax(1))
-    return torch.stack(out, dim=1)
 
 
 # --------------------------------------------------------------------------------------------------------------------- targets
@@ -125,16 +69,16 @@ def softmax_dice(scores, index, channels):
     for k in channels:
         pk, t = p[:, k + 1].flatten(1), (index == k + 1).flatten(1).float()
         total = total + (1 - (2 * (pk * t).sum(1) + SMOOTH) / (pk.sum(1) + t.sum(1) + SMOOTH)).mean()
-    return total / max(1, len(channels))
+    return total / len(channels)
 
 
-def local_pod(x, scales=POD_SCALES):
+def local_pod(x):
     """The local POD embedding of a feature map (B, C, D, H, W) -> (B, length): of every block of every scale, the means along
     each axis, flattened and joined. A scale s divides each axis into s; where it does not divide evenly the rest is left out,
     and a scale with more parts than an axis has voxels is left out.
     """
     parts = []
-    for s in scales:
+    for s in POD_SCALES:
         sizes = [n // s for n in x.shape[2:]]
         if 0 in sizes:
             continue
@@ -175,7 +119,7 @@ class Softmax:
     network: the PlainModel that learns; teacher: the frozen old one, or None for a first training (cross-entropy + Dice)
     """
 
-    def __init__(self, network, teacher=None, method=""):
+    def __init__(self, network, teacher=None, method="none"):
         self.network, self.teacher, self.method = network, teacher, method
         self.old = len(teacher.classes) if teacher is not None else 0
 
@@ -186,12 +130,12 @@ class Softmax:
     def __call__(self, model, image, bits, labelled, pairs, weight, cast):
         names, kind = self.network.classes, self.network.config.backbone
         levels = {"ilt": (BOTTLENECK[kind],), "plop": LEVELS[kind]}.get(self.method, ())
-        with cast(), watched(self.network.backbone, levels) as maps:
-            scores = model(image, scores=True)
         index, before = None, {}
-        if self.teacher is not None:
+        if self.teacher is not None:                        # first: its activations are gone before the learner's are kept
             with torch.no_grad(), cast(), watched(self.teacher.backbone, levels) as before:
                 index = self.teacher(image, scores=True).argmax(1)
+        with cast(), watched(self.network.backbone, levels) as maps:
+            scores = model(image, scores=True)
         new = range(self.old, len(names))
         index = index_map(unpack_bits(bits, len(names)), names, index, new)
         weight = None if weight is None else torch.cat([weight.new_ones(1), weight[0]])
@@ -205,9 +149,9 @@ class Softmax:
         return loss * len(labelled) / pairs
 
 
-def refuse_unlabelled(cases, classes, method):
+def refuse_unlabelled(cases, classes):
     """Raises ValueError unless every case annotates all the classes: a softmax would take what is unlabelled for background."""
     for case in cases:
         if missing := [name for name in classes if name not in case.names]:
-            raise ValueError(f"{case.id}: does not annotate {', '.join(missing)}; {method} takes what is unlabelled for background. "
+            raise ValueError(f"{case.id}: does not annotate {', '.join(missing)}; a softmax takes what is unlabelled for background. "
                              "Choose --classes that all cases annotate, or use the class-specific heads.")

@@ -17,7 +17,7 @@ import torch
 from . import checkpoint, complexity
 from .embeddings import PROMPTS, class_embeddings
 from .losses import masked_loss, unpack_bits
-from .model import build
+from .model import ModelConfig, build
 
 RECIPE = {"epochs": 100, "warmup_epochs": 0, "batch_size": 2, "lr": 1e-4, "weight_decay": 1e-5}       # Section 5.1.3
 NETWORK = ("backbone", "width", "lpg", "lpg_hidden", "encoding", "head")                # what an extension cannot change
@@ -28,9 +28,8 @@ PREPROCESSING = ("spacing", "hu_window", "antialias")
 
 def options(content):
     """Defaults of the command's options for the extension of a checkpoint's content: Section 5.1.3's recipe, its own network."""
-    network, pre = content["network"], content["preprocessing"]
-    kept = {name: network[name] for name in NETWORK if name in network}
-    return {**RECIPE, **kept, "spacing": pre["spacing_mm"][0], "hu_window": tuple(pre["hu_window"]), "antialias": pre["antialias"],
+    config, pre = ModelConfig.of(content["network"]), content["preprocessing"]
+    return {**RECIPE, **{name: getattr(config, name) for name in NETWORK}, "spacing": pre["spacing_mm"][0], "hu_window": tuple(pre["hu_window"]), "antialias": pre["antialias"],
             "patch_size": tuple(pre["window"])}
 
 
@@ -39,7 +38,7 @@ def refuse_another_network(args, content):
     defaults = options(content)
     for name in (*NETWORK, *PREPROCESSING):
         given = tuple(value) if isinstance(value := getattr(args, name), list) else value
-        if name in defaults and given != defaults[name]:
+        if given != defaults[name]:
             raise ValueError(f"--{name.replace('_', '-')}: {args.extend} has {defaults[name]}, which --extend keeps. Leave the option out.")
     if len(set(content["preprocessing"]["spacing_mm"])) > 1:
         raise ValueError(f"{args.extend}: its grid is not isotropic. Extend a checkpoint of uniseg.train.")
@@ -50,15 +49,14 @@ def new_embeddings(content, classes, path=None, seed=0):
 
     path: of an own table. Raises embeddings.EmbeddingError for a name without one, ValueError for a table of another width.
     """
-    old = content["network"]
-    encoding, new = old.get("encoding", "v3"), classes[len(old["classes"]):]
-    if encoding not in PROMPTS:                                     # a row belongs to a place in the list
-        return torch.from_numpy(class_embeddings(classes, encoding, seed=seed)[len(old["classes"]):])
-    rows = class_embeddings(new, encoding, path)
-    if rows.shape[1] != old["text_width"]:
+    old = ModelConfig.of(content["network"])
+    if old.encoding not in PROMPTS:                                 # a row belongs to a place in the list
+        return torch.from_numpy(class_embeddings(classes, old.encoding, seed=seed)[len(old.classes):])
+    rows = class_embeddings(classes[len(old.classes):], old.encoding, path)
+    if rows.shape[1] != old.text_width:
         encoder = content["about"].get("embedding", {}).get("encoder", "another encoder")
         raise ValueError(f"{path or 'the shipped embeddings'}: vectors of {rows.shape[1]} numbers, the checkpoint's have "
-                         f"{old['text_width']} ({encoder}). Make a table with its encoder by tools/make_embeddings.py and give it "
+                         f"{old.text_width} ({encoder}). Make a table with its encoder by tools/make_embeddings.py and give it "
                          "with --embeddings.")
     return torch.from_numpy(rows)
 
@@ -72,8 +70,7 @@ def grow(content, classes, rows, prior=0.5):
     Every old tensor keeps its place at the front of the new one: MLP k is MLP k, row k of the embedding is row k. One-hot
     vectors get longer, their new elements are 0 for the old classes.
     """
-    width = rows.shape[1] if len(rows) else content["network"]["text_width"]
-    network = build({**content["network"], "classes": classes, "text_width": width})
+    network = build({**content["network"], "classes": classes, "text_width": rows.shape[1]})
     if prior != 0.5:
         network.set_prior(prior)
     state = network.state_dict()
@@ -135,8 +132,8 @@ class Extension:
     def __call__(self, model, image, bits, labelled, pairs, weight, cast):
         """See train.PartialLabels."""
         with cast():
+            target = self.targets(image, bits, labelled)     # first: the teacher's activations are gone before the model's are kept
             logits = model(image)                                                    # (B, K + n, D, H, W)
-            target = self.targets(image, bits, labelled)
         return masked_loss(logits, target, self.labelled(labelled), pairs, positive_weight=weight)
 
 

@@ -48,29 +48,41 @@ def class_masks(dataset, labels, hu, affine, where="label"):
         remedy = f"are not those of {dataset.name}, 0 to {max(dataset.values)}. Another edition? docs/datasets.md lists them." \
             if dataset.published else f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
         raise DataError(f"{where}: label values {', '.join(strange[:5])} {remedy}")
-    plane = None
+    split = by_the_plane(hu, affine)
     for label in dataset.labels:
-        mask = _has_value(labels, label.values)
-        inner = [other for other in dataset.labels if _lies_in(other, label)]
-        if len(label.classes) == 2:                              # a merged pair
-            for other in inner:
-                mask |= _has_value(labels, other.values)
-            plane = plane or anatomy.midsagittal_plane(hu, affine)
-            yield from zip(label.classes, anatomy.split_left_right(mask, affine, plane))
-            continue
-        (name,) = label.classes
+        yield from label_masks(labels, label, dataset.labels, split)
+
+
+def by_the_plane(hu, affine):
+    """`split` of label_masks by the CT's mid-sagittal plane, which is found when it is first asked for."""
+    plane = functools.lru_cache(lambda: anatomy.midsagittal_plane(hu, affine))
+    return lambda mask, label: anatomy.split_left_right(mask, affine, plane())
+
+
+def label_masks(labels, label, others, split):
+    """Yield (class name, bool mask) of one Label of a label map: two of a merged pair, else one.
+
+    labels: (D, H, W) integers; others: all its Labels, of which those inside this one are put back (Section 4.1.1)
+    split:  function (mask, label) -> (right, left) halves of a mask of both sides
+    """
+    mask = has_value(labels, label.values)
+    inner = [other for other in others if _lies_in(other, label)]
+    if len(label.classes) == 2:                                  # a merged pair
         for other in inner:
-            lesion = _has_value(labels, other.values)
-            partner = taxonomy.BY_NAME[name].partner
-            if partner:                                          # a kidney's tumour belongs to the kidney of its side
-                plane = plane or anatomy.midsagittal_plane(hu, affine)
-                right, left = anatomy.split_left_right(lesion, affine, plane)
-                lesion = right if name.startswith("right") else left
-            mask |= lesion
-        yield name, mask
+            mask |= has_value(labels, other.values)
+        yield from zip(label.classes, split(mask, label))
+        return
+    (name,) = label.classes
+    for other in inner:
+        lesion = has_value(labels, other.values)
+        if taxonomy.BY_NAME[name].partner:                       # a kidney's tumour belongs to the kidney of its side
+            right, left = split(lesion, label)
+            lesion = right if name.startswith("right") else left
+        mask |= lesion
+    yield name, mask
 
 
-def _has_value(labels, values):
+def has_value(labels, values):
     """Where `labels` is one of `values`. (np.isin copies a Fortran-ordered map first, slowly.)"""
     mask = labels == values[0]
     for value in values[1:]:
@@ -103,14 +115,18 @@ def _folder_masks(case, ct):
     for name, paths in layouts.mask_files(case.label, case.annotated or ()).items():
         whole = np.zeros(ct.array.shape, bool, order="F")
         for path in paths:
-            part = read_label_map(path)
-            check_same_grid(ct, part, case.image, path)
-            if part.array.min() < 0 or part.array.max() > 1:
-                raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. "
-                                "Save it again as published.")
-            whole |= part.array != 0
+            whole |= read_mask(path, ct, case.image)
         if whole.any() or name not in layouts.ABSENT_IS_UNKNOWN:
             yield name, whole
+
+
+def read_mask(path, like, like_path):
+    """The bool mask (D, H, W) of a file of 0 and 1 on the grid of the Volume `like`. Raises DataError."""
+    part = read_label_map(path)
+    check_same_grid(like, part, like_path, path)
+    if part.array.min() < 0 or part.array.max() > 1:
+        raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. Save it again.")
+    return part.array != 0
 
 
 def check_same_grid(image, label, image_path, label_path):

@@ -76,7 +76,8 @@ def in_order(names):
 def find_datasets(root, name_map=None, named=(), notes=None, allow=()):
     """Every dataset in the sub-folders of `root` (or `root` itself), sorted by folder, then those of `named`.
 
-    name_map: {label name: class name, or None to drop the label}; also names the classes beyond Table 2 that are wanted
+    name_map: {label name: class name, or None to drop the label}; {name: name} asks for a class beyond Table 2, which a folder
+           of masks may then hold too
     named: (name, folder) pairs, of --dataset: a published dataset's name, or any name for a folder with a dataset.json
     notes: a list that gets one line for everything that is left out by intention
     allow: "missing" (files of a case, which then fails when it is read; a published image or label without its partner is
@@ -148,7 +149,8 @@ def read_folder(folder, name=None, name_map=None, notes=None, allow=()):
     if not rows:
         raise DataError(f"--dataset {name}={folder}: no published dataset of this name and no dataset.json in the folder. "
                         "`python -m uniseg.layouts` prints the names.")
-    return read_published(folder, rows, notes, allow, tuple(name_map or ()))
+    wanted = tuple(label for label, name in (name_map or {}).items() if label == name and name not in taxonomy.BY_NAME)
+    return read_published(folder, rows, notes, allow, wanted)
 
 
 # ----------------------------------------------------------------------------------------------- as publishers ship them

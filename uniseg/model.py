@@ -3,6 +3,7 @@
 Read heads.py and a backbone first, losses.py next.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from .backbones import BACKBONES
 from .heads import LPGS, class_logits, global_average_pooling, reduce_features
+from .taxonomy import BY_NAME
 
 PAPER_WIDTH = {"swin_unetr": 48, "unet": 64, "segresnet": 16}
 
@@ -27,6 +29,15 @@ class ModelConfig:
     text_width: int = 512               # T, of the text embedding
     encoding: str = "v3"                # which embedding: prompt v1, v2, v3 (Section 4.4.1), one-hot, random
     head: str = "class-specific"        # Section 3.2.3; softmax: the plain network of the baselines (baselines.py)
+
+    def describe(self):
+        """Plain dict, for checkpoints and JSON."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def of(cls, description):
+        """The configuration of such a dict; what an older one does not say has its default."""
+        return cls(**{**description, "classes": tuple(description["classes"])})
 
 
 class UniversalModel(nn.Module):
@@ -80,9 +91,66 @@ class UniversalModel(nn.Module):
                 bias[-1] = torch.logit(torch.tensor(probability))
 
     def describe(self):
-        """Plain dict of the configuration, for checkpoints and JSON."""
-        return {**asdict(self.config), "classes": list(self.config.classes)}
+        """See ModelConfig."""
+        return self.config.describe()
 
+
+# ---------------------------------------------------------------------------------------------- the baselines' network, Section 5
+
+class PlainModel(nn.Module):
+    """A backbone, one 1x1x1 convolution, a softmax over background and K classes.
+
+    forward: image (B, 1, D, H, W) -> margins (B, K, D, H, W), above 0 where the class, or one that lies inside it, has the
+             largest of a voxel's K + 1 scores; so that validation and inference treat it as they do the universal model
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.out = nn.Conv3d(self.backbone.decoder_channels, 1 + len(config.classes), 1)
+
+    @property
+    def classes(self):
+        return self.config.classes
+
+    def forward(self, image, only=None, scores=False):
+        """only: channels to compute (default all); scores: return the scores (B, 1 + K, D, H, W) instead, background first."""
+        raw = self.out(self.backbone(image)[1])
+        return raw if scores else margins(raw, self.classes, only)
+
+    def set_prior(self, probability):
+        """Start every class near `probability`, the background at what is left."""
+        with torch.no_grad():
+            left = max(1 - len(self.classes) * probability, probability)
+            self.out.bias.zero_()[0] = math.log(left / probability)
+
+    def describe(self):
+        """See ModelConfig."""
+        return self.config.describe()
+
+
+def insiders(classes):
+    """For each class the channels that count for it: its own and those of the classes inside it (a tumour in its organ).
+
+    A class that may lie in either of two organs counts for neither.
+    """
+    def inside(inner, outer):
+        return inner in BY_NAME and BY_NAME[inner].parents == (outer,)
+    return [[k for k, name in enumerate(classes) if name == outer or inside(name, outer)] for outer in classes]
+
+
+def margins(scores, classes, only=None):
+    """(B, 1 + K, D, H, W) scores, background first -> (B, K or len(only), D, H, W): a class's largest score less the others'."""
+    groups, every = insiders(classes), set(range(1 + len(classes)))
+    out = []
+    for k in range(len(classes)) if only is None else only:
+        own = [channel + 1 for channel in groups[k]]
+        out.append(scores[:, own].amax(1) - scores[:, sorted(every - set(own))].amax(1))
+    return torch.stack(out, dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- building them
 
 def build_backbone(config):
     """The backbone of a ModelConfig: image -> (F_E, F_D)."""
@@ -92,10 +160,8 @@ def build_backbone(config):
 
 def build(config_dict, embedding=None):
     """The network of a `describe()` dict; without an embedding its rows are zero, to be filled by load_state_dict."""
-    config = ModelConfig(**{**config_dict, "classes": tuple(config_dict["classes"])})
+    config = ModelConfig.of(config_dict)
     if config.head == "softmax":
-        from .baselines import PlainModel          # which reads this module
-
         return PlainModel(config)
     if embedding is None:
         embedding = torch.zeros(len(config.classes), config.text_width)

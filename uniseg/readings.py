@@ -9,7 +9,6 @@ A label map has one value a voxel, so that a tumour's voxels are missing in its 
 (Section 4.1.1). One full-size mask is in memory at a time. Read datasets.py and data.py first; evaluate.py compares readings.
 """
 
-import functools
 import json
 import re
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import anatomy, layouts, taxonomy
+from . import layouts, taxonomy
 from .bits import bit_dtype, bounding_box, get_bit, set_bit
-from .data import case_masks, check_same_grid
+from .data import by_the_plane, case_masks, has_value, label_masks, read_mask
 from .datasets import SUFFIXES, DataError, Label, find_datasets, in_order, read_labels
 from .volume import read_ct, read_label_map
 
@@ -219,10 +218,11 @@ def open_masks(reading, ct=None):
     if reading.masks is None:
         labels = read_label_map(reading.path)
         _refuse_strange(reading, labels.array)
-        plane = ct and functools.lru_cache(lambda: anatomy.midsagittal_plane(ct.array, ct.affine))
-        return labels, lambda name: _mask_in_map(reading, labels, name, plane)
+        split = ct and by_the_plane(ct.array, ct.affine)
+        return labels, lambda name: _mask_in_map(reading, labels, name, split)
     first = read_label_map(next(path for path in reading.masks.values() if path))
-    return first, lambda name: _mask_of_file(reading.masks[name], first)
+    return first, lambda name: read_mask(path, first, "the case's other masks") if (path := reading.masks[name]) \
+        else np.zeros(first.array.shape, bool, order="F")
 
 
 def open_in_order(reading):
@@ -243,58 +243,28 @@ def _refuse_strange(reading, array):
                         "with the labels beside it.")
 
 
-def _mask_of_file(path, first):
-    """The mask of a file of 0 and 1; empty where there is no file."""
-    if path is None:
-        return np.zeros(first.array.shape, bool, order="F")
-    part = read_label_map(path)
-    check_same_grid(first, part, "the case's other masks", path)
-    if part.array.min() < 0 or part.array.max() > 1:
-        raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. Save it again.")
-    return part.array != 0
-
-
-def _mask_in_map(reading, labels, name, plane):
+def _mask_in_map(reading, labels, name, split):
     """The mask of a class in a label map, with what lies in the organ put back into it (Section 4.1.1).
 
-    plane: function that finds the CT's mid-sagittal plane, or None without a CT
+    split: see data.label_masks; None without a CT
     """
-    label = next(each for each in reading.labels if name in each.classes)
-    mask = _where(labels.array, label.values)
-    inner = [each for each in reading.labels if any(name in _parents(c) for c in each.classes)]
-    if len(label.classes) == 2:
-        if plane is None:
+    def by_the_organs(mask, label):
+        """Without a CT: by the two organs as they are drawn."""
+        if len(label.classes) == 2:
             raise DataError(f"{reading.path}: its label {label.name!r} holds both sides; to split it takes the CT. "
                             "Give a dataset with the CTs as --ref.")
-        for each in inner:
-            mask |= _where(labels.array, each.values)
-        return anatomy.split_left_right(mask, labels.affine, plane())[label.classes.index(name)]
-    partner = taxonomy.BY_NAME[name].partner if inner else ""
-    for each in inner:                                       # a kidney's tumour belongs to the kidney of its side
-        lesion = _where(labels.array, each.values)
-        if partner and plane:
-            lesion = anatomy.split_left_right(lesion, labels.affine, plane())[name.startswith("left")]
-        elif partner:
-            lesion = _of_side(lesion, *(_organ_alone(reading, labels.array, organ) for organ in (name, partner)))
-        mask |= lesion
-    return mask
+        partner = taxonomy.BY_NAME[name].partner
+        organs = [_organ_alone(reading, labels.array, organ) for organ in sorted((name, partner), reverse=True)]   # right, left
+        return _of_side(mask, *organs), _of_side(mask, *organs[::-1])
 
-
-def _parents(name):
-    return taxonomy.BY_NAME[name].parents if name in taxonomy.BY_NAME else ()
-
-
-def _where(array, values):
-    mask = array == values[0]
-    for value in values[1:]:
-        mask |= array == value
-    return mask
+    label = next(each for each in reading.labels if name in each.classes)
+    return dict(label_masks(labels.array, label, reading.labels, split or by_the_organs))[name]
 
 
 def _organ_alone(reading, array, name):
     """The mask of a class as drawn; empty where no label has it."""
     label = next((each for each in reading.labels if each.classes == (name,)), None)
-    return _where(array, label.values) if label else np.zeros_like(array, bool)
+    return has_value(array, label.values) if label else np.zeros_like(array, bool)
 
 
 def _of_side(lesion, organ, other):

@@ -64,7 +64,7 @@ class TrainConfig:
     # extension by new classes, Section 3.3
     hard_pseudo: bool = False             # P: soft pseudo labels
     old_labels: bool = False              # P, Eq. (5): pseudo labels for all old classes
-    baseline: str = ""                    # P: none; lwf, ilt, plop of a softmax (baselines.py)
+    baseline: str = "none"                # P; lwf, ilt, plop of a softmax (baselines.py)
     # validation
     folds: int = 5                        # P: five-fold cross-validation
     fold: int = 0                         # U: the fold that validates
@@ -73,9 +73,18 @@ class TrainConfig:
 
 
 def build_parser():
-    d = TrainConfig
+    """The command's options, in the order in which --help shows them."""
     parser = argparse.ArgumentParser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
                                      epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
+    _add_data(parser)
+    _add_network(parser, TrainConfig)
+    _add_optimisation(parser, TrainConfig)
+    _add_faults_and_validation(parser, TrainConfig)
+    return parser
+
+
+def _add_data(parser):
     parser.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md)")
     parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
                         help="one more dataset, by the name of a published one (`python -m uniseg.layouts`); may be repeated")
@@ -101,6 +110,9 @@ def build_parser():
     parser.add_argument("--overfit", type=_at_least(1), metavar="N", help="sanity run: train and validate on the first N cases")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--workers", type=_at_least(0), default=2, help="processes that draw patches")
+
+
+def _add_network(parser, d):
     net = parser.add_argument_group("network (paper's by default)")
     net.add_argument("--backbone", choices=list(PAPER_WIDTH), default=d.backbone, help="Fig. 3")
     net.add_argument("--width", type=_at_least(0), default=d.width, help="first-level channels; 0: the paper's 48, 64, 16")
@@ -125,6 +137,9 @@ def build_parser():
     pre.add_argument("--deform", type=_at_least_zero, default=d.deform, metavar="MM",
                      help="smooth random deformation by up to so many mm; beyond the paper")
     pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
+
+
+def _add_optimisation(parser, d):
     opt = parser.add_argument_group("optimisation (paper's by default)")
     opt.add_argument("--epochs", type=_at_least(1), default=d.epochs, help="released code's")
     opt.add_argument("--warmup-epochs", type=_at_least(0), default=d.warmup_epochs, help="linear warm-up before the cosine")
@@ -148,7 +163,10 @@ def build_parser():
     more.add_argument("--hard-pseudo", action="store_true", help="pseudo labels of 0 and 1 for the old classes; paper: soft")
     more.add_argument("--old-labels", action="store_true",
                       help="where the new data label an old class, learn from that instead; beyond Eq. (5)")
-    more.add_argument("--baseline", choices=("", *BASELINES), default=d.baseline, help="extend a softmax by this method (Section 5.1.2)")
+    more.add_argument("--baseline", choices=("none", *BASELINES), default=d.baseline, help="extend a softmax by this method (Section 5.1.2)")
+
+
+def _add_faults_and_validation(parser, d):
     fault = parser.add_argument_group("faults (ours)")
     fault.add_argument("--skip-bad", action="store_true", help="leave out cases that are incomplete or cannot be read, instead of stopping")
     fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
@@ -162,7 +180,6 @@ def build_parser():
     val.add_argument("--val-every", type=_at_least(1), default=d.val_every, help="epochs")
     val.add_argument("--overlays", type=_at_least(0), default=2, metavar="N", help="pictures of N cases at each; 0: none")
     val.add_argument("--overlap", type=_fraction, default=d.overlap, help="of the sliding window")
-    return parser
 
 
 def _at_least(least):
@@ -214,11 +231,11 @@ def make_config(args, train_cases, world):
     if args.init is not None and args.extend is not None:
         raise ValueError("--init and --extend: the network starts from one of them. Leave one out.")
     for option in ("hard_pseudo", "old_labels", "baseline"):
-        if getattr(args, option) and args.extend is None:
+        if getattr(args, option) not in (False, "none") and args.extend is None:
             raise ValueError(f"--{option.replace('_', '-')} without --extend: there is no old model. Give --extend CHECKPOINT.")
     if args.head == "softmax" and (args.hard_pseudo or args.old_labels):
         raise ValueError("--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave them out.")
-    if args.baseline and args.compile:
+    if args.baseline != "none" and args.compile:
         raise ValueError("--compile: the baselines look into the network. Leave one of the two out.")
     if args.freeze == "old" and args.extend is None:
         raise ValueError("--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")

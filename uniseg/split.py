@@ -55,7 +55,7 @@ def gather_cases(args, rank, world):
         raise ValueError("no data: give --data-root ROOT, --dataset NAME=FOLDER, or both.")
     notes = []
     allow = ("missing",) * args.skip_bad + ("outside",) * args.allow_outside + ("unknown",) * (args.classes is not None)
-    learned = args.old["network"]["classes"] if getattr(args, "old", None) else ()
+    learned = args.old["network"]["classes"] if args.old else ()
     name_map = {name: name for name in (*learned, *named_classes(args)) if name not in NAMES} | name_map
     datasets = find_datasets(args.data_root, name_map, args.dataset, notes, allow)
     if args.fold >= args.folds:

@@ -177,13 +177,12 @@ def parse(argv=None):
     """The command's options. With --extend, defaults are those of Section 5.1.3 and of the checkpoint, read as `old`."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    old = None
     if args.extend is not None:
         old = checkpoint.read(args.extend)
-        parser.set_defaults(**continual.options(old))
+        parser.set_defaults(**continual.options(old), old=old)
         args = parser.parse_args(argv)
         continual.refuse_another_network(args, old)
-    args.argv, args.old = argv, old
+    args.argv = argv
     return args
 
 
@@ -235,7 +234,7 @@ def run(args, place):
     loader = make_loader(args, config, network, train_cases, state["step"], place)
     with signals_noted() as noted, workers_end_with(iter(loader)) as batches:
         code = loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted, objective)
-    if args.extend is not None and code == 0:
+    if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():       # else told by a former run
         end_of_extension(args, config, learner, objective, val_cases, place)
     return code
 
@@ -244,11 +243,11 @@ def make_objective(args, config, network, train_cases, device):
     """What a batch's loss is: that of partial labels, of an extension, or of a plain network. Raises ValueError."""
     teacher = continual.frozen_teacher(args.old, args.extend, device) if args.old else None
     if config.head == "softmax":
-        if teacher is not None and not config.baseline:
+        if teacher is not None and config.baseline == "none":
             raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline {', '.join(BASELINES)}.")
-        refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:], "a softmax")
+        refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
         return Softmax(network, teacher, config.baseline)
-    if config.baseline:
+    if config.baseline != "none":
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
     if teacher is None:
         return PartialLabels()
@@ -301,7 +300,7 @@ def new_network(args, config, classes):
     if args.init is None:
         return network, ""
     fresh = checkpoint.initialise(network, content, args.init)
-    known = [c for k, c in enumerate(classes) if not any(n.startswith(f"lpg.controllers.{k}.") for n in fresh)
+    known = [c for k, c in enumerate(classes) if not any(n.startswith((f"lpg.controllers.{k}.", "out.")) for n in fresh)
              and c in content["network"]["classes"]]
     return network, (f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
                      f"classes kept: {', '.join(known) or 'none'}")
