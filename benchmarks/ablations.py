@@ -18,13 +18,12 @@ import argparse
 import itertools
 import json
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from partial_labels import CLASSES, STEPS_PER_EPOCH, annotated_by, cell, find_phantoms, score, table, train
+from partial_labels import CLASSES, STEPS_PER_EPOCH, annotated_by, cell, find_phantoms, score, table, train, whole_epochs
 from uniseg import checkpoint
 from uniseg.complexity import PAPER_PARAMETERS
 from uniseg.model import build
@@ -155,15 +154,13 @@ def report(results, annotated):
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="phantoms, runs and pictures")
-    parser.add_argument("--steps", type=int, default=350, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
+    parser.add_argument("--steps", type=whole_epochs, default=350, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each configuration, with seeds 0, 1, ...")
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.steps < STEPS_PER_EPOCH or args.steps % STEPS_PER_EPOCH:
-        sys.exit(f"--steps {args.steps}: give a multiple of {STEPS_PER_EPOCH}.")
     test, results = find_phantoms(args.out, ["partial"]), {configuration: [] for configuration in CONFIGURATIONS}
     for seed in range(args.seeds):                           # seed by seed: what is cut short has whole tables of fewer seeds
         for configuration, found in results.items():

@@ -23,17 +23,14 @@ import concurrent.futures
 import functools
 import re
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from partial_labels import names_of, write_dataset
+from partial_labels import STEPS_PER_EPOCH, cell, names_of, train, whole_epochs, write_dataset
 
 import uniseg
-from uniseg import checkpoint
 from uniseg.data import case_masks
 from uniseg.datasets import find_datasets
 from uniseg.metrics import dice
@@ -42,7 +39,6 @@ from uniseg.volume import read_ct
 
 SPACING_MM = 4.0
 PATIENTS, TEST_PATIENTS = 8, 6                            # of each step
-STEPS_PER_EPOCH = 50
 RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 32 32 32 --batch-size 2 --lr 1e-3 "
           "--warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 0").split()
 EXTEND = "--folds 1 --batch-size 2 --lr 5e-4 --warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 0".split()
@@ -60,7 +56,7 @@ METHODS = {                                               # options of the first
     "PLOP": (("--head", "softmax"), ("--baseline", "plop")), "Ours (1-hot)": (("--encoding", "one-hot"), ()),
     "Ours (text)": (("--encoding", "v3"), ()),
 }
-METHODS["Ours (text), hard"] = (("--encoding", "v3"), ("--hard-pseudo",))               # beyond the tables, by --methods
+# Beyond the tables, by --methods.
 METHODS |= {f"{name}, longer": METHODS[name] for name in ("LwF", "Ours (text)")}
 LONGER = 3                                                # times the others' steps in the later steps
 FIRST_STEPS = {("--head", "softmax"): "softmax", ("--encoding", "one-hot"): "ours-1-hot", ("--encoding", "v3"): "ours-text"}  # shared
@@ -125,29 +121,8 @@ def chain(args, protocol, method, seed, upto=None):
         else:
             options = [*(PAPER_RECIPE[:2] if args.paper else EXTEND), *later, "--extend", checkpoints[-1]]
         steps = args.steps[1] * (LONGER if method.endswith("longer") else 1) if i else args.steps[0]
-        checkpoints.append(train(root, folder, args, steps, seed, [*options, "--classes", classes]))
+        checkpoints.append(train(root, folder, args.out / "cache", None if args.paper else steps, seed, [*options, "--classes", classes]))
     return checkpoints
-
-
-def train(root, folder, args, steps, seed, options):
-    """Run the command until the folder holds a finished training; returns its last checkpoint."""
-    last, done = folder / "last.pt", 0
-    if last.is_file():
-        training = checkpoint.read(last)["training"]
-        done = training["step"]
-        if training["epoch"] == training["config"]["epochs"]:
-            return last
-    else:
-        shutil.rmtree(folder, ignore_errors=True)                                    # what was cut before its first epoch ended
-    began = time.monotonic()
-    length = [] if args.paper else ["--epochs", str(steps // STEPS_PER_EPOCH), "--steps-per-epoch", str(STEPS_PER_EPOCH)]
-    command = [sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", args.out / "cache", "--seed",
-               seed, *length, *options, *(["--resume"] if done else [])]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".log"), "a") as log:
-        subprocess.run(list(map(str, command)), check=True, stdout=log, stderr=log)
-    print(f"{folder.name}: {(time.monotonic() - began) / 60:.1f} min", file=sys.stderr, flush=True)
-    return last
 
 
 @functools.lru_cache(maxsize=None)
@@ -173,12 +148,10 @@ def mean_of(scores, labels):
     return float(np.mean(values)) if values else None
 
 
-def cell(values):
-    """Mean over the seeds, with least and most where there are several."""
+def shown(values):
+    """Mean over the seeds, with least and most where there are several; "-" where nothing was scored."""
     values = [v for v in values if v is not None]
-    if not values:
-        return "-"
-    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+    return cell(values, 3) if values else "-"
 
 
 def table_10(results):
@@ -192,8 +165,8 @@ def table_10(results):
         for method, seeds in results.items():
             cells = []
             for name, labels in part:
-                first = "N/A" if name in ("liver tumor", "mean") else cell([mean_of(one, labels) for one, _ in seeds])
-                cells.append(f"{first} / {cell([mean_of(two, labels) for _, two in seeds])}")
+                first = "N/A" if name in ("liver tumor", "mean") else shown([mean_of(one, labels) for one, _ in seeds])
+                cells.append(f"{first} / {shown([mean_of(two, labels) for _, two in seeds])}")
             yield f"| {method} | " + " | ".join(cells) + " |"
             if method in TABLE_10:
                 yield f"| {method}, paper | " + " | ".join(paper_10(method, name) for name, _ in part) + " |"
@@ -217,7 +190,7 @@ def table_11(results):
     yield "| | organ (7), step 1 | step 2 | step 3 | gastro (3), step 2 | step 3 | cardiac (4), step 3 |"
     yield "|--" * 7 + "|"
     for method, seeds in results.items():
-        yield f"| {method} | " + " | ".join(cell([mean_of(steps[i], labels) for steps in seeds]) for labels, i in columns) + " |"
+        yield f"| {method} | " + " | ".join(shown([mean_of(steps[i], labels) for steps in seeds]) for labels, i in columns) + " |"
         if method in TABLE_11:
             yield f"| {method}, paper | " + " | ".join(f"{v:.3f}" for v in TABLE_11[method]) + " |"
     yield ""
@@ -251,7 +224,7 @@ def build_parser():
     parser.add_argument("--out", type=Path, default=Path("runs/continual"), help="phantoms and runs")
     parser.add_argument("--protocol", nargs="+", choices=tuple(GROUPS), default=tuple(GROUPS))
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), help="default: those of the paper's table")
-    parser.add_argument("--steps", type=int, nargs=2, default=(1500, 800), metavar=("FIRST", "LATER"),
+    parser.add_argument("--steps", type=whole_epochs, nargs=2, default=(1500, 800), metavar=("FIRST", "LATER"),
                         help=f"of the first step's training and of each later one's, multiples of {STEPS_PER_EPOCH}")
     parser.add_argument("--seeds", type=int, default=1, help="repetitions, with seeds 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -262,8 +235,6 @@ def build_parser():
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if any(s < STEPS_PER_EPOCH or s % STEPS_PER_EPOCH for s in args.steps):
-        sys.exit(f"--steps {args.steps[0]} {args.steps[1]}: give multiples of {STEPS_PER_EPOCH}.")
     if args.data and (len(args.protocol) > 1 or len(args.data) != 1 + len(GROUPS[args.protocol[0]])):
         sys.exit("--data: choose one --protocol and give one folder a step and one for the test.")
     jobs = [(p, m, seed) for p in args.protocol for m in args.methods or IN_TABLE[p] for seed in range(args.seeds)]

@@ -110,18 +110,22 @@ def find_phantoms(out, roots=ROOTS):
 # ---------------------------------------------------------------------------------------------------------- three models
 
 def train(root, folder, cache, steps, seed, recipe=RECIPE):
-    """Run the command with the options of `recipe` until the folder holds a finished training; returns its last checkpoint."""
+    """Run the command with the options of `recipe` until the folder holds a finished training; returns its last checkpoint.
+
+    steps: a multiple of STEPS_PER_EPOCH, or None where the recipe says how long
+    """
     last = folder / "last.pt"
-    done = checkpoint.read(last)["training"]["step"] if last.is_file() else 0
-    if done < steps:
-        if not done:
+    training = checkpoint.read(last)["training"] if last.is_file() else {"step": 0, "epoch": 0}
+    if not training["step"] or training["epoch"] < training["config"]["epochs"]:
+        if not training["step"]:
             shutil.rmtree(folder, ignore_errors=True)                    # what was cut before its first epoch ended
-        print(f"training {folder.name} on {root.name}, from step {done}", file=sys.stderr, flush=True)
+        print(f"training {folder.name} on {root.name}, from step {training['step']}", file=sys.stderr, flush=True)
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache, *recipe,
-                        "--epochs", str(steps // STEPS_PER_EPOCH), "--steps-per-epoch", str(STEPS_PER_EPOCH), "--seed", str(seed),
-                        *(["--resume"] if done else [])], check=True)
-        print(f"took {(time.monotonic() - began) / 60:.1f} min", file=sys.stderr, flush=True)
+        length = ["--epochs", steps // STEPS_PER_EPOCH, "--steps-per-epoch", STEPS_PER_EPOCH] if steps else []
+        command = [sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache, *recipe, *length,
+                   "--seed", seed, *(["--resume"] if training["step"] else [])]
+        subprocess.run(list(map(str, command)), check=True)
+        print(f"{folder.name} took {(time.monotonic() - began) / 60:.1f} min", file=sys.stderr, flush=True)
     return last
 
 
@@ -168,10 +172,18 @@ def table(scores, annotated, digits=2):
         yield f"| {row} | {counts} | {' | '.join(cells)} |"
 
 
+def whole_epochs(text):
+    """The number of steps of --steps; argparse shows the error."""
+    steps = int(text)
+    if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
+        raise argparse.ArgumentTypeError(f"{text}: give a multiple of {STEPS_PER_EPOCH}")
+    return steps
+
+
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/partial_labels"), help="phantoms, runs and pictures")
-    parser.add_argument("--steps", type=int, default=2000, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
+    parser.add_argument("--steps", type=whole_epochs, default=2000, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each root, with seeds 0, 1, ...")
     parser.add_argument("--longer", type=int, default=1, help="train `partial` also so many times as long")
     return parser
@@ -179,8 +191,6 @@ def build_parser():
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.steps < STEPS_PER_EPOCH or args.steps % STEPS_PER_EPOCH:
-        sys.exit(f"--steps {args.steps}: give a multiple of {STEPS_PER_EPOCH}.")
     columns = {root: (root, args.steps) for root in ROOTS}
     if args.longer > 1:
         columns[f"partial, {args.longer} times as long"] = ("partial", args.longer * args.steps)

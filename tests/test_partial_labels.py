@@ -95,7 +95,7 @@ def test_a_finished_training_is_not_repeated_and_one_that_was_cut_is_resumed(tmp
     folder.mkdir()
     (folder / "config.json").write_text("{}")                       # written when a run starts; uniseg.train refuses such a folder
     if reached is not None:
-        torch.save({"training": {"step": reached}}, folder / "last.pt")
+        torch.save({"training": {"step": reached, "epoch": reached // 50, "config": {"epochs": 2}}}, folder / "last.pt")
     monkeypatch.setattr(partial_labels.checkpoint, "read", lambda path: torch.load(path, weights_only=True))
     monkeypatch.setattr(partial_labels.subprocess, "run", lambda command, check: commands.append(command))
     assert partial_labels.train(tmp_path / "partial", folder, tmp_path / "cache", 100, 0) == folder / "last.pt"

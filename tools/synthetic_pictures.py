@@ -38,7 +38,7 @@ def panels(hu, height, window):
 def grey(plane, window, size, labels=None):
     """One slice in a square of `size` pixels, 64 steps of grey."""
     labels = np.zeros(plane.shape, int) if labels is None else labels
-    return picture._panel(plane, labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
+    return picture.panel(plane, labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
 
 
 def comparison(data):

@@ -28,7 +28,7 @@ class Deformation:
         self.size, self.matrix = np.array(patch_size), np.eye(3)
         if turn_and_zoom:
             angles, zoom = np.deg2rad(rng.uniform(-12, 12, 3)), rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
-            self.matrix = _rotation(angles) @ np.diag(1 / zoom)  # output offset from the centre -> input offset
+            self.matrix = rotation(angles) @ np.diag(1 / zoom)  # output offset from the centre -> input offset
         self.field = None
         if any(displacement_voxels):
             self.field = smooth_field(patch_size, displacement_voxels, rng)                       # (3, D, H, W)
@@ -90,7 +90,7 @@ def recontrast(hu, bits, rng):
     return np.interp(hu, knots, np.maximum.accumulate(knots + rng.normal(0, 15, len(knots)))).astype(np.float32)
 
 
-def _rotation(angles):
+def rotation(angles):
     """Rotation matrix of three small angles in radians about the axes D, H, W; determinant +1."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):

@@ -379,21 +379,14 @@ def _decathlon_cases(folder, content, allow):
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             raise DataError(f'{path}: training entry {entry!r} lacks "image" or "label". Mend it.')
         image, label = (_inside(folder, entry[key], path, allow) for key in ("image", "label"))
-        cases.append(CaseFiles(_stem(image), image, label))
+        cases.append(CaseFiles(layouts.bare(image.name), image, label))
     return cases
 
 
 def _nnunet_cases(folder, content):
     ending = content.get("file_ending", ".nii.gz")
     labels = sorted(f for f in (folder / "labelsTr").glob("*" + ending) if not f.name.startswith("."))
-    return [CaseFiles(_stem(f), folder / "imagesTr" / (f.name[:-len(ending)] + "_0000" + ending), f) for f in labels]
-
-
-def _stem(path):
-    name = path.name
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return [CaseFiles(layouts.bare(f.name), folder / "imagesTr" / (f.name[:-len(ending)] + "_0000" + ending), f) for f in labels]
 
 
 def read_map(path):

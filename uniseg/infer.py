@@ -16,7 +16,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from . import NOT_A_MEDICAL_DEVICE, __version__, taxonomy
+from . import NOT_A_MEDICAL_DEVICE, __version__, layouts, taxonomy
 
 SUFFIXES = (".nii.gz", ".nii")
 RESULT = "_seg"
@@ -145,10 +145,7 @@ def parse_threshold(text):
 
 def stem(path):
     """'ct.nii.gz' -> 'ct'"""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name[:-len(suffix)]
-    return path.name
+    return layouts.bare(path.name)
 
 
 def masks_folder(result):

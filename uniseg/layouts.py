@@ -154,6 +154,15 @@ def files_below(folder):
                 yield name if base == "." else f"{base}/{name}".replace(os.sep, "/")
 
 
+def bare(name):
+    """The name of a NIfTI file without its ending.
+
+    >>> bare("ct.nii.gz"), bare("ct.nii"), bare("s0001")
+    ('ct', 'ct', 's0001')
+    """
+    return re.sub(r"\.nii(\.gz)?$", "", name)
+
+
 def _pattern(template):
     body = re.escape(template).replace(r"\{id\}", r"(?P<id>\d+)").replace(r"\*", r"[^/]+")
     return re.compile(rf"(?:.*/)?{body}\.nii(?:\.gz)?")
@@ -169,7 +178,7 @@ def _matches(paths, templates):
         for path in paths:
             if match := pattern.fullmatch(path):
                 part = path[path.rfind("/", 0, match.start("id")) + 1:].split("/")[0]
-                case = re.sub(r"\.nii(\.gz)?$", "", part).removesuffix("_0000")
+                case = bare(part).removesuffix("_0000")
                 yield int(match["id"]), case, rank, path.rpartition("/")[0] if template.endswith("/*") else path
 
 
@@ -206,7 +215,7 @@ def mask_files(folder, more=()):
     more: names of classes beyond Table 2, whose file has the same name
     A class of which a file is missing is not there: nobody said that it is absent. Files of no class are left out.
     """
-    files = {name.removesuffix(".gz").removesuffix(".nii"): name for name in files_below(folder) if "/" not in name}
+    files = {bare(name): name for name in files_below(folder) if "/" not in name}
     found = {}
     for stem in files:
         if name := _class_of_mask(stem) or (same if (same := taxonomy.normalise_name(stem)) in more else ""):

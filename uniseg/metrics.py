@@ -201,7 +201,7 @@ def sensitivity_specificity(found, present):
             "tp": tp, "fn": fn, "tn": tn, "fp": fp}
 
 
-def lesion_detection(predicted, reference, spacing_mm=None, min_overlap=0.0, min_lesion_mm3=0.0):
+def lesion_detection(predicted, reference):
     """Detection per lesion: {"tp", "fn", "fp", "sensitivity", "precision", "f1"}; a rate of no lesions is None.
 
     A lesion is a component connected by faces, edges or corners (26 neighbours). One of the reference is found (tp) if any
@@ -209,27 +209,18 @@ def lesion_detection(predicted, reference, spacing_mm=None, min_overlap=0.0, min
     autoPET, https://autopet.grand-challenge.org/Evaluation/. One predicted lesion may find several of the reference, and of
     several on one lesion none is false. LiTS asks for more: pieces that overlap are merged, and their overlap has to be over
     half of their union, https://github.com/PatrickChrist/lits-challenge-scoring. Rates of the two rules do not compare.
-
-    min_overlap:    share of a reference lesion's voxels to be predicted (0: one voxel); what touches too little is not false
-    min_lesion_mm3: smaller lesions, of either mask, are not counted; needs `spacing_mm`
     """
     _check_grid(predicted, reference, "lesion_detection")
-    if min_lesion_mm3 and spacing_mm is None:
-        raise ValueError("lesion_detection: a smallest volume in mm3 needs the spacing. Give spacing_mm.")
-    voxels = min_lesion_mm3 / np.prod(spacing_mm) if min_lesion_mm3 else 0
-    shares = _covered_shares(reference, predicted, voxels)
-    found = (shares > 0) & (shares >= min_overlap)
-    tp, fn = int(np.count_nonzero(found)), int(np.count_nonzero(~found))
-    fp = int(np.count_nonzero(_covered_shares(predicted, reference, voxels) == 0))
+    (tp, fn), (_, fp) = _touched(reference, predicted), _touched(predicted, reference)
     return {"tp": tp, "fn": fn, "fp": fp, "sensitivity": _ratio(tp, tp + fn), "precision": _ratio(tp, tp + fp),
             "f1": _ratio(2 * tp, 2 * tp + fn + fp)}
 
 
-def _covered_shares(mask, other, min_voxels):
-    """The share of each component of `mask` that lies in `other`, of components of at least `min_voxels`: (L,)."""
+def _touched(mask, other):
+    """(number of components of `mask` that touch `other`, number of those that do not)."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    sizes, covered = (np.bincount(labels[part], minlength=count + 1)[1:] for part in (mask, mask & other))
-    return (covered / sizes)[sizes >= min_voxels]
+    touched = len(np.unique(labels[mask & other]))
+    return touched, count - touched
 
 
 def _ratio(part, whole):

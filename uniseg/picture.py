@@ -54,7 +54,7 @@ def overlay(hu, label_map, affine, at=None, hu_window=(-175.0, 250.0), size=320)
     for axis, (across, down), mark in ((2, (0, 1), "R"), (1, (0, 2), "R"), (0, (1, 2), "A")):
         # rows: down, columns: across
         planes = [a[(slice(None),) * axis + (int(at[axis]),)][::-1, ::-1].T for a in (hu, label_map)]
-        panels.append(_panel(*planes, spacing[down], spacing[across], hu_window, size))
+        panels.append(panel(*planes, spacing[down], spacing[across], hu_window, size))
         _write(panels[-1], mark, size // 2, 8)
     return np.concatenate(panels, axis=1)
 
@@ -70,7 +70,7 @@ def _most_telling(label_map):
     return [step * int(s.argmax()) if s.any() else n // 2 for s, n in zip(score, label_map.shape)]
 
 
-def _panel(hu, labels, row_mm, column_mm, hu_window, size):
+def panel(hu, labels, row_mm, column_mm, hu_window, size):
     """One slice fitted into a black square, masks tinted, their outlines in full colour, their numbers inside."""
     mm_per_pixel = max(hu.shape[0] * row_mm, hu.shape[1] * column_mm) / size
     rows, columns = (np.minimum((np.arange(max(1, int(n * mm / mm_per_pixel))) * mm_per_pixel / mm).astype(int), n - 1)
@@ -88,10 +88,10 @@ def _panel(hu, labels, row_mm, column_mm, hu_window, size):
         row, column = points[((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()]
         above = len(points) < 800                             # pixels; the number would cover the structure
         _write(rgb, str(number), points[:, 0].min() - 8 if above else row, column)
-    panel = np.zeros((size, size, 3), np.uint8)
+    square = np.zeros((size, size, 3), np.uint8)
     top, left = (size - rgb.shape[0]) // 2, (size - rgb.shape[1]) // 2
-    panel[top:top + rgb.shape[0], left:left + rgb.shape[1]] = rgb
-    return panel
+    square[top:top + rgb.shape[0], left:left + rgb.shape[1]] = rgb
+    return square
 
 
 def _write(rgb, text, row, column):

@@ -59,9 +59,7 @@ def stem(name):
     >>> stem("a0_seg.nii.gz"), stem("a0_0000.nii.gz"), stem("a0_0000_seg")
     ('a0', 'a0', 'a0')
     """
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name.removesuffix(RESULT).removesuffix("_0000")
+    return layouts.bare(name).removesuffix(RESULT).removesuffix("_0000")
 
 
 def safe(name):
@@ -139,7 +137,7 @@ def _of_path(path, dataset, said):
 
 def _labels_of_json(path):
     """The labels that the JSON of a result of uniseg.infer names; () where there is none. Raises DataError."""
-    beside = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    beside = path.with_name(layouts.bare(path.name) + ".json")
     if not beside.is_file():
         return ()
     try:
@@ -154,8 +152,7 @@ def _single_masks(folder, told=()):
 
     told: of Label, whose names are then the only ones; they may lie beyond Table 2
     """
-    files = {name.removesuffix(".gz").removesuffix(".nii"): folder / name
-             for name in layouts.files_below(folder) if "/" not in name}
+    files = {layouts.bare(name): folder / name for name in layouts.files_below(folder) if "/" not in name}
     if told:
         return {label.name: files[label.name] for label in told if label.name in files}
     masks = {}

@@ -19,7 +19,7 @@ import numpy as np
 import scipy
 import torch
 
-from . import NOT_A_MEDICAL_DEVICE, __version__, checkpoint, taxonomy
+from . import NOT_A_MEDICAL_DEVICE, __version__, checkpoint, layouts, taxonomy
 from .anatomy import body_mask, bounding_box, midsagittal_plane
 from .bits import bit_dtype, get_bit, set_bit
 from .postprocess import postprocess as refine
@@ -90,7 +90,7 @@ class Segmentation:
 def json_path(path):
     """ct_seg.nii.gz -> ct_seg.json"""
     path = Path(path)
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    return path.with_name(layouts.bare(path.name) + ".json")
 
 
 class Segmenter:

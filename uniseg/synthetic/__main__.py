@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import NOT_A_MEDICAL_DEVICE, taxonomy
+from ..datasets import SUFFIXES
+from ..layouts import bare
 from ..volume import atomic_write, read_label_map, write_volume
 from . import draw, tissues
 from .lesions import KINDS
-
-SUFFIXES = (".nii.gz", ".nii")
 
 
 def read_maps(folder):
@@ -34,8 +34,7 @@ def read_maps(folder):
         raise ValueError(f'{folder}: no names.json. Write one: {{"1": "adrenal_gland_left", ...}}.') from None
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{folder / 'names.json'}: not read ({error}). It has to be {{\"number\": \"structure\"}}.") from None
-    maps = {path.name.removesuffix(".gz").removesuffix(".nii"): path for path in sorted(folder.iterdir())
-            if path.name.endswith(SUFFIXES) and not path.name.startswith(".")}
+    maps = {bare(path.name): path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES) and not path.name.startswith(".")}
     if not maps:
         raise ValueError(f"{folder}: no label map (.nii.gz). Give a folder that holds some.")
     return maps, names

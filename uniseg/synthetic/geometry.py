@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from ..augment import _rotation
+from ..augment import rotation
 
 KNOT_MM, MOST_MM = (64.0, 32.0), (7.0, 1.5)       # the elastic part: distance of control points, most that each moves a point
 
@@ -91,7 +91,7 @@ class Motion:
         self.centre = (np.asarray(low_mm) + high_mm) / 2
         angles = np.deg2rad(rng.normal(0, [2, 2, 4]))
         zoom = rng.uniform(0.86, 1.14) * rng.uniform(0.93, 1.07, 3)
-        self.matrix = _rotation(angles) @ np.diag(1 / zoom)                       # offset in the patient -> offset in the map
+        self.matrix = rotation(angles) @ np.diag(1 / zoom)                       # offset in the patient -> offset in the map
         self.low = np.asarray(low_mm) - 80.0
         self.control = []
         for knot, most in zip(KNOT_MM, MOST_MM):
