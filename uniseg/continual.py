@@ -21,7 +21,7 @@ from .model import ModelConfig, build
 
 RECIPE = {"epochs": 100, "warmup_epochs": 0, "batch_size": 2, "lr": 1e-4, "weight_decay": 1e-5}       # Section 5.1.3
 NETWORK = ("backbone", "width", "lpg", "lpg_hidden", "encoding", "head")                # what an extension cannot change
-PREPROCESSING = ("spacing", "hu_window", "antialias")
+PREPROCESSING = ("spacing", "hu_window", "antialias", "input_windows")
 
 
 # --------------------------------------------------------------------------------------------------- a network with more classes
@@ -29,8 +29,10 @@ PREPROCESSING = ("spacing", "hu_window", "antialias")
 def options(content):
     """Defaults of the command's options for the extension of a checkpoint's content: Section 5.1.3's recipe, its own network."""
     config, pre = ModelConfig.of(content["network"]), content["preprocessing"]
-    return {**RECIPE, **{name: getattr(config, name) for name in NETWORK}, "spacing": pre["spacing_mm"][0], "hu_window": tuple(pre["hu_window"]), "antialias": pre["antialias"],
-            "patch_size": tuple(pre["window"])}
+    low, high = pre["hu_window"]
+    windows = tuple(round(low + end * (high - low), 3) for window in config.input_windows for end in window)
+    return {**RECIPE, **{name: getattr(config, name) for name in NETWORK}, "spacing": pre["spacing_mm"][0], "hu_window": (low, high),
+            "antialias": pre["antialias"], "input_windows": windows, "patch_size": tuple(pre["window"])}
 
 
 def refuse_another_network(args, content):

@@ -301,7 +301,8 @@ class PatchDataset:
     """
 
     def __init__(self, cases, classes, preprocessing, patch_size=(96, 96, 96), seed=0, foreground=2 / 3,
-                 rotate_probability=0.1, shift_probability=0.2, balance=0.0, augment="paper", lesions=0.0, deform_mm=0.0):
+                 rotate_probability=0.1, shift_probability=0.2, balance=0.0, augment="paper", lesions=0.0, deform_mm=0.0,
+                 dataset_weights=None):
         self.groups = {}                       # dataset -> its cases
         for case in cases:
             self.groups.setdefault(case.dataset, []).append(case)
@@ -310,12 +311,19 @@ class PatchDataset:
         self.foreground = foreground           # foreground : background centres = 2 : 1
         self.rotate_probability, self.shift_probability = rotate_probability, shift_probability
         self.balance, self.augment, self.lesions, self.deform_mm = balance, augment, lesions, deform_mm
+        self.shares = None                     # probability of each group, where they differ (beyond the paper)
+        if dataset_weights:
+            names = [group[0].dataset for group in self.groups]
+            if unknown := sorted(set(dataset_weights) - set(names)):
+                raise ValueError(f"--dataset-weight {unknown[0]}: no such dataset among {', '.join(names)}.")
+            weights = np.array([dataset_weights.get(name, 1.0) for name in names])
+            self.shares = weights / weights.sum()
 
     def __getitem__(self, number):
         """dict of image (1, D, H, W) float32, [0, 1] shifted by up to 0.1; bits (D, H, W) int64, bit k is class k;
         labelled (K,) bool; case, its name."""
         rng = np.random.default_rng((self.seed, int(number)))
-        group = self.groups[rng.integers(len(self.groups))]
+        group = self.groups[rng.integers(len(self.groups)) if self.shares is None else rng.choice(len(self.groups), p=self.shares)]
         case = group[rng.integers(len(group))]
         centre = self._centre(case, rng)
         if self.augment != "paper" or self.deform_mm:

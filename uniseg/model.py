@@ -29,15 +29,17 @@ class ModelConfig:
     text_width: int = 512               # T, of the text embedding
     encoding: str = "v3"                # which embedding: prompt v1, v2, v3 (Section 4.4.1), one-hot, random
     head: str = "class-specific"        # Section 3.2.3; softmax: the plain network of the baselines (baselines.py)
+    input_windows: tuple = ()           # beyond the paper: parts of the image's range [0, 1], see input_channels
 
     def describe(self):
         """Plain dict, for checkpoints and JSON."""
-        return {**asdict(self), "classes": list(self.classes)}
+        return {**asdict(self), "classes": list(self.classes), "input_windows": [list(w) for w in self.input_windows]}
 
     @classmethod
     def of(cls, description):
         """The configuration of such a dict; what an older one does not say has its default."""
-        return cls(**{**description, "classes": tuple(description["classes"])})
+        windows = tuple(map(tuple, description.get("input_windows", ())))
+        return cls(**{**description, "classes": tuple(description["classes"]), "input_windows": windows})
 
 
 class UniversalModel(nn.Module):
@@ -75,6 +77,7 @@ class UniversalModel(nn.Module):
 
     def forward(self, image, only=None):
         """only: channels to compute, a list of ints (default: all classes); other heads then cost nothing."""
+        image = input_channels(image, self.config.input_windows)
         bottleneck, features = self.backbone(image)           # F_E (B, E, d, h, w), F_D (B, C, D, H, W)
         pooled = self.GAP(bottleneck).flatten(1)              # f (B, 256)
         theta = self.lpg(pooled, self.organ_embedding, only)  # Eq. (1): (B, K, 153)
@@ -116,7 +119,7 @@ class PlainModel(nn.Module):
 
     def forward(self, image, only=None, scores=False):
         """only: channels to compute (default all); scores: return the scores (B, 1 + K, D, H, W) instead, background first."""
-        raw = self.out(self.backbone(image)[1])
+        raw = self.out(self.backbone(input_channels(image, self.config.input_windows))[1])
         return raw if scores else margins(raw, self.classes, only)
 
     def set_prior(self, probability):
@@ -152,10 +155,21 @@ def margins(scores, classes, only=None):
 
 # ---------------------------------------------------------------------------------------------------------------- building them
 
+def input_channels(image, windows):
+    """Beyond the paper: one channel a window, each a part (low, high) of the image's range, clipped and scaled to [0, 1].
+
+    image (B, 1, D, H, W) in [0, 1] -> (B, len(windows), D, H, W); without windows the image itself. The one window of the
+    paper, -175 to 250 HU, shows neither lungs nor bone; with a wide image several windows show all three (--input-windows).
+    """
+    if not windows:
+        return image
+    return torch.cat([((image - low) / (high - low)).clamp(0, 1) for low, high in windows], dim=1)
+
+
 def build_backbone(config):
-    """The backbone of a ModelConfig: image -> (F_E, F_D)."""
+    """The backbone of a ModelConfig: image, or its input_channels -> (F_E, F_D)."""
     more = {"merging": config.merging} if config.backbone == "swin_unetr" else {}
-    return BACKBONES[config.backbone](in_channels=1, width=config.width or PAPER_WIDTH[config.backbone], **more)
+    return BACKBONES[config.backbone](in_channels=max(1, len(config.input_windows)), width=config.width or PAPER_WIDTH[config.backbone], **more)
 
 
 def build(config_dict, embedding=None):

@@ -36,7 +36,9 @@ class TrainConfig:
     spacing: float = 1.5                  # P, mm isotropic
     hu_window: tuple = (-175.0, 250.0)    # P
     antialias: bool = False               # P: linear interpolation
+    input_windows: tuple = ()             # P: the one HU window; else pairs of HU, each a channel of the network's input
     # patches
+    dataset_weights: tuple = ()           # P: each dataset has the same probability; else (name, weight) of some
     patch_size: tuple = (96, 96, 96)      # P
     foreground: float = 2 / 3             # P, foreground : background = 2 : 1
     balance: float = 0.0                  # U: share of foreground centres drawn class by class
@@ -125,8 +127,13 @@ def _add_network(parser, d):
     pre = parser.add_argument_group("preprocessing and patches (paper's by default)")
     pre.add_argument("--spacing", type=_positive, default=d.spacing, help="mm, isotropic")
     pre.add_argument("--hu-window", type=float, nargs=2, default=d.hu_window, help="clipped and scaled to [0, 1]")
+    pre.add_argument("--input-windows", type=float, nargs="+", default=d.input_windows, metavar="HU",
+                     help="low and high of each of several HU windows that the network sees as channels, within --hu-window; "
+                     "beyond the paper")
     pre.add_argument("--antialias", action="store_true", help="average when the grid gets coarser; beyond the paper")
     pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
+    pre.add_argument("--dataset-weight", type=_named_weight, action="append", default=[], dest="dataset_weights", metavar="NAME=W",
+                     help="draw from this dataset W times as often as from another (1); may be repeated; beyond the paper")
     pre.add_argument("--foreground", type=_fraction, default=d.foreground, help="share of patches centred on foreground (2:1)")
     pre.add_argument("--balance", type=_fraction, default=d.balance, help="share of those drawn class by class; beyond the paper")
     pre.add_argument("--lesions", type=_fraction, default=d.lesions, help="share of those drawn lesion by lesion; beyond the paper")
@@ -202,6 +209,14 @@ def _at_least_zero(text):
     return 0.0 if float(text) == 0 else _positive(text)
 
 
+def _named_weight(text):
+    """(dataset, weight) of the text of --dataset-weight; argparse shows the error."""
+    name, equals, weight = text.rpartition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WEIGHT, as in LiTS=2")
+    return name, _positive(weight)
+
+
 def _fraction(text):
     value = float(text)
     if not 0 <= value <= 1:
@@ -209,10 +224,21 @@ def _fraction(text):
     return value
 
 
+def _pairs(args):
+    """The (low, high) HU of --input-windows. Raises ValueError."""
+    flat, (lowest, highest) = tuple(args.input_windows), args.hu_window
+    pairs = tuple(zip(flat[::2], flat[1::2]))
+    if len(flat) % 2 or not all(lowest <= low < high <= highest for low, high in pairs):
+        raise ValueError(f"--input-windows {' '.join(f'{hu:g}' for hu in flat)}: give low and high of each window, in this order, "
+                         f"within --hu-window {lowest:g} {highest:g}.")
+    return pairs
+
+
 def make_config(args, train_cases, world):
     """The TrainConfig of a command line, for that many training cases and processes. Raises ValueError."""
     values = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
     values["patch_size"], values["hu_window"] = tuple(values["patch_size"]), tuple(values["hu_window"])
+    values["input_windows"], values["dataset_weights"] = _pairs(args), tuple(args.dataset_weights)
     per_step = args.batch_size * args.accumulate * world
     values["steps_per_epoch"] = args.steps_per_epoch or math.ceil(train_cases / per_step)
     multiple = BACKBONES[args.backbone].size_multiple

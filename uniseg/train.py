@@ -294,7 +294,7 @@ def new_network(args, config, classes):
     merging = content["network"].get("merging", "standard")                        # weights of v090 keep its order of corners
     network = build({"classes": classes, "backbone": config.backbone, "width": config.width, "lpg": config.lpg,
                      "lpg_hidden": config.lpg_hidden, "merging": merging, "text_width": embedding.shape[1],
-                     "encoding": config.encoding, "head": config.head}, embedding)
+                     "encoding": config.encoding, "head": config.head, "input_windows": relative(config)}, embedding)
     if config.prior != 0.5:
         network.set_prior(config.prior)
     if args.init is None:
@@ -304,6 +304,12 @@ def new_network(args, config, classes):
              and c in content["network"]["classes"]]
     return network, (f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
                      f"classes kept: {', '.join(known) or 'none'}")
+
+
+def relative(config):
+    """The input windows of a TrainConfig as parts of the image's range [0, 1], which is its HU window."""
+    low, high = config.hu_window
+    return tuple(((a - low) / (high - low), (b - low) / (high - low)) for a, b in config.input_windows)
 
 
 def averaged(network, decay):
@@ -322,7 +328,8 @@ def make_loader(args, config, network, cases, start, place):
     (rank, world, device), plain = place, args.overfit is not None
     dataset = PatchDataset(cases, network.classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
                            0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
-                           config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform)
+                           config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform,
+                           dict(config.dataset_weights))
     batch_bytes = config.batch_size * math.prod(config.patch_size) * 12             # image float32, bits int64
     return torch.utils.data.DataLoader(dataset, batch_sampler=SampleNumbers(config, start, rank, world),
                                        num_workers=workers_that_fit(args.workers, batch_bytes),
