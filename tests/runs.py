@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from uniseg import checkpoint
+from uniseg import checkpoint, train
 from uniseg.baselines import Softmax
 from uniseg.continual import Extension
 from uniseg.model import ModelConfig, PlainModel, UniversalModel
@@ -66,6 +66,19 @@ def in_a_process(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+def interrupted_by(number, monkeypatch, function, call, module=train):
+    """The `call`-th call of <module>.<function> begins with this signal. Returns the calls."""
+    real, calls = getattr(module, function), []
+
+    def signalled(*arguments, **options):
+        calls.append(True)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+    monkeypatch.setattr(module, function, signalled)
+    return calls
 
 
 def wait_until(condition, process, seconds=60):

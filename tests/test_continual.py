@@ -10,7 +10,7 @@ import torch
 import uniseg
 from conftest import Patient, write_dataset
 from runs import TINY, assert_equal_state, batch_of, gradients, metrics
-from uniseg import checkpoint, continual, train
+from uniseg import checkpoint, continual, recipe, train
 from uniseg.data import Case
 from uniseg.datasets import find_datasets
 from uniseg.embeddings import class_embeddings
@@ -264,6 +264,20 @@ def test_its_defaults_are_those_of_section_5_1_3_and_of_the_checkpoint(assembly)
     args = train.parse(["--extend", str(assembly / "first" / "last.pt"), "--data-root", "x"])
     assert (args.epochs, args.warmup_epochs, args.batch_size, args.lr, args.weight_decay) == (100, 0, 2, 1e-4, 1e-5)
     assert (args.backbone, args.width, args.lpg_hidden, args.spacing, args.patch_size) == ("unet", 2, 8, 12.0, (16, 16, 16))
+
+
+def test_the_windows_of_a_checkpoint_are_kept_and_others_refused(tmp_path, capsys):
+    content = old_content()
+    config = ModelConfig.of({**content["network"], "input_windows": ((0.4125, 0.625), (0.0, 1.0))})
+    checkpoint.save(tmp_path / "old.pt", UniversalModel(config, content["weights"]["organ_embedding"]),
+                    {**PREPROCESSING, "hu_window": [-1000.0, 1000.0]})
+    command = ["--extend", str(tmp_path / "old.pt"), "--data-root", "x", "--device", "cpu", "--out", str(tmp_path / "run")]
+    for args in (train.parse(command), train.parse([*command, "--input-windows", "-175", "250", "-1000", "1000"])):
+        assert recipe.make_config(args, train_cases=3, world=1).input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
+    assert grown(checkpoint.read(tmp_path / "old.pt")).config.input_windows == ((0.4125, 0.625), (0.0, 1.0))
+    assert train.main([*command, "--input-windows", "-175", "250"]) == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert "--input-windows: " in said and "has (-175.0, 250.0, -1000.0, 1000.0), which --extend keeps. Leave the option out." in said
 
 
 def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, extended):

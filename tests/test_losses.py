@@ -67,6 +67,17 @@ def test_positive_weights_multiply_the_cross_entropy_of_positive_voxels():
     assert masked_loss(logits, target, labelled, positive_weight=ones) == masked_loss(logits, target, labelled)
 
 
+def test_the_sums_are_those_of_the_annotated_pairs_voxels_and_are_added_to():
+    """Logit 0 is a probability of 1/2, log 3 one of 3/4. Two samples of two voxels; the second does not annotate class 1."""
+    third = math.log(3)
+    logits = torch.tensor([[[third, 0.0], [0.0, 0.0]], [[0.0, 0.0], [third, third]]]).view(2, 2, 2, 1, 1)
+    target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]).view(2, 2, 2, 1, 1)
+    labelled, sums = torch.tensor([[True, True], [True, False]]), torch.ones(3, 2)
+    loss = masked_loss(logits, target, labelled, sums=sums)
+    assert torch.allclose(sums - 1, torch.tensor([[0.75 + 1, 0], [1.25 + 1, 1], [1.0 + 2, 0]]))              # of p t, p and t
+    assert loss == masked_loss(logits, target, labelled) and not sums.requires_grad
+
+
 def test_a_perfect_prediction_costs_nothing():
     assert one_class([CERTAIN, -CERTAIN, -CERTAIN], [1, 0, 0]) == pytest.approx(0, abs=1e-6)
 

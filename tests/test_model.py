@@ -11,7 +11,7 @@ from uniseg import checkpoint
 from uniseg.backbones import BACKBONES
 from uniseg.embeddings import class_embeddings
 from uniseg.losses import masked_loss
-from uniseg.model import ModelConfig, UniversalModel, build
+from uniseg.model import ModelConfig, PlainModel, UniversalModel, build, input_channels
 from uniseg.released import our_name
 from uniseg.runtime import keep_freed_memory
 from uniseg.taxonomy import NAMES
@@ -86,6 +86,50 @@ def test_every_tensor_has_a_name_and_size_of_the_released_files(file, backbone, 
     model = paper_model(backbone, lpg, classes=tuple(f"class {i}" for i in range(released["organ_embedding"][0])))
     assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == released
     assert len(released) == entries
+
+
+# -------------------------------------------------------------------------------------------------------- input windows
+
+WINDOWS = ((0.0, 1.0), (0.5, 0.75), (0.0, 0.25))
+
+
+def test_a_window_is_clipped_and_scaled_to_a_channel():
+    """Of the range [0, 1], the part 0.5 to 0.75: below it 0, in its middle 0.5, above it 1; an intensity shift may leave the range."""
+    image = torch.tensor([-0.1, 0.0, 0.125, 0.5, 0.625, 1.0, 1.1]).view(1, 1, 7, 1, 1)
+    channels = input_channels(image, WINDOWS)
+    assert channels.shape == (1, 3, 7, 1, 1)
+    assert channels.flatten(2)[0].tolist() == [[0, 0, 0.125, 0.5, 0.625, 1, 1], [0, 0, 0, 0, 0.5, 1, 1], [0, 0, 0.5, 1, 1, 1, 1]]
+    assert input_channels(image, ()) is image
+
+
+@pytest.mark.parametrize("kind", [UniversalModel, PlainModel])
+def test_a_network_with_windows_gives_its_backbone_the_channels(kind):
+    torch.manual_seed(0)
+    model = kind(ModelConfig(THREE, "unet", 2, "independent", 8, text_width=6, input_windows=WINDOWS), *[torch.randn(3, 6)] * (kind is UniversalModel))
+    image, seen = random_image(batch=2), []
+    model.backbone.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    logits = model(image)
+    assert torch.equal(seen[0], torch.cat([image, (4 * image - 2).clamp(0, 1), (4 * image).clamp(0, 1)], dim=1))
+    model.config = ModelConfig(THREE, "unet", 2, "independent", 8, text_width=6)             # now the channels are given
+    assert torch.equal(model(seen[0]), logits) and logits.shape == (2, 3, *IMAGE["unet"])
+
+
+def test_windows_are_part_of_a_networks_description_and_an_older_one_has_none():
+    config = small_model(input_windows=WINDOWS).config
+    described = json.loads(json.dumps(config.describe()))
+    assert described["input_windows"] == [[0.0, 1.0], [0.5, 0.75], [0.0, 0.25]] and ModelConfig.of(described) == config
+    del described["input_windows"]
+    assert ModelConfig.of(described).input_windows == ()
+
+
+def test_a_checkpoint_keeps_the_windows(tmp_path):
+    model, image = small_model(input_windows=WINDOWS).eval(), random_image()
+    checkpoint.save(tmp_path / "x.pt", model, {"spacing_mm": [1.5] * 3, "hu_window": [-1000, 1000], "window": [16] * 3, "antialias": False})
+    content = checkpoint.read(tmp_path / "x.pt")
+    again = checkpoint.load_network(content)
+    with torch.no_grad():
+        assert again.config == model.config and torch.equal(again(image), model(image))
+    assert "3 channels: HU -1000 to 1000, 0 to 500, -1000 to -500" in "\n".join(checkpoint.describe(tmp_path / "x.pt", content))
 
 
 # ------------------------------------------------------------------------------------------------------- golden figures

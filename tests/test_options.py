@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from conftest import Patient, write_dataset
-from runs import ended, in_a_process
+from runs import assert_same_run, ended, in_a_process, interrupted_by
 
+import uniseg
 from uniseg import checkpoint
 from uniseg.data import PatchDataset, Preprocessing, prepare
 from uniseg.datasets import read_dataset
@@ -160,6 +162,52 @@ def test_deformation_changes_shapes_and_is_the_same_for_the_same_number(two_lesi
 def test_all_of_it_together_runs(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--lesions", 0.5, "--deform", 20, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+# -------------------------------------------------------------------------------------- input windows, weights of datasets
+
+WINDOWS = ("--hu-window", -1000, 1000, "--input-windows", -175, 250, -1000, 1000, -1000, -200)
+WEIGHTS = ("--dataset-weight", "Chest=3", "--dataset-weight", "Vessels=0.5")
+
+
+@pytest.fixture(scope="module")
+def windowed(flags, tmp_path_factory):
+    """A run of two epochs with three windows and weights of datasets. Not to be written to."""
+    out = tmp_path_factory.mktemp("windowed") / "run"
+    assert main(flags(out, *WINDOWS, *WEIGHTS)) == 0
+    return out
+
+
+def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
+    content = checkpoint.read(windowed / "last.pt")
+    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]                  # of 2000 HU from -1000
+    assert content["preprocessing"]["hu_window"] == [-1000.0, 1000.0]
+    assert content["weights"]["backbone.down_tr64.ops.0.conv1.weight"].shape[1] == 3
+    assert np.isfinite(losses(windowed)).all()
+    found = uniseg.load(windowed / "last.pt").segment(phantom_ct.path, threshold=1e-6, postprocess=False)
+    assert set(found.stats["classes"]) == set(content["network"]["classes"]) and found.mask("liver").shape == phantom_ct.masks["liver"].shape
+
+
+def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, windowed, tmp_path, capsys, monkeypatch):
+    """Stopped within its second epoch, it ends like the run that was not."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupted_by(signal.SIGTERM, patch, "training_step", call=3)
+        assert main(flags(out, *WINDOWS, *WEIGHTS)) == 143
+    assert main(flags(out, *WINDOWS, *WEIGHTS, "--resume")) == 0
+    assert_same_run(out, windowed)
+    said = refusal(capsys, flags(out, *WINDOWS[:6], *WEIGHTS[:2], "--resume"))
+    assert "input_windows: ((-175.0, 250.0), (-1000.0, 1000.0), (-1000.0, -200.0)) -> ((-175.0, 250.0),)" in said
+    assert "dataset_weights: (('Chest', 3.0), ('Vessels', 0.5)) -> (('Chest', 3.0),)" in said
+
+
+def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convolution(flags, plain, tmp_path, capsys):
+    """The same classes at learning rate 1e-12: all else stays as it was."""
+    assert main(flags(tmp_path / "run", "--init", plain / "last.pt", *WINDOWS, "--lr", "1e-12", "--epochs", 1)) == 0
+    said, (before, after) = capsys.readouterr().err, (weights(plain), weights(tmp_path / "run"))
+    changed = [n for n, t in before.items() if t.shape != after[n].shape or not torch.allclose(t, after[n], atol=1e-9)]
+    assert changed == ["backbone.down_tr64.ops.0.conv1.weight"] and after[changed[0]].shape[1] == 3
+    assert f"{len(before) - 1} tensors taken, 1 start anew" in said
 
 
 # ------------------------------------------------------------------------------------------------ fine-tuning, Section 4.6

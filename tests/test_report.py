@@ -155,6 +155,17 @@ def test_each_class_has_a_line_of_its_colour_through_its_scores():
     assert (drawn[350, 690:700] == 255).all()
 
 
+def test_where_it_was_logged_each_class_has_a_line_through_its_probabilities():
+    """That panel is 395 wide from x 85 and 230 high from y 390, from 0.01 to 1: 0.1 is in its middle, y 505."""
+    logged = {"liver": {"probability": 0.1, "dice": 0.1}, "aorta": {"probability": 0.01, "dice": 0.0}}
+    drawn = progress.progress_picture([{**record(e), "learning": logged} for e in range(1, 101)], ["liver", "aorta"], "run", 100)
+    color = progress.on_white(taxonomy.BY_NAME["liver"].color)
+    assert np.abs(drawn[504:507, 250].astype(int) - color).max(1).min() < 60
+    assert (drawn[470:490, 250] == 255).all()                                          # nothing between 0.1 and 0.2
+    without = progress.progress_picture([record(e) for e in range(1, 101)], ["liver", "aorta"], "run", 100)
+    assert (without[504:507, 250] == 255).all()                                        # the loss has this place
+
+
 def test_the_picture_says_which_epoch_and_score_was_best():
     """It differs in the title and the ring only where another epoch was best."""
     a, b = (progress.progress_picture([record(1, liver=0.5), record(2, liver=s), record(3, liver=0.5)], ["liver"], "run", 3)
@@ -177,8 +188,10 @@ def test_names_stand_in_the_order_of_the_last_scores_and_those_not_measured_belo
 @pytest.mark.parametrize("records", [
     [], [record(1)], [record(1, liver=0.0)], [record(e, loss=0.7) for e in range(1, 4)], [record(1, loss=None), record(2, loss=2.0)],
     [{**record(1), "dice": {}, "mean_dice": None}], [record(1, loss=0.0, lr=0.0)], [record(e, loss=10.0 ** -e) for e in range(1, 90)],
-    [record(1, loss=-1.0), record(2, loss=5.0)]],
-    ids=["none", "no validation", "one epoch", "level", "a loss missing", "nothing measured", "zeros", "steep", "negative"])
+    [record(1, loss=-1.0), record(2, loss=5.0)],
+    [{**record(1), "learning": {"liver": {"probability": 0.0, "dice": 0.0}}}, record(2),
+     {**record(3), "learning": {"liver": {"probability": 1.0, "dice": 1.0}}}]],
+    ids=["none", "no validation", "one epoch", "level", "a loss missing", "nothing measured", "zeros", "steep", "negative", "probabilities 0 and 1"])
 def test_any_log_can_be_drawn(records):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import Patient, write_dataset
-from runs import ROOT, RUN_FILES, assert_same_run, batch_of, in_a_process, metrics, small_network, wait_until
+from runs import ROOT, RUN_FILES, assert_same_run, batch_of, in_a_process, interrupted_by, metrics, small_network, wait_until
 
 from uniseg import checkpoint, data, run_folder, runtime, train, validation
 from uniseg.phantom import make_phantom
@@ -296,19 +296,6 @@ def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, fi
     assert len(done) == 20
     assert_same_run(out, finished)
     assert signal.getsignal(signal.SIGTERM) is handler
-
-
-def interrupted_by(number, monkeypatch, function, call, module=train):
-    """The `call`-th call of <module>.<function> begins with this signal. Returns the calls."""
-    real, calls = getattr(module, function), []
-
-    def signalled(*arguments, **options):
-        calls.append(True)
-        if len(calls) == call:
-            os.kill(os.getpid(), number)
-        return real(*arguments, **options)
-    monkeypatch.setattr(module, function, signalled)
-    return calls
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -21,7 +21,7 @@ from uniseg.datasets import find_datasets
 from uniseg.phantom import make_phantom
 from uniseg.recipe import TrainConfig, build_parser, lr_at
 from uniseg.losses import unpack_bits
-from uniseg.train import SampleNumbers, main, positive_weights, training_step
+from uniseg.train import PartialLabels, SampleNumbers, learning, main, positive_weights, training_step
 from uniseg.validation import case_scores, mean_dice, validate
 
 
@@ -50,6 +50,15 @@ def test_an_option_reaches_the_config():
     assert (config.patch_size, config.lr, config.weight_positives) == ((32, 96, 64), 0.5, True)
 
 
+def test_pairs_of_hu_and_weights_of_datasets_reach_the_config():
+    args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--hu-window", "-1000", "1000", "--input-windows", "-175", "250",
+                                      "-1000", "1000", "--dataset-weight", "LiTS=2", "--dataset-weight", "a=b=0.5"])
+    config = recipe.make_config(args, train_cases=7, world=1)
+    assert config.input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
+    assert config.dataset_weights == (("LiTS", 2.0), ("a=b", 0.5))                    # the last "=" parts name and weight
+    assert train.relative(config) == ((0.4125, 0.625), (0.0, 1.0))                    # 825 and 1250 of 2000 HU
+
+
 @pytest.mark.parametrize("cases, world, accumulate, steps", [(12, 1, 1, 2), (13, 1, 1, 3), (13, 2, 1, 2), (13, 2, 2, 1), (1, 1, 1, 1)])
 def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, steps):
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--accumulate", str(accumulate)])
@@ -60,6 +69,7 @@ def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, step
     ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--epochs", "0"), ("--epochs", "ten"), ("--batch-size", "0"),
     ("--accumulate", "0"), ("--foreground", "1.5"), ("--prior", "-0.1"), ("--patch-size", "4", "4", "4"), ("--overfit", "0"),
     ("--seed", "-1"), ("--workers", "-1"), ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0"),
+    ("--dataset-weight", "Chest"), ("--dataset-weight", "=2"), ("--dataset-weight", "Chest=0"), ("--dataset-weight", "Chest=much"),
     ("--max-skipped", "-1"), ("--timeout", "0"), ("--timeout", "1e300"), ("--on-save-error", "shrug")],
     ids=" ".join)
 def test_d26_impossible_numbers_are_refused_by_the_parser(option, capsys):
@@ -178,6 +188,28 @@ def test_annotated_and_absent_teaches_that_there_is_none():
     assert pushed["010"] > 0 and pushed["000"] == 0                                   # descent subtracts the gradient
 
 
+def test_what_is_learned_of_a_class_is_said_by_its_probability_and_its_dice():
+    """Spleen: 4 voxels in which the probabilities add up to 1, and 6 over all; no voxel of the liver was seen."""
+    sums = torch.tensor([[1.0, 0.0, 3.0], [6.0, 2.0, 3.0], [4.0, 0.0, 3.0]])
+    assert learning(sums, ("spleen", "liver", "aorta")) == {"spleen": {"probability": 0.25, "dice": 0.2},
+                                                            "aorta": {"probability": 1.0, "dice": 1.0}}
+
+
+def test_the_sums_of_a_step_are_those_of_its_micro_batches_and_change_nothing_else():
+    """The untrained network's own logits, voxel by voxel; spleen (bit 0) and aorta (bit 2) are annotated in one batch, the aorta in both."""
+    parts, sums = [batch_of(0, "101"), batch_of(1, "001")], torch.zeros(3, 3)
+    network, other = small_network(), small_network()
+    expected = torch.zeros(3, 3)
+    with torch.no_grad():
+        for part, annotated in zip(parts, ([0, 2], [2])):
+            p, t = torch.sigmoid(other(part["image"]))[0], unpack_bits(part["bits"], 3)[0]
+            for k in annotated:
+                expected[:, k] += torch.stack([p[k][t[k] > 0].sum(), p[k].sum(), t[k].sum()])
+    loss = training_step(network, parts, TrainConfig(accumulate=2), objective=PartialLabels(sums))
+    assert torch.allclose(sums, expected, rtol=1e-5) and expected[2].count_nonzero() == 2
+    assert loss == training_step(other, parts, TrainConfig(accumulate=2)) and torch.equal(gradients(network), gradients(other))
+
+
 # ---------------------------------------------------------------------------------------------------------------- validation
 
 class Threshold:
@@ -228,10 +260,15 @@ def test_a_run_leaves_its_settings_its_log_and_its_checkpoints(finished):
             of_cases = [c[name]["dice"] for c in scores[part]["cases"].values() if c.get(name, {}).get("reference")]
             assert np.mean(of_cases) == pytest.approx(mean)
     assert [r["epoch"] for r in records] == list(range(1, 11)) and [r["step"] for r in records] == list(range(2, 21, 2))
-    assert all(set(r) == {"epoch", "step", "loss", "lr", "seconds"} for r in records if r["epoch"] % 5)
+    assert all(set(r) == {"epoch", "step", "loss", "lr", "seconds", "learning"} for r in records if r["epoch"] % 5)
     for record in (records[4], records[9]):
         assert record["mean_dice"] == pytest.approx(np.mean(list(record["dice"].values()))) and record["mean_dice"] > 0
     assert records[-1]["loss"] < records[0]["loss"]
+    classes = set(json.loads((finished / "config.json").read_text())["classes"])
+    for record in records:
+        assert record["learning"] and set(record["learning"]) <= classes
+        assert all(0 < one[key] < 1 for one in record["learning"].values() for key in ("probability", "dice"))
+    assert set().union(*(r["learning"] for r in records)) == classes                  # 40 patches of 3 cases show them all
     assert records[1]["lr"] == pytest.approx(1e-3)                                    # the end of 2 epochs of warm-up
 
 
@@ -340,6 +377,10 @@ def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp
     (("--amp", "fp16"), "--amp fp16 needs a GPU. Use --amp bf16 or off on a CPU."),
     (("--device", "abacus"), "--device abacus: not usable here"),
     (("--hu-window", "250", "-175"), "--hu-window 250 -175: give the lower end first"),
+    (("--input-windows", "-175", "250", "0"), "--input-windows -175 250 0: give low and high of each window, in this order, within"),
+    (("--input-windows", "100", "0"), "--input-windows 100 0: give low and high of each window"),
+    (("--input-windows", "-1000", "250"), "within --hu-window -175 250."),
+    (("--dataset-weight", "LiTS=2"), "--dataset-weight LiTS: no such dataset among Abdomen, Chest, Vessels."),
     (("--overlap", "1"), "--overlap 1: windows would never move on"),
     (("--patch-size", "20", "16", "16"), "--patch-size 20 16 16: unet needs multiples of 8"),
     (("--amp", "bf16", "--patch-size", "16", "24", "24"), "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),

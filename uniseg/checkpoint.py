@@ -238,8 +238,11 @@ def describe(path, content, every=False):
     pre, report = content["preprocessing"], content.get("report")
     if not part:
         assumed = " (the paper's; the file does not say)" if report else ""
-        lines.append(("input", f"{' x '.join(f'{s:g}' for s in pre['spacing_mm'])} mm, HU {pre['hu_window'][0]:g} to "
-                               f"{pre['hu_window'][1]:g}, windows {' x '.join(map(str, pre['window']))}{assumed}"))
+        low, high = pre["hu_window"]
+        lines.append(("input", f"{' x '.join(f'{s:g}' for s in pre['spacing_mm'])} mm, HU {low:g} to {high:g}, "
+                               f"windows {' x '.join(map(str, pre['window']))}{assumed}"))
+        if channels := [tuple(low + end * (high - low) for end in pair) for pair in network.get("input_windows", ())]:
+            lines.append(("", f"{len(channels)} channels: HU {', '.join(f'{a:g} to {b:g}' for a, b in channels)}"))
     lines += [("extends", f"{about['extend']['file']}, sha256 {about['extend']['sha256']}")] if "extend" in about else []
     lines += [("made by", about["command"])] if "command" in about else []
     if "converted_from" in about and not report:

@@ -19,7 +19,7 @@ def unpack_bits(bits, classes):
     return target
 
 
-def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None):
+def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None, sums=None):
     """Dice + BCE of the labelled (sample, class) pairs, Eq. (3)-(4).
 
     logits:    (B, K, D, H, W)
@@ -30,6 +30,8 @@ def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive
                over ranks gives the gradient of the joint batch
     reduction: "mean" over the labelled pairs, or "sum" (Eq. (4) as printed)
     positive_weight: (B, K) weight of positive voxels in the BCE term (None: 1, the paper)
+    sums:      (3, K) tensor to which the sums over the labelled pairs' voxels of p t, p and t are added, which Dice needs
+               anyway; p is the sigmoid, t the target (None: not wanted)
     returns:   0-d tensor; 0 with zero gradients where nothing is labelled
 
     Dice is taken over the whole patch of a (sample, class) pair, never slice by slice.
@@ -39,7 +41,9 @@ def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive
                          f"{tuple(labelled.shape)} do not fit. Expected (B, K, D, H, W) twice and (B, K).")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"masked_loss: reduction {reduction!r} is not 'mean' or 'sum'.")
-    total = _MaskedSum.apply(logits, target, labelled, positive_weight)
+    total, found = _MaskedSum.apply(logits, target, labelled, positive_weight)
+    if sums is not None:
+        sums += found
     if reduction == "sum":
         return total
     if pairs is None:
@@ -48,7 +52,7 @@ def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive
 
 
 class _MaskedSum(torch.autograd.Function):
-    """Sum over labelled pairs of (BCE + Dice loss), with the gradient written out.
+    """Sum over labelled pairs of (BCE + Dice loss), with the gradient written out; and the `sums` of masked_loss, without one.
 
     With p = sigmoid(x), N voxels, t the target:
       BCE = mean(softplus(x) - t x)                       d/dx = (p - t) / N
@@ -63,13 +67,17 @@ class _MaskedSum(torch.autograd.Function):
         ctx.rows = list(zip(pairs, weights))
         ctx.save_for_backward(logits, target)
         total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
+        sums = total.new_zeros(3, logits.shape[1])
         for (b, k), weight in ctx.rows:
-            total += _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight)
-        return total
+            loss, found = _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight)
+            total += loss
+            sums[:, k] += found
+        ctx.mark_non_differentiable(sums)
+        return total, sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_total):
+    def backward(ctx, grad_total, _):
         logits, target = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for (b, k), weight in ctx.rows:
@@ -79,22 +87,23 @@ class _MaskedSum(torch.autograd.Function):
 
 
 def _row_loss(x, t, weight):
-    """BCE + Dice loss of one (sample, class): logits x and 0/1 target t (D, H, W), weight of positive voxels."""
-    _, quotient = _dice(torch.sigmoid(x), t)
-    return ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean() + 1 - quotient
+    """BCE + Dice loss of one (sample, class), and its sums: logits x and 0/1 target t (D, H, W), weight of positive voxels."""
+    _, quotient, sums = _dice(torch.sigmoid(x), t)
+    return ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean() + 1 - quotient, sums
 
 
 def _row_gradient(x, t, weight):
     """d _row_loss / dx, (D, H, W)."""
     p = torch.sigmoid(x)
-    size, quotient = _dice(p, t)
+    size, quotient, _ = _dice(p, t)
     return (p - t) * _voxel_weight(t, weight) / x.numel() - (2 * t - quotient) / size * p * (1 - p)
 
 
 def _dice(p, t):
-    """Denominator and value of the Dice quotient d."""
-    size = p.sum() + t.sum() + SMOOTH
-    return size, (2 * (p * t).sum() + SMOOTH) / size
+    """Denominator and value of the Dice quotient d, and the sums of p t, p and t, (3,)."""
+    both, predicted, true = (p * t).sum(), p.sum(), t.sum()
+    size = predicted + true + SMOOTH
+    return size, (2 * both + SMOOTH) / size, torch.stack([both, predicted, true])
 
 
 def _voxel_weight(t, weight):

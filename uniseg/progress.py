@@ -1,4 +1,4 @@
-"""progress.png of a training run: loss, learning rate and Dice per class over the epochs. Drawn with chart.py.
+"""progress.png of a training run: loss, learning rate, and each class's probability and Dice over the epochs. Drawn with chart.py.
 
 Each class has its colour of taxonomy.py, and its name stands at the end of its line, from the best score to the worst.
 """
@@ -21,7 +21,7 @@ def best_record(records):
 
 
 def progress_picture(records, classes, name, epochs):
-    """Loss, learning rate and Dice per class over the epochs: (900, 1400, 3) uint8.
+    """Loss, learning rate, and each class's probability (where logged) and Dice over the epochs: (900, 1400, 3) uint8.
 
     records: of metrics.jsonl; name: the run's; epochs: how many it is to have
     """
@@ -33,10 +33,15 @@ def progress_picture(records, classes, name, epochs):
     text(picture, COLUMNS - 24, 42, f"epoch {done} of {epochs}{score}", FAINT, 2.0, align="right")
     span = (0, max(done, 1))
     x_ticks = nice_ticks(*span, 5, whole=True)
-    _loss_panel(picture, (85, 110, 395, 440), span, x_ticks, records)
+    learned = [{**{name: one["probability"] for name, one in r["learning"].items()}, "epoch": r["epoch"]}
+               for r in records if "learning" in r]
+    _loss_panel(picture, (85, 110, 395, 200 if learned else 440), span, x_ticks, records)
+    if learned:
+        _learning_panel(picture, (85, 390, 395, 230), span, x_ticks, learned, classes)
     rates = _series(records, "lr")
     top = max([y for _, y in rates], default=0) or 1.0
-    to_x, to_y = axes(picture, (85, 640, 395, 200), span, (0, top * 1.06), "learning rate", x_ticks, nice_ticks(0, top, 5))
+    box = (85, 700, 395, 140) if learned else (85, 640, 395, 200)
+    to_x, to_y = axes(picture, box, span, (0, top * 1.06), "learning rate", x_ticks, nice_ticks(0, top, 5))
     _draw(picture, to_x, to_y, rates, 2.0, RATE_COLOR)
     _dice_panel(picture, (555, 110, 460, 730), span, x_ticks, records, classes)
     for middle in (85 + 395 / 2, 555 + 460 / 2):
@@ -77,6 +82,18 @@ def _loss_panel(picture, box, span, x_ticks, records):
     means = np.convolve([y for _, y in losses], np.ones(window) / window, "valid")
     middles = np.convolve([x for x, _ in losses], np.ones(window) / window, "valid")
     _draw(picture, to_x, to_y, list(zip(middles, means)), 2.5, LOSS_COLOR)
+
+
+def _learning_panel(picture, box, span, x_ticks, learned, classes):
+    """A line per class, on a logarithmic axis from the lowest probability, or 0.001, to 1.
+
+    learned: [{class: mean probability in its voxels, "epoch"}] of train.learning
+    """
+    learned = [{name: max(value, 1e-3) for name, value in r.items()} for r in learned]
+    low = min(0.5, *(value for r in learned for value in r.values()))
+    to_x, to_y = axes(picture, box, span, (low, 1), "training: probability in own voxels", x_ticks, log_ticks(low, 1), log=True)
+    for name, value in taxonomy.label_values(classes).items():
+        _draw(picture, to_x, to_y, _series(learned, name), 1.5, on_white(class_color(value)))
 
 
 def _dice_panel(picture, box, span, x_ticks, records, classes):

@@ -71,7 +71,13 @@ def positive_weights(cases, classes):
 # ------------------------------------------------------------------------------------------------------------------ a step
 
 class PartialLabels:
-    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others."""
+    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others.
+
+    sums: tensor (3, K) to which each batch adds those of losses.masked_loss, for `learning` (None: not wanted)
+    """
+
+    def __init__(self, sums=None):
+        self.sums = sums
 
     def pairs(self, labelled):
         """Number of (sample, class) pairs that count in the loss."""
@@ -81,7 +87,7 @@ class PartialLabels:
         """image (B, 1, D, H, W), bits (B, D, H, W) int64, labelled (B, K) bool, weight (B, K) or None; cast: autocast or not."""
         with cast():
             logits = model(image)                                                  # (B, K, D, H, W)
-        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight)
+        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight, sums=self.sums)
 
 
 def training_step(model, batches, config, world=1, weights=None, scaler=None, objective=PartialLabels()):
@@ -104,6 +110,17 @@ def training_step(model, batches, config, world=1, weights=None, scaler=None, ob
             (loss if scaler is None else scaler.scale(loss)).backward()
         joint += loss.detach()
     return sum_over_ranks(joint / world)
+
+
+def learning(sums, classes):
+    """How far each class is of which the epoch's patches had voxels: {class: {"probability", "dice"}}, rounded.
+
+    sums:        (3, K), those of losses.masked_loss over the epoch
+    probability: mean predicted probability in the class's voxels
+    dice:        2 sum(p t) / (sum(p) + sum(t)) over all voxels of the patches whose dataset annotates the class
+    """
+    return {name: {"probability": round(both / true, 5), "dice": round(2 * both / (predicted + true), 5)}
+            for name, both, predicted, true in zip(classes, *sums.tolist()) if true}
 
 
 def all_finite(loss, network, scaler=None):
@@ -200,7 +217,8 @@ def run(args, place):
                                   betas=(config.beta1, 0.999), weight_decay=config.weight_decay)
     learner = Learner(network, averaged(network, config.ema) if config.ema else None, optimizer,
                       torch.amp.GradScaler("cuda") if config.amp == "fp16" else None)
-    state = {"step": 0, "epoch": 0, "best": -1.0, "loss_sum": 0.0, "skipped": 0, "in_a_row": 0}   # epochs ended, steps skipped
+    state = {"step": 0, "epoch": 0, "best": -1.0, "loss_sum": 0.0, "skipped": 0, "in_a_row": 0,    # epochs ended, steps skipped
+             "sums": torch.zeros(3, len(classes), dtype=torch.float64)}                           # of the epoch, for `learning`
     about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
     for start, file in (("init", args.init), ("extend", args.extend)):
@@ -250,7 +268,7 @@ def make_objective(args, config, network, train_cases, device):
     if config.baseline != "none":
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
     if teacher is None:
-        return PartialLabels()
+        return PartialLabels(torch.zeros(3, len(network.classes), device=device))
     return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
 
 
@@ -343,6 +361,7 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
     model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
     model = torch.compile(model) if config.compile else model
     weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
+    sums = getattr(objective, "sums", None)                                          # of a step, on this rank
     shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
     progress = tqdm(total=config.epochs * config.steps_per_epoch, initial=state["step"], unit="step",
                     disable=rank > 0 or not sys.stderr.isatty())
@@ -354,6 +373,8 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(state["step"], config)
             optimizer.zero_grad(set_to_none=True)
+            if sums is not None:
+                sums.zero_()
             parts = [next(batches) for _ in range(config.accumulate)]
             loss = training_step(model, parts, config, world, weights, scaler, objective).item()
             if not all_finite(loss, network, scaler):
@@ -367,13 +388,16 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
                 if average:
                     average.update_parameters(network)
                 state["loss_sum"], state["in_a_row"] = state["loss_sum"] + loss, 0
+                if sums is not None:
+                    state["sums"] = state["sums"] + sum_over_ranks(sums).cpu()
             state["step"] += 1
             progress.update()
             progress.set_postfix(loss=f"{loss:.3f}")
         if state["step"] == end:
             record = {"epoch": epoch, "step": end, "lr": lr_at(end - 1, config), "seconds": round(time.monotonic() - began, 3),
                       "loss": state["loss_sum"] / taken if (taken := config.steps_per_epoch - state["skipped"]) else None}
-            record.update({name: n for name, n in (("skipped", state["skipped"]), ("left_out", len(left_out))) if n})
+            more = ("skipped", state["skipped"]), ("left_out", len(left_out)), ("learning", learning(state["sums"], network.classes))
+            record.update({name: value for name, value in more if value})
             due = bool(val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
             draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
             counts = validate(learner.judged, val_cases, config, place, noted, shown, draw) if due else ()
@@ -382,7 +406,8 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
                     record["dice"] = mean_dice(counts, val_cases, network.classes)
                     record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
                 better = record.get("mean_dice") is not None and record["mean_dice"] > state["best"]
-                state.update(epoch=epoch, loss_sum=0.0, skipped=0, best=record["mean_dice"] if better else state["best"])
+                state.update(epoch=epoch, loss_sum=0.0, skipped=0, sums=torch.zeros_like(state["sums"]),
+                             best=record["mean_dice"] if better else state["best"])
                 if rank == 0:
                     written(args.on_save_error, log, args.out / "metrics.jsonl", record)
                     if due:
