@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,13 @@ def test_a_window_is_clipped_and_scaled_to_a_channel():
 @pytest.mark.parametrize("kind", [UniversalModel, PlainModel])
 def test_a_network_with_windows_gives_its_backbone_the_channels(kind):
     torch.manual_seed(0)
-    model = kind(ModelConfig(THREE, "unet", 2, "independent", 8, text_width=6, input_windows=WINDOWS), *[torch.randn(3, 6)] * (kind is UniversalModel))
+    config = ModelConfig(THREE, "unet", 2, "independent", 8, text_width=6, input_windows=WINDOWS)
+    model = UniversalModel(config, torch.randn(3, 6)) if kind is UniversalModel else PlainModel(config)
     image, seen = random_image(batch=2), []
     model.backbone.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     logits = model(image)
     assert torch.equal(seen[0], torch.cat([image, (4 * image - 2).clamp(0, 1), (4 * image).clamp(0, 1)], dim=1))
-    model.config = ModelConfig(THREE, "unet", 2, "independent", 8, text_width=6)             # now the channels are given
+    model.config = replace(config, input_windows=())                                   # now the channels are given
     assert torch.equal(model(seen[0]), logits) and logits.shape == (2, 3, *IMAGE["unet"])
 
 

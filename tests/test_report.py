@@ -161,7 +161,7 @@ def test_where_it_was_logged_each_class_has_a_line_through_its_probabilities():
     drawn = progress.progress_picture([{**record(e), "learning": logged} for e in range(1, 101)], ["liver", "aorta"], "run", 100)
     color = progress.on_white(taxonomy.BY_NAME["liver"].color)
     assert np.abs(drawn[504:507, 250].astype(int) - color).max(1).min() < 60
-    assert (drawn[470:490, 250] == 255).all()                                          # nothing between 0.1 and 0.2
+    assert (drawn[473:500, 250] == 255).all()                                          # up to the grid line of 0.2 there is nothing
     without = progress.progress_picture([record(e) for e in range(1, 101)], ["liver", "aorta"], "run", 100)
     assert (without[504:507, 250] == 255).all()                                        # the loss has this place
 
