@@ -429,4 +429,5 @@ def test_a_file_in_the_place_of_the_run_folder_is_one_line_too(refused, tmp_path
 def test_a_refused_start_does_not_stand_in_the_way_of_the_next(refused, flags, tmp_path):
     refused("--classes", "livr")
     refused("--patch-size", "20", "20", "20")
+    refused("--dataset-weight", "LiTS=2")
     assert main(flags(tmp_path / "run", "--epochs", 1)) == 0

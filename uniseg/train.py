@@ -225,6 +225,7 @@ def run(args, place):
         if file is not None:
             about[start] = {"file": file.name, "sha256": checkpoint.file_sha256(file)}
     objective = make_objective(args, config, network, train_cases, device)
+    patches = make_patches(args, config, network.classes, train_cases)               # before config.json: it may refuse
     if args.resume and has_checkpoint(args.out):
         state = resume(args.out, learner, config, about, place, state)
     elif rank == 0:
@@ -249,7 +250,7 @@ def run(args, place):
     def tell(everything):
         report.write(args.out, {**about, "processes": world}, network, device, train_cases, val_cases, everything)
 
-    loader = make_loader(args, config, network, train_cases, state["step"], place)
+    loader = make_loader(args, config, patches, state["step"], place)
     with signals_noted() as noted, workers_end_with(iter(loader)) as batches:
         code = loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted, objective)
     if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():       # else told by a former run
@@ -341,15 +342,20 @@ def averaged(network, decay):
     return torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=update)
 
 
-def make_loader(args, config, network, cases, start, place):
-    """The batches of one process from step `start` on; without augmentation for --overfit."""
-    (rank, world, device), plain = place, args.overfit is not None
-    dataset = PatchDataset(cases, network.classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
-                           0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
-                           config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform,
-                           dict(config.dataset_weights))
+def make_patches(args, config, classes, cases):
+    """What the run draws; without augmentation for --overfit. Raises ValueError."""
+    plain = args.overfit is not None
+    return PatchDataset(cases, classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
+                        0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
+                        config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform,
+                        dict(config.dataset_weights))
+
+
+def make_loader(args, config, patches, start, place):
+    """The batches of one process from step `start` on."""
+    rank, world, device = place
     batch_bytes = config.batch_size * math.prod(config.patch_size) * 12             # image float32, bits int64
-    return torch.utils.data.DataLoader(dataset, batch_sampler=SampleNumbers(config, start, rank, world),
+    return torch.utils.data.DataLoader(patches, batch_sampler=SampleNumbers(config, start, rank, world),
                                        num_workers=workers_that_fit(args.workers, batch_bytes),
                                        pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
 
