@@ -362,12 +362,13 @@ def _taps(n, new_n, ratio, antialias=False):
 
 
 def _separable(array, taps, dtype=np.float32):
-    """Apply the taps of the three axes, along the slowest axis in memory; besides the result it holds a few planes.
+    """Apply the taps of the three axes, along the last one, the slowest of a NIfTI file; besides the result it holds a few planes.
 
     Each input plane is first resampled inside the plane (and kept as long as the next output plane needs it), then
-    the planes are mixed.
+    the planes are mixed. The order of axes is the same for any layout in memory, and so is every rounding: a file stored
+    with its axes permuted gives the same voxels.
     """
-    order = np.argsort([-abs(stride) for stride in array.strides], kind="stable")       # slowest, middle, fastest
+    order = (2, 1, 0)                                                                   # slowest, middle, fastest
     planes, (slow, rows, columns) = array.transpose(order), [taps[axis] for axis in order]
     result = np.empty([len(index) for index, _ in taps], dtype, order="F")
     kept = {}                                                                           # input plane -> resampled plane
