@@ -31,8 +31,8 @@ DEFAULT_WEIGHTS = Path(__file__).with_name("weights") / "default.pt"
 BODY_MARGIN = 4          # voxels of air kept around the body
 STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
 AT_THRESHOLD = 128
-# Every CT of chest or abdomen shows liver or lung. Where weights that know both find hardly anything in a body, it is another
-# part of the body, or no CT they can read.
+# Weights that know these know chest and abdomen. Where they find hardly anything in a body, it is another part of the body,
+# or no CT they can read. Weights for a few organs or tumours find little in every patient.
 LANDMARKS = {"liver", "right_lung", "left_lung"}
 LEAST_BODY_ML = 1000.0   # less is a slice or two, or no patient
 # Of 40 mm thick slabs of three CTs of chest and abdomen, organs are 5 (pelvic floor) to 45 % of the body, by their labels.
