@@ -2,8 +2,9 @@
 
     python benchmarks/score.py DATA_ROOT [--weights W] [--pictures DIR] [--no-postprocess]
 
-DATA_ROOT holds folders with a dataset.json (as for training) or plain NIfTI files. Every case runs in a process of its
-own, through the same command a user runs, so that seconds and memory are those of `python -m uniseg.infer`.
+DATA_ROOT holds folders with a dataset.json (as for training) or plain NIfTI files. Every class is
+scored, experimental ones too. Every case runs in a process of its own, through the same command a user runs, so that seconds
+and memory are those of `python -m uniseg.infer --experimental`.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from uniseg.volume import read_ct, read_label_map
 def infer(ct, folder, args):
     """Run the command; returns the CT's predicted volume with overlaps {class: mask}, its stats and the wall seconds."""
     result = folder / "out.nii.gz"
-    command = [sys.executable, "-m", "uniseg.infer", str(ct), "-o", str(result), "--masks", "--device", args.device]
+    command = [sys.executable, "-m", "uniseg.infer", str(ct), "-o", str(result), "--masks", "--experimental",
+               "--device", args.device]
     command += ["--weights", str(args.weights)] if args.weights else []
     command += ["--no-postprocess"] if args.no_postprocess else []
     began = time.monotonic()

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically with plain types only, read with weights_only=True, checked against their own hash.
 
     {"format": 1, "network": ModelConfig, "preprocessing": {...}, "weights": state dict, "digest": sha256 of the weights,
-     "about": {...}, "part": "backbone" or "partial" where it is no whole model,
+     "about": {..., "experimental": {class: why it is computed on request only}}, "part": "backbone" or "partial" where it is no whole model,
      "training": {...} only in a run's own checkpoints}
 
 Files of the authors and of others are read too (released.py):
@@ -233,7 +233,8 @@ def describe(path, content, every=False):
         encoder = about.get("embedding", {}).get("encoder", "vectors from the file")
         lines += [("LPG", f"{network['lpg']}, hidden width {network['lpg_hidden'] or 'of the released code'}"),
                   ("text", f"{network['text_width']} numbers a class, encoding {network.get('encoding', 'v3')}, {encoder}")]
-    lines += [("classes", f"{len(network['classes'])}: {', '.join(network['classes'])}")] if network["classes"] else []
+    marked = [f"{name} (experimental)" if name in about.get("experimental", {}) else name for name in network["classes"]]
+    lines += [("classes", f"{len(marked)}: {', '.join(marked)}")] if marked else []
     lines.append(("parameters", f"{sum(t.numel() for t in learned.values()):,}"))
     pre, report = content["preprocessing"], content.get("report")
     if not part:

@@ -262,13 +262,15 @@ def segmented(args, segmenter, wanted, about):
     if args.healthy:
         jobs += [(case, ct, healthy / f"{case}{infer.RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
     about["weights"] = segmenter.weights
+    if segmenter.experimental:
+        about["notes"].append(f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
     left = [job for job in jobs if not is_made(job[2], segmenter, args)]
     if len(left) < len(jobs):
         infer.say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} predictions are complete and stay as they are", sys.stderr)
     failed = set()
     for name, ct, result in left:
         try:
-            segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True)
+            segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True, experimental=True)
             result.parent.mkdir(parents=True, exist_ok=True)
             segmentation.save(result, infer.masks_folder(result))
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:

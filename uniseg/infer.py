@@ -20,6 +20,7 @@ from . import NOT_A_MEDICAL_DEVICE, __version__, layouts, taxonomy
 
 SUFFIXES = (".nii.gz", ".nii")
 RESULT = "_seg"
+SIDECAR = Path(__file__).with_name("weights") / "default.json"
 
 
 def load(weights=None, device="auto"):
@@ -36,6 +37,8 @@ def build_parser():
     parser.add_argument("-o", "--output", type=Path, help="label map (one input) or folder (default: beside each input)")
     parser.add_argument("--weights", type=Path, help="checkpoint of uniseg.train (default: the built-in weights)")
     parser.add_argument("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
+    parser.add_argument("--experimental", action="store_true",
+                        help="also the classes that scored too low to be offered (--list-classes), or allow --classes to name them")
     parser.add_argument("--masks", action="store_true", help="also one file per class, overlaps kept, in ct_seg/")
     parser.add_argument("--overlap", type=float, default=0.5, help="share neighbouring windows have in common (default 0.5, the paper's)")
     parser.add_argument("--threshold", default="0.5", help="probability, for all (0.5, the paper's) or by class: liver=0.4,spleen=0.6")
@@ -78,7 +81,7 @@ def run(args):
         if not jobs:                                # --resume, and nothing is left to do
             return 0
         segmenter = load(args.weights, args.device)
-        segmenter.select(named_classes(options))
+        segmenter.select(named_classes(options), args.experimental)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
     failed = 0
@@ -116,7 +119,7 @@ def check_options(args):
         raise ValueError(f"--overlap {args.overlap}: choose a value from 0 up to, not including, 1.")
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
-               "postprocess": not args.no_postprocess, "precision": args.precision}
+               "postprocess": not args.no_postprocess, "precision": args.precision, "experimental": args.experimental}
     if args.weights is None:                        # at once, before torch; other weights may have classes of their own
         for name in named_classes(options):
             taxonomy.resolve(name)
@@ -261,19 +264,20 @@ def report(ct, result, stats):
         f"{stats['settings']['device']})")
     for name, found in stats["classes"].items():
         if found["voxels"]:
-            edge = "  touches the border" if found["touches_border"] else ""
-            say(f"  {found['label']:3d}  {name:26s} {found['ml']:10.1f} ml{edge}")
+            notes = [f"experimental: {found['experimental']}"] if "experimental" in found else []
+            notes += ["touches the border"] if found["touches_border"] else []
+            say(printable("  ".join([f"  {found['label']:3d}  {name:26s} {found['ml']:10.1f} ml", *notes])))
     if stats["empty"]:
         say("  nothing found")
 
 
 def list_classes():
     """Table 2 with a mark at the classes of the built-in weights; their sidecar is JSON, so torch is not needed."""
-    sidecar = Path(__file__).with_name("weights") / "default.json"
-    offered = json.loads(sidecar.read_text())["classes"] if sidecar.is_file() else []
+    content = json.loads(SIDECAR.read_text()) if SIDECAR.is_file() else {"classes": [], "about": {}}
+    marks = {**dict.fromkeys(content["classes"], "yes"), **dict.fromkeys(content["about"].get("experimental", {}), "experimental")}
     say(f"{'':3s} {'name':26s} {'kind':8s} built-in weights")
     for c in taxonomy.CLASSES:
-        say(f"{c.index:3d} {c.name:26s} {c.kind:8s} {'yes' if c.name in offered else '-'}")
+        say(f"{c.index:3d} {c.name:26s} {c.kind:8s} {marks.get(c.name, '-')}")
     return 0
 
 

@@ -31,6 +31,12 @@ DEFAULT_WEIGHTS = Path(__file__).with_name("weights") / "default.pt"
 BODY_MARGIN = 4          # voxels of air kept around the body
 STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
 AT_THRESHOLD = 128
+# Weights that know these know chest and abdomen. Where they find hardly anything in a body, it is another part of the body,
+# or no CT they can read. Weights for a few organs or tumours find little in every patient.
+LANDMARKS = {"liver", "right_lung", "left_lung"}
+LEAST_BODY_ML = 1000.0   # less is a slice or two, or no patient
+# Of 40 mm thick slabs of three CTs of chest and abdomen, organs are 5 (pelvic floor) to 45 % of the body, by their labels.
+LEAST_SHARE = 0.02
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -44,7 +50,8 @@ def load(weights=None, device="auto"):
     path = Path(weights) if weights is not None else DEFAULT_WEIGHTS
     content = checkpoint.read(path)
     return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
-                     {"file": path.name, "sha256": checkpoint.file_sha256(path)})
+                     {"file": path.name, "sha256": checkpoint.file_sha256(path)},
+                     content.get("about", {}).get("experimental"))
 
 
 @dataclass
@@ -53,7 +60,8 @@ class Segmentation:
 
     label_map: np.ndarray      # shape of the input, uint8 (uint16 beyond 255): the class numbers of Table 2
     classes: tuple             # names of the classes computed
-    stats: dict                # the content of the JSON file: voxels, ml, touches_border of each class, warnings, seconds
+    stats: dict                # the content of the JSON file: voxels, ml, touches_border of each class, why one is
+                               # experimental, warnings, seconds
     _bits: np.ndarray          # RAS+, bit k: classes[k]; overlaps kept
     _geometry: object
 
@@ -94,46 +102,64 @@ def json_path(path):
 
 
 class Segmenter:
-    """A network with its preprocessing. `network`: image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W)."""
+    """A network with its preprocessing. `network`: image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W).
 
-    def __init__(self, network, preprocessing, device, weights):
+    experimental: {class: reason in a few words} of classes that are computed on request only
+    """
+
+    def __init__(self, network, preprocessing, device, weights, experimental=None):
         self.network, self.device = network.to(device).eval(), device
-        self.preprocessing, self.weights = preprocessing, weights
+        self.preprocessing, self.weights, self.experimental = preprocessing, weights, experimental or {}
 
     @property
     def classes(self):
+        """All that the network knows, in the order of its channels."""
         return tuple(self.network.classes)
 
-    def select(self, wanted):
-        """Names of the model's classes for a list of names or aliases ("kidneys" is both). Raises ValueError."""
+    @property
+    def offered(self):
+        """The classes that are computed unless others are asked for."""
+        return tuple(n for n in self.classes if n not in self.experimental)
+
+    def select(self, wanted=None, experimental=False):
+        """Names of the model's classes for a list of names or aliases ("kidneys" is both), or for None all that are offered.
+
+        experimental: whether experimental classes may be among them, and are among all. Raises ValueError.
+        """
+        if wanted is None:
+            return self.classes if experimental else self.offered
         chosen = []
         for name in wanted:
             for resolved in _names(name, self.classes):
                 if resolved not in self.classes:
                     raise ValueError(f"class {resolved} is not in these weights ({self.weights['file']}). "
-                                     f"They offer {', '.join(self.classes)}.")
+                                     f"They offer {', '.join(self.classes if experimental else self.offered)}.")
+                if resolved in self.experimental and not experimental:
+                    raise ValueError(f"class {resolved} is experimental in these weights ({self.weights['file']}): "
+                                     f"{self.experimental[resolved]}. Add --experimental to compute it all the same.")
                 chosen.append(resolved)
         return tuple(n for n in self.classes if n in chosen)
 
     def segment(self, source, classes=None, overlap=0.5, threshold=0.5, postprocess=True, precision="float32",
-                progress=False):
+                progress=False, experimental=False):
         """Segment one CT.
 
         source:      path of a NIfTI file, or a nibabel image, in Hounsfield units
-        classes:     names to compute (default: all the model has); other heads cost nothing
+        classes:     names to compute (default: all that are offered); other heads cost nothing
         overlap:     share that neighbouring windows have in common (paper: 0.5)
         threshold:   probability above which a voxel belongs to a class; a number, or {class: number}, 0.5 for the others
         postprocess: the three steps of Section 4.1.2
         precision:   float32, or autocast to bf16 or fp16
+        experimental: compute experimental classes too, or allow them to be named
         returns:     Segmentation; raises volume.VolumeError for input that cannot be used
         """
-        names = self.select(classes) if classes is not None else self.classes
+        names = self.select(classes, experimental)
         if not names:
             raise ValueError("no class to segment. Name at least one.")
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision}: choose one of {', '.join(PRECISIONS)}.")
         if isinstance(threshold, dict):
-            threshold = {n: value for name, value in threshold.items() for n in self.select([name])}
+            threshold = {n: value for name, value in threshold.items() for n in self.select([name], experimental)}
         limits = [_logit(threshold.get(n, 0.5) if isinstance(threshold, dict) else threshold, n) for n in names]
         clock = _Clock()
         with clock("read"):
@@ -165,6 +191,11 @@ class Segmenter:
             numbers = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = _to_native(bits, maps, numbers, affine, native_shape, native_affine)
             counted = _count(native_bits, numbers, abs(np.linalg.det(native_affine[:3, :3])))
+        for name in (n for n in names if n in self.experimental):
+            counted[name]["experimental"] = self.experimental[name]
+        if box is not None and set(self.offered) <= set(names):
+            known = sum(1 << names.index(n) for n in self.offered)
+            warnings += _hardly_anything(bits, known, body, self.offered, abs(np.linalg.det(affine[:3, :3])))
         spacing_mm = voxel_size_mm(native_affine)[geometry.orientation[:, 0].astype(int)]    # in the file's order of axes
         stats = {
             "disclaimer": NOT_A_MEDICAL_DEVICE,
@@ -202,6 +233,22 @@ class Segmenter:
                     start = (box[0].start, box[1].start, box[2].start + z)
                     pieces[k].append((start, np.asfortranarray(values[box])))
         return pieces
+
+
+def _hardly_anything(bits, known, body, offered, voxel_mm3):
+    """[] or [the warning that the organs found are a suspiciously small share of the body].
+
+    bits: refined, (D, H, W); known: the bits of the classes that are offered, as one number; body: (D, H, W) bool
+    """
+    body_ml = np.count_nonzero(body) * voxel_mm3 / 1000
+    if body_ml < LEAST_BODY_ML or not LANDMARKS <= set(offered):
+        return []
+    known = bits.dtype.type(known)
+    found_ml = sum(np.count_nonzero(bits[:, :, z] & known) for z in range(bits.shape[2])) * voxel_mm3 / 1000
+    if found_ml >= LEAST_SHARE * body_ml:
+        return []
+    return [f"hardly anything found: {found_ml:.0f} ml of organs in {body_ml / 1000:.1f} litres of body. These weights know chest "
+            "and abdomen. Check that the CT shows these, in Hounsfield units"]
 
 
 def _names(name, classes):
