@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 GAUSSIAN_SIGMA = 0.125   # of the window; the usual weighting, and that of the released code
 WEIGHT_FLOOR = 1e-3      # of the peak: a voxel at a window's corner still has a sure quotient in float32
+SMALL_WINDOW = 80 ** 3   # voxels
 EMPTY_LOGIT = -1e4       # where no window looked: surely no class, and finite, so that interpolation stays finite
 
 
@@ -57,14 +58,24 @@ def plan_windows(shape, window, overlap=0.5, body=None):
     return {z: [(x, y) for x in xs for y in ys if needed(x, y, z)] for z in zs}
 
 
+def windows_at_once(window, device):
+    """How many windows go through the network together: two small ones on a CPU, else one.
+
+    PyTorch leaves a float32 convolution of few channels over one small image to a slow loop and takes oneDNN for two (the
+    20480 in https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/Convolution.cpp, use_mkldnn).
+    """
+    return 2 if torch.device(device).type == "cpu" and np.prod(window) <= SMALL_WINDOW else 1
+
+
 @torch.no_grad()
-def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=1, body=None, device="cpu", pad_value=0.0,
+def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=None, body=None, device="cpu", pad_value=0.0,
                    progress=False):
     """Yield (z start, logits) of finished slabs along axis 2, from the feet to the head; together they are the volume.
 
     image:    (D, H, W) float32, numpy or torch, already scaled (volume.scale_hu)
     predict:  (B, 1, d, h, w) -> (B, K, d, h, w) logits, on `device`; K = `classes`
     window:   (d, h, w) voxels; `overlap` is the share two neighbours have in common at least
+    batch_size: windows at once (None: windows_at_once)
     body:     (D, H, W) bool or None; windows without a True voxel are skipped, and voxels no window covers get EMPTY_LOGIT
     yields:   z, (K, D, H, dz) float32 on the CPU: a view of the sums, valid until the next slab is asked for; clone it to
               keep it (a copy would double the memory)
@@ -74,6 +85,7 @@ def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=1, b
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"sliding window: overlap is {overlap}. Choose a value from 0 up to, not including, 1.")
+    batch_size = batch_size or windows_at_once(window, device)
     image = torch.as_tensor(image)
     size = image.shape
     before = [max(0, w - n) // 2 for n, w in zip(size, window)]
