@@ -179,8 +179,8 @@ def soft_tissue(head, hu, rng):
     zero, streaks = field(axes, 24.0, rng), field(axes, 9.0, rng)
     head.paint(skin, hu["skin"])
     head.paint(skin - 2.2, hu["fat"] + 6 * streaks)
-    fat_mm = rng.uniform(4, 12)
-    planes = 18 * (np.abs(zero) - rng.uniform(0.12, 0.35))                          # fat between muscles where the field is 0
+    fat_mm = rng.uniform(4, 13)
+    planes = 18 * (np.abs(zero) - rng.uniform(0.15, 0.5))                           # fat between muscles where the field is 0
     muscle = np.minimum(np.minimum(skin - fat_mm, planes), 45 - z - 0.6 * np.abs(y))             # temporal muscle ends on the vault
     head.paint(muscle, hu["muscle"] + 5 * streaks)
     head.paint(np.minimum(cavity + skull_mm, skin - 2), hu["table"])
@@ -204,7 +204,7 @@ def brain(head, cavity, hu, rng):
     head.paint(np.minimum(np.minimum(depth, 18 - depth), 10 * (wide * (1 - depth / 18) - fold)), hu["csf"])
     for part in NUCLEI:
         put(head, *part, hu, rng)
-    ventricle_mm = rng.uniform(3.0, 9.0)
+    ventricle_mm = rng.uniform(4.0, 11.0)
     for tissue, points, radius in VENTRICLES:
         put(head, tissue, points, radius if np.ndim(radius) else radius * ventricle_mm, hu, rng)
     middle = np.minimum(np.minimum(depth + 2, z - 12 + 0.2 * np.abs(y)), np.hypot(y / 45, (z - 8) / 28) * 20 - 20)
