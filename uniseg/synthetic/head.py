@@ -41,7 +41,7 @@ PARTS = [
     ("bone", [(52, -30, -58)], (13, 16, 20)), ("cells", [(52, -30, -58)], (10, 13, 16)),
     ("bone", [(46, 62, -46), (56, 50, -55)], 6), ("bone", [(56, 48, -52), (66, 28, -50), (66, 6, -48)], 3.5),
     ("bone", [(48, 62, -18), (49, 60, -46)], 4), ("bone", [(14, 28, -58), (16, 28, -85)], 2.5), ("bone", [(0, 60, -78)], (22, 24, 3.5)),
-    ("bone", [(25, 55, -80), (20, 68, -80), (10, 77, -80), (0, 79, -80)], 5.5), ("bone", [(0, 90, -30), (0, 97, -44)], 3),
+    ("bone", [(25, 55, -80), (20, 68, -80), (10, 77, -80), (0, 79, -80)], 5.5), ("bone", [(0, 86, -30), (0, 93, -44)], 3),
     ("bone", [(50, 8, -56), (46, 14, -105), (34, 45, -117), (12, 77, -121), (0, 79, -121)], 6),
     ("bone", [(48, 22, -72), (46, 24, -105)], 4.5), ("bone", [(40, 30, -108), (27, 55, -110), (10, 78, -111), (0, 80, -111)], 5),
     *[("enamel", [(x, y, z)], (3.4, 3.4, 8)) for x, y in TEETH for z in (-89, -103)],
@@ -142,7 +142,7 @@ def draw_head(seed, spacing_mm=2.0):
     hu["vein"] = hu["right_blood"]
     skin, cavity = soft_tissue(head, hu, stage(SOFT))
     brain(head, cavity, hu, stage(BRAIN))
-    details(head, hu, stage(DETAILS))
+    details(head, skin, hu, stage(DETAILS))
     skin = holder(head, skin, stage(HOLDER))
     return scan(head.image, skin, head.grid, stage(SCANNER)), head.grid.affine
 
@@ -217,8 +217,8 @@ def brain(head, cavity, hu, rng):
         put(head, "calcium", [(0, -26, 6)], (3, 3, 3), hu, rng)                     # pineal gland
 
 
-def details(head, hu, rng):
-    """All PARTS: bones of the face and spine, teeth, sinuses, eyes, airway, glands, vessels."""
+def details(head, skin, hu, rng):
+    """All PARTS: bones of the face and spine, teeth, sinuses, eyes, airway, glands, vessels; what sticks out of the skin is cut off."""
     toothless, filled = rng.random() < 0.2, rng.random() < 0.4
     cells, septa = np.abs(field(head.grid.axes(), 9.0, rng)), hu["mucosa"] + 150
     fluid = rng.random() < 0.15                                                     # sinuses and mastoid cells full of mucus
@@ -238,6 +238,7 @@ def details(head, hu, rng):
                 head.paint(inner, filling, box)
         else:
             put(head, tissue, points, radius, hu, rng)
+    head.paint(-skin, -1000.0)
 
 
 def shape(head, points, radius, rng):
