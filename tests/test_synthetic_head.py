@@ -96,7 +96,9 @@ def test_the_command_writes_heads_without_a_label_and_with_the_classes_of_the_ma
 def test_training_reads_heads_beside_others_and_weighs_no_class_by_them(root, tmp_path):
     for folder in ("imagesTr", "labelsTr"):
         (root / "Others" / folder).mkdir(parents=True)
-        write_volume(root / "Others" / folder / "cube.nii.gz", np.pad(np.ones((6, 6, 6), np.uint8), 4), np.diag([6.0, 6, 6, 1]))
+        for n in range(3):                                                           # of which one is kept for validation
+            cube = np.pad(np.full((6 + n, 6, 6), 1, np.uint8), 4)
+            write_volume(root / "Others" / folder / f"cube_{n}.nii.gz", cube, np.diag([6.0, 6, 6, 1]))
     command.write_listing(root / "Others", ["liver"])
     assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *runs.TINY,
                        "--epochs", "1", "--augment", "contrast"]) == 0
