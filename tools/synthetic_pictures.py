@@ -1,4 +1,4 @@
-"""The pictures of docs/synthetic.md: synthetic CTs beside real ones, and painted lesions.
+"""The pictures of docs/synthetic.md: synthetic CTs beside real ones, painted lesions, heads.
 
     python tools/synthetic_pictures.py DATA        # DATA/labelmaps, DATA/train, DATA/unlabelled
 
@@ -14,6 +14,7 @@ import numpy as np
 from uniseg import picture, synthetic, taxonomy
 from uniseg.anatomy import largest_components
 from uniseg.synthetic.__main__ import read_map, read_maps
+from uniseg.synthetic.head import draw_head
 from uniseg.synthetic.lesions import KINDS
 from uniseg.volume import read_ct, resample
 
@@ -68,8 +69,18 @@ def drawn_lesions(data, side=48, size=150):
     return np.concatenate(columns, axis=1)
 
 
+def drawn_heads(seeds=(5, 7, 12)):
+    """A head a row: axial through brain and eyes or face, coronal and sagittal, then the sagittal slice in a window of bone."""
+    rows = []
+    for seed in seeds:
+        hu, _ = draw_head(seed, SPACING_MM)
+        bone = grey(hu[hu.shape[0] // 2][::-1, ::-1].T, (-500.0, 1800.0), PANEL)
+        rows.append(np.concatenate([panels(hu, 0.7, SOFT)[:, :PANEL], panels(hu, 0.4, SOFT), bone], axis=1))
+    return np.concatenate(rows)
+
+
 def main(data):
-    for name, rgb in (("synthetic", comparison(data)), ("synthetic_lesions", drawn_lesions(data))):
+    for name, rgb in (("synthetic", comparison(data)), ("synthetic_lesions", drawn_lesions(data)), ("synthetic_head", drawn_heads())):
         picture.write_png(DOCS / f"{name}.png", rgb)
         print(f"docs/{name}.png: {(DOCS / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 

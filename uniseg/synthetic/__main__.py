@@ -3,6 +3,7 @@
     LABELMAPS/names.json, *.nii.gz         -> ROOT/imagesTr/<map>_<seed>.nii.gz, ROOT/labelsTr/..., ROOT/dataset.json
 
 Case n of a run is drawn from map n modulo the number of maps with seed --seed + n, so that more cases can be added later.
+With --heads the CTs show heads, drawn without the maps; they have the same classes, all of them annotated and absent.
 Existing cases are kept; files appear complete or not at all, the image before its label, dataset.json last.
 """
 
@@ -19,6 +20,7 @@ from ..datasets import SUFFIXES
 from ..layouts import bare
 from ..volume import atomic_write, read_label_map, write_volume
 from . import draw, tissues
+from .head import draw_head
 from .lesions import KINDS
 
 
@@ -70,7 +72,23 @@ def label_map(masks, classes):
     return labels
 
 
-def write_dataset(maps, names, out, cases, spacing_mm, seed, say=print):
+def draw_case(path, names, seed, spacing_mm, classes):
+    """(hu, label map, affine, its description) of a torso drawn from the label map in a file. Raises ValueError."""
+    labels, affine = read_map(path, names)
+    try:
+        hu, masks, affine, about = draw(labels, affine, names, seed, spacing_mm)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return hu, label_map(masks, classes), affine, f"{about['phase']}, {about['view']}"
+
+
+def draw_empty(seed, spacing_mm):
+    """(hu, label map of zeros, affine, its description) of a head: every class is annotated and absent."""
+    hu, affine = draw_head(seed, spacing_mm)
+    return hu, np.zeros(hu.shape, np.uint8), affine, "no class"
+
+
+def write_dataset(maps, names, out, cases, spacing_mm, seed, heads=False, say=print):
     """Write the cases that are not there yet, then dataset.json with all cases in the folder. Raises ValueError, OSError."""
     settings = {"spacing_mm": spacing_mm, "classes": annotated(maps, names)}
     made_with = out / "synthetic.json"
@@ -81,21 +99,17 @@ def write_dataset(maps, names, out, cases, spacing_mm, seed, say=print):
     with atomic_write(made_with) as temporary:
         temporary.write_text(json.dumps(settings) + "\n")
     for n in range(cases):
-        name = list(maps)[n % len(maps)]
+        name = "head" if heads else list(maps)[n % len(maps)]
         case = f"{name}_{seed + n:05d}"
         image, label = (out / folder / f"{case}.nii.gz" for folder in ("imagesTr", "labelsTr"))
         if image.is_file() and label.is_file():
             continue
         start = time.monotonic()
-        labels, map_affine = read_map(maps[name], names)
-        try:
-            hu, masks, affine, about = draw(labels, map_affine, names, seed + n, spacing_mm)
-        except ValueError as error:
-            raise ValueError(f"{maps[name]}: {error}") from None
+        hu, labels, affine, about = draw_empty(seed + n, spacing_mm) if heads \
+            else draw_case(maps[name], names, seed + n, spacing_mm, settings["classes"])
         write_volume(image, hu, affine)
-        write_volume(label, label_map(masks, settings["classes"]), affine)
-        size = " x ".join(map(str, hu.shape))
-        say(f"{case}: {about['phase']}, {about['view']}, {size} voxels, {time.monotonic() - start:.1f} s")
+        write_volume(label, labels, affine)
+        say(f"{case}: {about}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s")
     write_listing(out, settings["classes"])
 
 
@@ -119,6 +133,8 @@ def build_parser():
     parser.add_argument("--out", type=Path, required=True, metavar="ROOT", help="the dataset's folder; its name is the dataset's")
     parser.add_argument("--cases", type=int, default=8, metavar="N", help="cases in all (default %(default)s)")
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="voxel size (default %(default)s)")
+    parser.add_argument("--heads", action="store_true",
+                        help="draw heads, in which the classes of the maps are absent: cases that teach a model to find nothing")
     parser.add_argument("--seed", type=int, default=0, help="of the first case (default %(default)s)")
     return parser
 
@@ -131,7 +147,7 @@ def main(argv=None):
             raise ValueError(f"--cases {args.cases} --seed {args.seed}: cases start at 1 and seeds at 0. Correct them.")
         if not 0.5 <= args.spacing <= 12:
             raise ValueError(f"--spacing {args.spacing:g}: not between 0.5 and 12 mm. Give that of training.")
-        write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed)
+        write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed, args.heads)
     except ValueError as error:
         print(f"uniseg: error: {error}", file=sys.stderr)
         return 2
