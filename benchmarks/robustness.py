@@ -1,7 +1,7 @@
 """How much a model's Dice changes when a CT is perturbed: orientation, slices, field of view, noise, HU, table, contrast.
 
     python benchmarks/robustness.py DATA_ROOT [--weights W] [--device cpu] [--json OUT]
-    python benchmarks/robustness.py --head [--weights W]        a CT of a head: everything found is wrong
+    python benchmarks/robustness.py --head HEAD [--weights W]   a CT of a head (head_ct.py): everything found is wrong
 
 Every labelled case under DATA_ROOT (folders of datasets, as for training) is segmented as it is and once for each entry of
 PERTURBATIONS, and compared with its labels, which are moved, cut and averaged as the CT is. A perturbation is a pure function
@@ -297,21 +297,16 @@ def summary_lines(report):
         yield f"| {name} | {' | '.join(cells)} | {shown(change, '+.3f')} |"
 
 
-def score_head(segmenter):
+def score_head(segmenter, path):
     """{"ml": {class: ml found}, "warnings"} of a CT of a head, which shows none of the classes."""
-    try:
-        from head_phantom import head_phantom
-    except ModuleNotFoundError:
-        raise ValueError("--head: no head_phantom.py beside this file. Leave the option out.") from None
-    hu, affine = head_phantom((2.0, 2.0, 2.0))
-    stats = segmenter.segment(nibabel.Nifti1Image(hu, affine)).stats
+    stats = segmenter.segment(path).stats
     return {"ml": {c: found["ml"] for c, found in stats["classes"].items()}, "warnings": stats["warnings"]}
 
 
 def run(args):
     """Print all tables; returns what --json writes. Raises ValueError."""
     if not (args.root or args.head):
-        raise ValueError("nothing to segment. Give DATA_ROOT, or --head.")
+        raise ValueError("nothing to segment. Give DATA_ROOT, or --head CT.")
     cases = [(d, c) for d in datasets.find_datasets(args.root) for c in d.cases] if args.root else []
     segmenter = uniseg.load(args.weights, args.device)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {segmenter.device}, torch {torch.__version__}, weights "
@@ -331,7 +326,7 @@ def run(args):
     if len(report) > 1:
         print("\n" + "\n".join(summary_lines(report)))
     if args.head:
-        report["head"] = score_head(segmenter)
+        report["head"] = score_head(segmenter, args.head)
         print("\nhead, ml found: " + (", ".join(f"{c} {ml:.1f}" for c, ml in report["head"]["ml"].items() if ml) or "none")
               + f"\nwarnings: {'; '.join(report['head']['warnings']) or 'none'}")
     return report
@@ -343,7 +338,7 @@ def main(argv=None):
     parser.add_argument("root", type=Path, nargs="?", metavar="DATA_ROOT")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--head", action="store_true", help="segment a phantom of a head as well")
+    parser.add_argument("--head", type=Path, metavar="CT", help="segment a CT of a head as well (head_ct.py makes one)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers into this file")
     args = parser.parse_args(argv)
     try:

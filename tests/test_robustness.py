@@ -18,7 +18,7 @@ from uniseg import checkpoint
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
 from uniseg.synthetic.tissues import centre
-from uniseg.volume import to_ras
+from uniseg.volume import to_ras, write_volume
 
 
 def block(shape=(40, 40, 8), spacing_mm=(5.0, 5.0, 2.5), at=(-100.0, -80.0, 30.0)):
@@ -250,20 +250,19 @@ def test_scores_of_a_model_that_thresholds_are_those_to_expect():
 
 def test_nothing_to_do_and_no_data_are_refused_in_one_line(weights, tmp_path, capsys):
     assert robustness.main([]) == 2
-    assert capsys.readouterr().err == "uniseg: error: nothing to segment. Give DATA_ROOT, or --head.\n"
+    assert capsys.readouterr().err == "uniseg: error: nothing to segment. Give DATA_ROOT, or --head CT.\n"
     assert robustness.main([str(tmp_path), "--weights", str(weights)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_head_is_reported_by_what_is_wrongly_found(weights, monkeypatch, capsys):
+def test_a_head_is_reported_by_what_is_wrongly_found(weights, tmp_path, capsys):
     hu, affine, _ = block()
-    monkeypatch.setitem(sys.modules, "head_phantom", type("Module", (), {"head_phantom": staticmethod(lambda spacing_mm: (hu, affine))}))
-    assert robustness.main(["--head", "--weights", str(weights), "--device", "cpu"]) == 0
+    write_volume(tmp_path / "head.nii.gz", hu, affine)
+    assert robustness.main(["--head", str(tmp_path / "head.nii.gz"), "--weights", str(weights), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "head, ml found: " in out and "warnings: " in out
-    monkeypatch.setitem(sys.modules, "head_phantom", None)                         # as if the file were not there
-    assert robustness.main(["--head", "--weights", str(weights)]) == 2
-    assert "no head_phantom.py" in capsys.readouterr().err
+    assert robustness.main(["--head", str(tmp_path / "no.nii.gz"), "--weights", str(weights)]) == 2
+    assert "no.nii.gz" in capsys.readouterr().err
 
 
 def test_what_is_below_the_chest_are_classes():
