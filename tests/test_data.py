@@ -586,7 +586,7 @@ def test_a_datasets_weight_makes_it_drawn_so_many_times_as_often_as_another(tmp_
         assert abs(names.count(name) / 700 - share) < 4.5 * math.sqrt(share * (1 - share) / 700)
     rngs = [np.random.default_rng((0, g)) for g in range(20)]
     assert drawn(20) == drawn(20, dataset_weights={}) == ["ABC"[rng.integers(3)] for rng in rngs]        # without: as ever
-    with pytest.raises(ValueError, match="--dataset-weight D: no such dataset among A, B, C."):
+    with pytest.raises(ValueError, match="--dataset-weights D: no such dataset among A, B, C."):
         drawn(dataset_weights={"D": 2.0})
 
 

@@ -167,7 +167,7 @@ def test_all_of_it_together_runs(flags, tmp_path):
 # -------------------------------------------------------------------------------------- input windows, weights of datasets
 
 WINDOWS = ("--hu-window", -1000, 1000, "--input-windows", -175, 250, -1000, 1000, -1000, -200)
-WEIGHTS = ("--dataset-weight", "Chest=3", "--dataset-weight", "Vessels=0.5")
+WEIGHTS = ("--dataset-weights", "Chest=3", "Vessels=0.5")
 
 
 @pytest.fixture(scope="module")

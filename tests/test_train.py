@@ -52,7 +52,7 @@ def test_an_option_reaches_the_config():
 
 def test_pairs_of_hu_and_weights_of_datasets_reach_the_config():
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--hu-window", "-1000", "1000", "--input-windows", "-175", "250",
-                                      "-1000", "1000", "--dataset-weight", "LiTS=2", "--dataset-weight", "a=b=0.5"])
+                                      "-1000", "1000", "--dataset-weights", "LiTS=2", "a=b=0.5"])
     config = recipe.make_config(args, train_cases=7, world=1)
     assert config.input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
     assert config.dataset_weights == (("LiTS", 2.0), ("a=b", 0.5))                    # the last "=" parts name and weight
@@ -69,7 +69,7 @@ def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, step
     ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--epochs", "0"), ("--epochs", "ten"), ("--batch-size", "0"),
     ("--accumulate", "0"), ("--foreground", "1.5"), ("--prior", "-0.1"), ("--patch-size", "4", "4", "4"), ("--overfit", "0"),
     ("--seed", "-1"), ("--workers", "-1"), ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0"),
-    ("--dataset-weight", "Chest"), ("--dataset-weight", "=2"), ("--dataset-weight", "Chest=0"), ("--dataset-weight", "Chest=much"),
+    ("--dataset-weights", "Chest"), ("--dataset-weights", "=2"), ("--dataset-weights", "Chest=0"), ("--dataset-weights", "Chest=much"),
     ("--max-skipped", "-1"), ("--timeout", "0"), ("--timeout", "1e300"), ("--on-save-error", "shrug")],
     ids=" ".join)
 def test_d26_impossible_numbers_are_refused_by_the_parser(option, capsys):
@@ -380,7 +380,7 @@ def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp
     (("--input-windows", "-175", "250", "0"), "--input-windows -175 250 0: give low and high of each window, in this order, within"),
     (("--input-windows", "100", "0"), "--input-windows 100 0: give low and high of each window"),
     (("--input-windows", "-1000", "250"), "within --hu-window -175 250."),
-    (("--dataset-weight", "LiTS=2"), "--dataset-weight LiTS: no such dataset among Abdomen, Chest, Vessels."),
+    (("--dataset-weights", "LiTS=2"), "--dataset-weights LiTS: no such dataset among Abdomen, Chest, Vessels."),
     (("--overlap", "1"), "--overlap 1: windows would never move on"),
     (("--patch-size", "20", "16", "16"), "--patch-size 20 16 16: unet needs multiples of 8"),
     (("--amp", "bf16", "--patch-size", "16", "24", "24"), "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),
@@ -429,5 +429,5 @@ def test_a_file_in_the_place_of_the_run_folder_is_one_line_too(refused, tmp_path
 def test_a_refused_start_does_not_stand_in_the_way_of_the_next(refused, flags, tmp_path):
     refused("--classes", "livr")
     refused("--patch-size", "20", "20", "20")
-    refused("--dataset-weight", "LiTS=2")
+    refused("--dataset-weights", "LiTS=2")
     assert main(flags(tmp_path / "run", "--epochs", 1)) == 0

@@ -315,7 +315,7 @@ class PatchDataset:
         if dataset_weights:
             names = [group[0].dataset for group in self.groups]
             if unknown := sorted(set(dataset_weights) - set(names)):
-                raise ValueError(f"--dataset-weight {unknown[0]}: no such dataset among {', '.join(names)}.")
+                raise ValueError(f"--dataset-weights {unknown[0]}: no such dataset among {', '.join(names)}.")
             weights = np.array([dataset_weights.get(name, 1.0) for name in names])
             self.shares = weights / weights.sum()
 

@@ -132,8 +132,8 @@ def _add_network(parser, d):
                      "beyond the paper")
     pre.add_argument("--antialias", action="store_true", help="average when the grid gets coarser; beyond the paper")
     pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
-    pre.add_argument("--dataset-weight", type=_named_weight, action="append", default=[], dest="dataset_weights", metavar="NAME=W",
-                     help="draw from this dataset W times as often as from another (1); may be repeated; beyond the paper")
+    pre.add_argument("--dataset-weights", type=_named_weight, nargs="+", default=d.dataset_weights, metavar="NAME=W",
+                     help="draw from this dataset W times as often as from another (1); beyond the paper")
     pre.add_argument("--foreground", type=_fraction, default=d.foreground, help="share of patches centred on foreground (2:1)")
     pre.add_argument("--balance", type=_fraction, default=d.balance, help="share of those drawn class by class; beyond the paper")
     pre.add_argument("--lesions", type=_fraction, default=d.lesions, help="share of those drawn lesion by lesion; beyond the paper")
@@ -210,7 +210,7 @@ def _at_least_zero(text):
 
 
 def _named_weight(text):
-    """(dataset, weight) of the text of --dataset-weight; argparse shows the error."""
+    """(dataset, weight) of the text of --dataset-weights; argparse shows the error."""
     name, equals, weight = text.rpartition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WEIGHT, as in LiTS=2")
