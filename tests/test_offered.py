@@ -172,9 +172,9 @@ def ship(tmp_path, monkeypatch, capsys):
     checkpoint.save(source, checkpoint.load_network(content), content["preprocessing"], {"command": "train"},
                     {"step": 7, "config": {"lr": 1e-3}})
 
-    def run(text=None):
+    def run(text=None, *more):
         (tmp_path / "reasons.json").write_text(text or "")
-        code = tool.main([str(source), *(["--experimental", str(tmp_path / "reasons.json")] if text else [])])
+        code = tool.main([str(source), *(["--experimental", str(tmp_path / "reasons.json")] if text else []), *more])
         return code, capsys.readouterr().err, tmp_path / "shipped"
     return run
 
@@ -185,6 +185,16 @@ def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     assert code == 0 and checkpoint.read(folder / "default.pt")["about"] == about
     assert json.loads((folder / "default.json").read_text())["about"] == about
     assert uniseg.load(folder / "default.pt", device="cpu").offered == ("liver",)
+
+
+def test_organs_found_in_pieces_are_shipped_in_the_weights_and_reach_the_result(ship):
+    code, _, folder = ship(None, "--in-pieces", "spleen")
+    assert code == 0
+    model = uniseg.load(folder / "default.pt", device="cpu")
+    hu, _, affine = paint()
+    assert model.segment(image(hu, affine)).stats["settings"]["in_pieces"] == ["spleen"]
+    code, err, _ = ship(None, "--in-pieces", "splen")
+    assert code == 2 and "--in-pieces splen: no class of the network. It has spleen, liver." in one_line(err)
 
 
 def test_weights_are_shipped_without_reasons_as_well(ship):

@@ -155,6 +155,13 @@ def test_vessels_that_branch_and_lesions_keep_all_components(name):
     assert np.array_equal(result[name], BIG | SMALL)
 
 
+def test_an_organ_that_a_network_finds_in_pieces_may_keep_them():
+    masks = {"esophagus": BIG | SMALL, "right_lung": SMALL, "left_lung": BIG | SPECK, "liver": BIG | SMALL}
+    result, _ = run(masks, steps=("components",), in_pieces=("esophagus", "left_lung"))
+    assert np.array_equal(result["esophagus"], BIG | SMALL) and np.array_equal(result["liver"], BIG)
+    assert np.array_equal(result["left_lung"], BIG)                     # the lungs are two pieces all the same
+
+
 def test_the_lungs_keep_two_components_in_all():
     result, _ = run({"right_lung": SMALL, "left_lung": BIG | SPECK}, steps=("components",))
     assert np.array_equal(result["right_lung"], SMALL) and np.array_equal(result["left_lung"], BIG)

@@ -573,7 +573,7 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING
-    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "precision": "float32",
+    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "precision": "float32",
                                  "device": "cpu"}
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
     assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}

@@ -1,6 +1,6 @@
 """Turn a run's checkpoint into the weights inside the package: no optimiser, float16, and a sidecar that needs no torch.
 
-    python tools/ship_weights.py runs/default/last.pt [--experimental FILE.json]
+    python tools/ship_weights.py runs/default/last.pt [--experimental FILE.json] [--in-pieces colon ...]
 
 Writes uniseg/weights/default.pt and uniseg/weights/default.json. FILE.json names classes that are not to be offered by default,
 and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says how the shipped run was made.
@@ -33,8 +33,8 @@ def read_experimental(path, classes):
     return reasons
 
 
-def ship(source, experimental):
-    """source: checkpoint of a run; experimental: path of a JSON file, or None. Raises ValueError."""
+def ship(source, experimental, in_pieces=()):
+    """source: checkpoint of a run; experimental: path of a JSON file, or None; in_pieces: classes. Raises ValueError."""
     content = checkpoint.read(source)
     if "training" not in content:
         raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. Give a run's last.pt.")
@@ -42,6 +42,10 @@ def ship(source, experimental):
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
     if experimental is not None:
         about["experimental"] = read_experimental(experimental, network.classes)
+    if unknown := [name for name in in_pieces if name not in network.classes]:
+        raise ValueError(f"--in-pieces {unknown[0]}: no class of the network. It has {', '.join(network.classes)}.")
+    if in_pieces:
+        about["in_pieces"] = list(in_pieces)
     FOLDER.mkdir(exist_ok=True)
     target = FOLDER / "default.pt"
     checkpoint.save(target, network, content["preprocessing"], about, half=True)
@@ -59,9 +63,11 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="last.pt of a run of uniseg.train")
     parser.add_argument("--experimental", type=Path, metavar="FILE.json", help="{class: why it is not offered by default}")
+    parser.add_argument("--in-pieces", nargs="+", default=(), metavar="CLASS",
+                        help="classes of which inference keeps all components, not the largest alone")
     args = parser.parse_args(argv)
     try:
-        ship(args.checkpoint, args.experimental)
+        ship(args.checkpoint, args.experimental, args.in_pieces)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

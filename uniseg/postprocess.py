@@ -18,12 +18,13 @@ REGION_MARGIN_MM = 3.0   # an organ's region reaches this far around it: the aut
 NOT_BELOW = {"portal_and_splenic_vein": "pancreas"}
 
 
-def postprocess(bits, names, affine, plane=None, steps=STEPS):
+def postprocess(bits, names, affine, plane=None, steps=STEPS, in_pieces=()):
     """Refine all classes of a bit volume.
 
     bits:    (D, H, W) uint32 or uint64; bit k is the mask of names[k]. Not changed.
     affine:  (4, 4) of that grid
     plane:   anatomy.Plane of the patient; without it the sides are left as they are
+    in_pieces: names that keep all their components; beyond the paper, for networks that find a long thin organ in pieces
     returns: the new bits, and a list of sentences that say what changed
     """
     unknown = set(steps) - set(STEPS)
@@ -33,7 +34,7 @@ def postprocess(bits, names, affine, plane=None, steps=STEPS):
     if "sides" in steps and plane is not None:
         correct_sides(bits, names, affine, plane, notes)
     if "components" in steps:
-        keep_once(bits, names, notes)
+        keep_once(bits, names, notes, in_pieces)
     if "regions" in steps:
         restrict_to_regions(bits, names, np.linalg.norm(np.asarray(affine)[:3, :3], axis=0), notes)
     return bits, notes
@@ -62,13 +63,13 @@ def correct_sides(bits, names, affine, plane, notes):
             _note(notes, name, goes.sum(), f"remapped to {partner}")
 
 
-def keep_once(bits, names, notes):
+def keep_once(bits, names, notes, in_pieces=()):
     """(2) Keep the largest 26-connected component of an organ that occurs once; of the lungs two in all. In place.
 
     Without its partner among `names` a lung is one organ, of one component.
     """
     pairs_of_two = [pair for pair in _pairs(names) if BY_NAME[pair[0]].components == 2]
-    done = {name for pair in pairs_of_two for name in pair}
+    done = {name for pair in pairs_of_two for name in pair} | set(in_pieces)
     for pair in pairs_of_two:
         whole = get_bit(bits, names.index(pair[0])) | get_bit(bits, names.index(pair[1]))
         kept = largest_components(whole, 2)

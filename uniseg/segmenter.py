@@ -51,7 +51,7 @@ def load(weights=None, device="auto"):
     content = checkpoint.read(path)
     return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
                      {"file": path.name, "sha256": checkpoint.file_sha256(path)},
-                     content.get("about", {}).get("experimental"))
+                     content.get("about", {}).get("experimental"), content.get("about", {}).get("in_pieces", ()))
 
 
 @dataclass
@@ -105,11 +105,13 @@ class Segmenter:
     """A network with its preprocessing. `network`: image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W).
 
     experimental: {class: reason in a few words} of classes that are computed on request only
+    in_pieces: classes of which post-processing keeps all components, not the largest alone
     """
 
-    def __init__(self, network, preprocessing, device, weights, experimental=None):
+    def __init__(self, network, preprocessing, device, weights, experimental=None, in_pieces=()):
         self.network, self.device = network.to(device).eval(), device
         self.preprocessing, self.weights, self.experimental = preprocessing, weights, experimental or {}
+        self.in_pieces = tuple(in_pieces)
 
     @property
     def classes(self):
@@ -186,7 +188,7 @@ class Segmenter:
                     start, values = found
                     set_bit(bits, k, values > AT_THRESHOLD, _box(start, values.shape))
             if postprocess and box is not None:
-                bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
+                bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine), in_pieces=self.in_pieces)
         with clock("native grid"):
             numbers = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = _to_native(bits, maps, numbers, affine, native_shape, native_affine)
@@ -205,6 +207,7 @@ class Segmenter:
             "shape": list(geometry.shape), "spacing_mm": [round(float(s), 6) for s in spacing_mm],
             "weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": self.preprocessing,
             "settings": {"overlap": overlap, "threshold": threshold, "postprocess": bool(postprocess),
+                         "in_pieces": [n for n in names if n in self.in_pieces and postprocess],
                          "precision": precision, "device": str(self.device)},
             "classes": counted, "empty": not any(c["voxels"] for c in counted.values()),
             "postprocessing": notes, "warnings": warnings, "seconds": clock.seconds(),
