@@ -219,6 +219,33 @@ def test_the_outline_holds_all_that_is_labelled_and_is_convex_but_for_the_back()
     assert depth[15, 15, 3] == pytest.approx(40, abs=9)
 
 
+def test_arms_lie_at_both_sides_of_the_trunk_below_a_raised_humerus_with_a_bone_in_the_middle():
+    grid = Grid((-240.0, -120.0, 0.0), 4.0, (121, 61, 50))
+    x, y, z = grid.mesh()
+    trunk = np.broadcast_to(120 - np.sqrt(x ** 2 + (1.5 * y) ** 2), grid.shape)               # half as wide as it is long: 120 mm
+    depth, bone = body.arms(trunk, grid, 150.0, np.random.default_rng(0))
+    arm = depth > 0
+    for side in (x < 0, x > 0):
+        one = arm & side
+        assert one.any() and 115 < np.abs(np.broadcast_to(x, grid.shape)[one]).mean() < 200
+        assert (bone > 0)[one].mean() == pytest.approx((11 / 40) ** 2, abs=0.06)              # radii of about 11 and 40 mm
+    assert not arm[:, :, grid.axes()[2] > 110].any() and not (arm & (trunk > 40)).any()       # 40 mm below what is raised
+    deep = bone[..., :15] > 4
+    assert deep.any() and (depth[..., :15][deep] > 15).all()                                  # inside the flesh, but for the ends
+    assert not (body.arms(trunk, grid, 150.0, None)[0] > 0).any()
+
+
+def test_arms_make_no_difference_to_the_organs(monkeypatch):
+    both = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(synthetic, "ARMS_DOWN", share)
+        both.append(draw(3, view="whole"))
+    (without, masks, affine, _), (with_arms, same, moved, _) = both
+    assert with_arms.shape[0] > without.shape[0] + 10                                         # the field of view holds them
+    assert np.allclose(centre_mm(masks["liver"], affine), centre_mm(same["liver"], moved), atol=2.0)
+    assert masks["liver"].sum() == pytest.approx(same["liver"].sum(), rel=0.02)
+
+
 def test_a_tree_reaches_its_targets_thins_out_and_fills_its_volume():
     rng = np.random.default_rng(0)
     targets = rng.uniform(10, 90, (40, 3))

@@ -17,8 +17,9 @@ from .geometry import Motion, covering, move
 from .scanner import scan
 
 VIEWS = {"whole": 0.2, "chest": 0.15, "upper abdomen": 0.2, "abdomen and pelvis": 0.35, "slab": 0.1}    # its probability
+ARMS_DOWN = 0.15             # probability of arms at the sides
 HEAD_RADIUS_MM, HEAD_BELOW_MM = 26.0, 22.0     # head of femur: a ball about a centre below the upper end of the bone
-MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER = range(8)     # each stage draws from (seed, its number)
+MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS = range(9)     # each stage draws from (seed, its number)
 
 
 def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kinds=lesions.KINDS):
@@ -46,10 +47,11 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     hu = tissues.draw_hu(phase, rng)
 
     low, high = motion.reach(low, high)
-    room = np.array([75.0, 75.0, -8.0])                                # for fat and table; the ends of a turned map are cut
+    arms = stage(ARMS) if stage(ARMS).random() < ARMS_DOWN else None
+    room = np.array([75.0 if arms is None else 185.0, 75.0, -8.0])                                # for fat and table; the ends of a turned map are cut
     coarse = covering(low - room, high + room, body.COARSE_MM)
     rough = move(labels, affine, coarse, motion)
-    outlines = body.outline(rough, lambda *starts: [n for s, n in ids.items() if s.startswith(starts)], coarse, stage(BODY))
+    outlines = body.outline(rough, lambda *starts: [n for s, n in ids.items() if s.startswith(starts)], coarse, stage(BODY), arms)
     view, grid = field_of_view(rough, ids, outlines, spacing_mm, stage(VIEW), view)
 
     moved = move(labels, affine, grid, motion)
@@ -135,7 +137,7 @@ def field_of_view(rough, ids, outlines, spacing_mm, rng, view=None):
         raise ValueError(f"the label map does not show what the view {view!r} needs. Give one of {', '.join(possible)}.")
     low, high = possible[view]
     if view == "slab":
-        thick = min(rng.uniform(60, 160), high - low)
+        thick = min(rng.uniform(35, 160), high - low)
         low = rng.uniform(low, high - thick)
         high = low + thick
     x, y, z = (a[np.flatnonzero((outlines.skin > 0).any(axis=other))] for a, other in zip(grid.axes(), ((1, 2), (0, 2), (0, 1))))

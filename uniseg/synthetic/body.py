@@ -28,6 +28,7 @@ class Body(NamedTuple):
     muscular: np.ndarray                      # between bones and muscles
     disc: np.ndarray                          # between vertebrae
     chest: np.ndarray                         # above the diaphragm, beside the spine or before it
+    arm_bone: np.ndarray                      # depth below the surface of the bone of an arm at the side
 
 
 def support(mask, grid):
@@ -67,10 +68,10 @@ def step(z, at, width):
     return 0.5 + 0.5 * np.tanh((np.asarray(z) - at) / width)
 
 
-def outline(labels, ids_of, grid, rng):
+def outline(labels, ids_of, grid, rng, arm_rng=None):
     """The Body around a coarse label map.
 
-    ids_of: function from prefixes of structures' names to their ids
+    ids_of: function from prefixes of structures' names to their ids; arm_rng: of arms at the sides, None for arms raised
     """
     z = grid.axes()[2]
     top = _height(labels, ids_of("liver"), grid, -1, z[-1])
@@ -98,7 +99,36 @@ def outline(labels, ids_of, grid, rng):
     for bone, flesh_mm in (("humerus", rng.uniform(22, 36)), ("skull", 12.0)):             # what the outline leaves out
         if (mask := np.isin(labels, ids_of(bone))).any():
             skin = np.maximum(skin, flesh_mm - grid.spacing_mm * ndimage.distance_transform_edt(~mask).astype(np.float32))
-    return Body(grid, depth_below(hull, grid), depth_below(wall, grid), skin, *_regions(labels, ids_of, grid))
+    closed, disc, chest = _regions(labels, ids_of, grid)
+    arm, arm_bone = arms(skin, grid, _height(labels, ids_of("humerus"), grid, 0, np.inf), arm_rng)
+    return Body(grid, depth_below(hull, grid), depth_below(wall, grid), np.maximum(skin, arm),
+                np.maximum(closed, step(arm, 9.0, 2.0).astype(np.float32)), disc, chest, arm_bone)
+
+
+def arms(skin, grid, highest_mm, rng):
+    """Depths (mm) below the skin of two arms at the patient's sides, and below the surface of their bones, (D, H, W) float32 each.
+
+    skin: depth below the trunk's; highest_mm: where a raised arm of the map begins, below which these end
+    """
+    x, y, z = grid.mesh()
+    depth, bone = (np.full(grid.shape, -1e3, np.float32) for _ in range(2))
+    if rng is None:
+        return depth, bone
+    shown = (skin > 0).any(axis=1)                                                          # (D, W)
+    shown = shown[:, shown.any(axis=0) & (grid.axes()[2] < highest_mm)]
+    if not shown.size:
+        return depth, bone
+    edges = np.median(shown.argmax(axis=0)), len(shown) - 1 - np.median(shown[::-1].argmax(axis=0))      # where hips are no wider
+    middle = np.mean(y[0, np.flatnonzero((skin > 0).any(axis=(0, 2))), 0])
+    for edge, away in zip(edges, (-1, 1)):
+        radius, flat = rng.uniform(34, 50), rng.uniform(0.8, 1.0)                           # of the limb, its width for its depth
+        at_x = x[int(edge), 0, 0] + away * (radius * flat + rng.uniform(-6, 12)) + rng.uniform(-0.08, 0.08) * (z - grid.axes()[2].mean())
+        at_y = middle + rng.uniform(-50, 20) + rng.uniform(-0.1, 0.1) * (z - grid.axes()[2].mean())
+        apart = np.sqrt(((x - at_x) / flat) ** 2 + (y - at_y) ** 2)
+        below = np.clip((highest_mm - 40.0 - z) / 2, -1e3, 1e3)                             # ends in a stump, out of most views
+        depth = np.maximum(depth, np.minimum(radius - apart, below))
+        bone = np.maximum(bone, np.minimum(rng.uniform(9, 13) - apart, below))
+    return depth.astype(np.float32), bone.astype(np.float32)
 
 
 def _uneven(shape, grid, rng):
@@ -146,7 +176,7 @@ def fill(labels, kinds, body, hu, grid, rng):
     labels: fine label map; kinds: {"lung": ids, "organ": ids}; hu: {tissue: HU} of the patient
     """
     fine = [upsample(part, body.grid, grid) for part in body[1:]]
-    hull, wall, skin, muscular, disc, chest = fine
+    hull, wall, skin, muscular, disc, chest, arm_bone = fine
     axes = grid.axes()
     streaks = (field(axes, 9.0, rng) + 0.6 * field(axes, 25.0, rng)) / 1.17
     zero = field(axes, 26.0, rng)                                     # surfaces where it is 0: fascia in fat, fat between muscles
@@ -164,6 +194,8 @@ def fill(labels, kinds, body, hu, grid, rng):
     muscle = outside | between
     image[muscle] = hu["muscle"] + 4 * streaks[muscle]
     image[cavity & (disc > 0.5)] = hu["disc"]
+    image[arm_bone > 0] = hu["cortical_bone"]
+    image[arm_bone > 4] = hu["fat"] + 20                                                     # the marrow of long bones is fat
     soft = cavity & (chest > 0.5) & ~share(streaks, rng.uniform(0.45, 0.8))                 # nodes, thymus, small vessels
     image[soft] = 0.7 * hu["muscle"] + 0.3 * hu["fat"]
     lungs = soften(np.isin(labels, kinds["lung"]), grid, 2.5)
