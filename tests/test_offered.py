@@ -169,7 +169,7 @@ def ship(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, "FOLDER", tmp_path / "shipped")
     source = save_weights(tmp_path / "last.pt", ("spleen", "liver"))
     content = checkpoint.read(source)
-    checkpoint.save(source, checkpoint.load_network(content), content["preprocessing"], {"command": "train"},
+    checkpoint.save(source, checkpoint.load_network(content), content["preprocessing"], {"command": "train", "data": {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}},
                     {"step": 7, "config": {"lr": 1e-3}})
 
     def run(text=None, *more):
@@ -181,9 +181,11 @@ def ship(tmp_path, monkeypatch, capsys):
 
 def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     code, _, folder = ship(json.dumps({"spleen": REASON}))
-    about = {"command": "train", "steps": 7, "recipe": {"lr": 1e-3}, "experimental": {"spleen": REASON}}
+    data = {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}
+    about = {"command": "train", "data": data, "steps": 7, "recipe": {"lr": 1e-3}, "experimental": {"spleen": REASON}}
     assert code == 0 and checkpoint.read(folder / "default.pt")["about"] == about
-    assert json.loads((folder / "default.json").read_text())["about"] == about
+    in_short = {"A": {"cases": 2, "classes": ["spleen", "liver"]}, "B": {"cases": 1, "classes": []}}        # in the order of Table 2
+    assert json.loads((folder / "default.json").read_text())["about"] == {**about, "data": in_short}
     assert uniseg.load(folder / "default.pt", device="cpu").offered == ("liver",)
 
 

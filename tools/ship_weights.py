@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from uniseg import checkpoint
+from uniseg import checkpoint, datasets
 from uniseg.infer import fail
 from uniseg.volume import atomic_write
 
@@ -33,6 +33,15 @@ def read_experimental(path, classes):
     return reasons
 
 
+def by_dataset(data):
+    """{"DATASET/case": classes} of a checkpoint's `about` -> {DATASET: {"cases": how many, "classes": those of any}}, to be read."""
+    names = {}
+    for case, classes in data.items():
+        names.setdefault(case.partition("/")[0], []).append(classes)
+    return {name: {"cases": len(lists), "classes": datasets.in_order({c for classes in lists for c in classes})}
+            for name, lists in names.items()}
+
+
 def ship(source, experimental, in_pieces=()):
     """source: checkpoint of a run; experimental: path of a JSON file, or None; in_pieces: classes. Raises ValueError."""
     content = checkpoint.read(source)
@@ -52,7 +61,7 @@ def ship(source, experimental, in_pieces=()):
     with atomic_write(FOLDER / "default.json") as temporary:
         temporary.write_text(json.dumps({"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
                                          "network": network.describe(), "preprocessing": content["preprocessing"],
-                                         "about": about}, indent=1) + "\n")
+                                         "about": {**about, "data": by_dataset(about.get("data", {}))}}, indent=1) + "\n")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(network.classes)} classes, "
           f"{len(about.get('experimental', {}))} of them experimental")
 
