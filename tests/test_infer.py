@@ -431,8 +431,10 @@ def test_the_list_of_classes_is_table_2_with_a_mark_at_those_of_the_built_in_wei
     assert [(int(number), name) for number, name, *_ in rows] == [(c.index, c.name) for c in taxonomy.CLASSES]
     sidecar = DEFAULT_WEIGHTS.with_suffix(".json")
     assert sidecar.is_file(), "the package ships uniseg/weights/default.json"
-    offered = json.loads(sidecar.read_text())["classes"]
-    assert [name for _, name, _, mark in rows if mark == "yes"] == [n for n in taxonomy.NAMES if n in offered]
+    content = json.loads(sidecar.read_text())
+    known, experimental = content["classes"], content["about"].get("experimental", {})
+    assert [name for _, name, _, mark in rows if mark == "experimental"] == [n for n in taxonomy.NAMES if n in experimental]
+    assert [name for _, name, _, mark in rows if mark == "yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
 
 
 def test_the_help_ends_with_the_disclaimer(capsys):
