@@ -143,8 +143,8 @@ def field_of_view(rough, ids, outlines, spacing_mm, rng, view=None):
     x, y, z = (a[np.flatnonzero((outlines.skin > 0).any(axis=other))] for a, other in zip(grid.axes(), ((1, 2), (0, 2), (0, 1))))
     room = rng.uniform(8, 35, 2), rng.uniform([25, 5], [70, 30])                     # beside; behind (the table), before
     left, right, back, front = x[0] - room[0][0], x[-1] + room[0][1], y[0] - room[1][0], y[-1] + room[1][1]
-    if rng.random() < 0.12:                                                          # a small field of view cuts the patient
-        cut = rng.uniform(0, 0.22, 4)
+    if rng.random() < 0.2:                                                           # a small field of view cuts the patient
+        cut = rng.uniform(0, 0.3, 4)
         left, right = left + cut[0] * (right - left), right - cut[1] * (right - left)
         back, front = back + cut[2] * (front - back), front - 0.5 * cut[3] * (front - back)
     low, high = max(low, whole[0]), min(high, whole[1])
