@@ -47,8 +47,10 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     hu = tissues.draw_hu(phase, rng)
 
     low, high = motion.reach(low, high)
-    arms = stage(ARMS) if stage(ARMS).random() < ARMS_DOWN else None
-    room = np.array([75.0 if arms is None else 185.0, 75.0, -8.0])                                # for fat and table; the ends of a turned map are cut
+    rng = stage(ARMS)
+    arms = rng if rng.random() < ARMS_DOWN else None
+    beside = 75.0 if arms is None else 185.0
+    room = np.array([beside, 75.0, -8.0])                              # for fat, arms and table; the ends of a turned map are cut
     coarse = covering(low - room, high + room, body.COARSE_MM)
     rough = move(labels, affine, coarse, motion)
     outlines = body.outline(rough, lambda *starts: [n for s, n in ids.items() if s.startswith(starts)], coarse, stage(BODY), arms)
