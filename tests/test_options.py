@@ -234,8 +234,25 @@ def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know
                                   atol=1e-9)
 
 
+def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path, capsys):
+    options = ("--init", plain / "best.pt", "--anew", "liver", "--prior", "0.02", "--lr", "1e-12")
+    assert main(flags(tmp_path / "run", *options)) == 0
+    before, after = (checkpoint.read(path) for path in (plain / "best.pt", tmp_path / "run" / "last.pt"))
+    names = after["network"]["classes"]
+    assert f"classes kept: {', '.join(n for n in names if n != 'liver')}\n" in capsys.readouterr().err
+    for k, name in enumerate(names):
+        old, new = (c["weights"][f"lpg.controllers.{k}.2.bias"] for c in (before, after))
+        assert torch.allclose(old, new, atol=1e-9) == (name != "liver"), name
+    prior = torch.sigmoid(after["weights"][f"lpg.controllers.{names.index('liver')}.2.bias"][-1])
+    assert abs(float(prior) - 0.02) < 1e-6
+    assert main(flags(tmp_path / "other", "--init", plain / "best.pt", "--anew", "livre")) == 2
+    assert "--anew livre: no class of this training. It has spleen, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options, message", [
     (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
+    (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
+    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: its one layer serves all classes"),
     (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
     (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
 def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):

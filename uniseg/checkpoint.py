@@ -187,9 +187,9 @@ def load_network(content, path="checkpoint"):
     return network.eval()
 
 
-def initialise(network, content, path="checkpoint"):
+def initialise(network, content, path="checkpoint", anew=()):
     """Start `network` from the weights of `content` (`read()`), Section 4.6: all that does not belong to single classes, and
-    of the LPG what belongs to classes that both have, by name, with their text embeddings.
+    of the LPG what belongs to classes that both have, by name, with their text embeddings. Classes in `anew` keep the network's.
 
     Returns the names of the network's tensors that were left at their start. Raises CheckpointError where the backbone differs.
     """
@@ -198,7 +198,8 @@ def initialise(network, content, path="checkpoint"):
     if (backbone, width) != (network.config.backbone, network.config.width or PAPER_WIDTH[network.config.backbone]):
         raise CheckpointError(f"{path}: holds a {released.TITLES[backbone]} of width {width}. "
                               f"Give --backbone {backbone} --width {width}.")
-    shared = {c: (then["classes"].index(c), k) for k, c in enumerate(network.classes) if c in then["classes"]}
+    shared = {c: (then["classes"].index(c), k) for k, c in enumerate(network.classes)
+              if c in then["classes"] and c not in anew}
     apart = ("lpg.", "organ_embedding") + (("out.",) if then["classes"] != list(network.classes) else ())
     pairs = {n: n for n in ours if not n.startswith(apart)}                                 # our name: theirs
     if (then.get("lpg"), then.get("text_width")) == (network.config.lpg, network.config.text_width):

@@ -94,6 +94,8 @@ def _add_data(parser):
     parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
     parser.add_argument("--init", type=Path, metavar="WEIGHTS",
                         help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
+    parser.add_argument("--anew", metavar="CLASSES", help="with --init: these classes' MLPs start at random and at --prior all the same, "
+                        "comma-separated; for classes that the file never learned (probability 0)")
     parser.add_argument("--extend", type=Path, metavar="CHECKPOINT",
                         help="teach it the classes it lacks from new data alone, Section 3.3; its network and grid are kept, other "
                         "defaults are then those of Section 5.1.3")
@@ -265,6 +267,10 @@ def make_config(args, train_cases, world):
         raise ValueError("--compile: the baselines look into the network. Leave one of the two out.")
     if args.freeze == "old" and args.extend is None:
         raise ValueError("--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
+    if args.anew is not None and args.init is None:
+        raise ValueError("--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS.")
+    if args.anew is not None and args.lpg == "shared":
+        raise ValueError("--anew with --lpg shared: its one layer serves all classes, none can start alone. Leave one out.")
     if args.freeze != "nothing" and args.init is None and args.extend is None:
         raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
     if args.activation_checkpointing and args.backbone != "swin_unetr":

@@ -318,7 +318,10 @@ def new_network(args, config, classes):
         network.set_prior(config.prior)
     if args.init is None:
         return network, ""
-    fresh = checkpoint.initialise(network, content, args.init)
+    anew = [c.strip() for c in (args.anew or "").split(",") if c.strip()]
+    if unknown := [c for c in anew if c not in classes]:
+        raise ValueError(f"--anew {unknown[0]}: no class of this training. It has {', '.join(classes)}.")
+    fresh = checkpoint.initialise(network, content, args.init, anew)
     known = [c for k, c in enumerate(classes) if not any(n.startswith((f"lpg.controllers.{k}.", "out.")) for n in fresh)
              and c in content["network"]["classes"]]
     return network, (f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
