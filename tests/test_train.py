@@ -142,6 +142,14 @@ def test_rare_classes_weigh_more_between_1_and_12():
     assert weights.tolist() == pytest.approx([1.0, 4 ** 0.6, 12.0, 1.0])
 
 
+def test_at_power_1_a_rare_class_weighs_as_much_as_the_rest_of_the_patch():
+    """32000 voxels a patch: 12.8 times those of the aorta, and fewer than those of the liver. At power 0.5 the square root."""
+    cases = [Case(Path(), "a", "a/x", (), {"liver": 40000, "aorta": 2500, "adrenal": 20})]
+    names = ("liver", "aorta", "adrenal")
+    assert positive_weights(cases, names, 1.0, 32000).tolist() == pytest.approx([1.0, 12.8, 1600.0])
+    assert positive_weights(cases, names, 0.5, 32000).tolist() == pytest.approx([1.0, 12.8 ** 0.5, 40.0])
+
+
 # -------------------------------------------------------------------------------------------------------------------- a step
 
 def test_two_micro_batches_give_the_gradient_of_the_joint_batch():

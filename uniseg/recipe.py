@@ -48,6 +48,7 @@ class TrainConfig:
     augment: str = "paper"                # P; "strong" adds small rotations, zoom, contrast, blur, noise; "contrast" phases
     deform: float = 0.0                   # U, mm: most that a smooth random deformation moves a voxel
     weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, 1 to 12
+    balance_loss: float = 0.0             # U: instead, BCE weight (a patch's voxels / the class's)^this, at least 1
     # optimisation
     epochs: int = 2000                    # R
     warmup_epochs: int = 50               # P
@@ -146,6 +147,8 @@ def _add_network(parser, d):
     pre.add_argument("--deform", type=_at_least_zero, default=d.deform, metavar="MM",
                      help="smooth random deformation by up to so many mm; beyond the paper")
     pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
+    pre.add_argument("--balance-loss", type=_fraction, default=d.balance_loss, metavar="POWER", help="instead of --weight-positives: by "
+                     "(voxels of a patch / voxels of the class)^POWER, for grids on which the former's at most 12 is too little")
 
 
 def _add_optimisation(parser, d):
@@ -271,6 +274,8 @@ def make_config(args, train_cases, world):
         raise ValueError("--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS.")
     if args.anew is not None and args.lpg == "shared":
         raise ValueError("--anew with --lpg shared: its one layer serves all classes, none can start alone. Leave one out.")
+    if args.weight_positives and args.balance_loss:
+        raise ValueError("--weight-positives and --balance-loss: both weigh the same voxels. Leave one out.")
     if args.freeze != "nothing" and args.init is None and args.extend is None:
         raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
     if args.activation_checkpointing and args.backbone != "swin_unetr":

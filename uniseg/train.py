@@ -62,10 +62,15 @@ class SampleNumbers:
         return (c.epochs * c.steps_per_epoch - self.start) * c.accumulate
 
 
-def positive_weights(cases, classes):
-    """BCE weight of each class's positive voxels, (K,): (10000 / mean voxels a case)^0.6, at least 1, at most 12."""
+def positive_weights(cases, classes, power=0.0, patch_voxels=0):
+    """BCE weight of each class's positive voxels, (K,), from its mean voxels in the cases that show it (10000 where none does).
+
+    (10000 / mean)^0.6, at least 1, at most 12; with a `power` (patch_voxels / mean)^power, at least 1: at power 1 a class's
+    positives weigh as much as all the rest of a patch.
+    """
     means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
-    return torch.tensor([min(max((10000 / m) ** 0.6, 1.0), 12.0) for m in means], dtype=torch.float32)
+    rule = (lambda mean: (patch_voxels / mean) ** power) if power else (lambda mean: min((10000 / mean) ** 0.6, 12.0))
+    return torch.tensor([max(rule(mean), 1.0) for mean in means], dtype=torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------------ a step
@@ -369,7 +374,9 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
     (network, average, optimizer, scaler), (save_last, save_best, tell) = learner, keep
     model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
     model = torch.compile(model) if config.compile else model
-    weights = positive_weights(train_cases, network.classes) if config.weight_positives else None
+    weights = None
+    if config.weight_positives or config.balance_loss:
+        weights = positive_weights(train_cases, network.classes, config.balance_loss, math.prod(config.patch_size))
     sums = getattr(objective, "sums", None)                                          # of a step, on this rank
     shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
     progress = tqdm(total=config.epochs * config.steps_per_epoch, initial=state["step"], unit="step",
