@@ -253,7 +253,8 @@ def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path,
     (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
     (("--weight-positives", "--balance-loss", "0.7"), "--weight-positives and --balance-loss: both weigh the same voxels."),
     (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
-    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: its one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"), "--anew with --head softmax: one layer serves all classes"),
     (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
     (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
 def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):

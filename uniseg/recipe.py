@@ -272,8 +272,9 @@ def make_config(args, train_cases, world):
         raise ValueError("--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
     if args.anew is not None and args.init is None:
         raise ValueError("--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS.")
-    if args.anew is not None and args.lpg == "shared":
-        raise ValueError("--anew with --lpg shared: its one layer serves all classes, none can start alone. Leave one out.")
+    if args.anew is not None and (args.lpg == "shared" or args.head == "softmax"):
+        one = "--head softmax" if args.head == "softmax" else "--lpg shared"
+        raise ValueError(f"--anew with {one}: one layer serves all classes, none can start alone. Leave one of the two out.")
     if args.weight_positives and args.balance_loss:
         raise ValueError("--weight-positives and --balance-loss: both weigh the same voxels. Leave one out.")
     if args.freeze != "nothing" and args.init is None and args.extend is None:
