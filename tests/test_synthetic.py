@@ -73,8 +73,16 @@ def draw(seed, **options):
     return synthetic.draw(LABELS, AFFINE, NAMES_OF, seed, **{"spacing_mm": 8.0, **options})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def uncut():
+    """The whole width of the patient is in view, whatever the seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "CUT", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
-def patient():
+def patient(uncut):
     return draw(1, view="whole", phase="portal")
 
 
@@ -161,6 +169,18 @@ def test_the_field_of_view_cuts_the_patient_and_one_that_the_map_cannot_give_is_
     assert abdomen["liver"].any() and not abdomen["left_head_of_femur"].any()
     with pytest.raises(ValueError, match="view 'chest'"):
         draw(3, view="chest")                                                        # lungs of 124 mm are no chest
+
+
+def test_a_small_field_of_view_cuts_the_sides_of_the_patient_not_its_height(patient, monkeypatch):
+    """The same seed with and without: less width and depth, the same height, and each organ no larger."""
+    monkeypatch.setattr(synthetic, "CUT", 1.0)
+    whole, cut = patient, draw(1, view="whole", phase="portal")
+    assert (np.array(cut[0].shape) < whole[0].shape).tolist() == [True, True, False]
+    low = [c[2][:3, 3] for c in (whole, cut)]
+    high = [c[2][:3, :3] @ (np.array(c[0].shape) - 1) + c[2][:3, 3] for c in (whole, cut)]
+    assert (low[1] >= low[0]).all() and (high[1] <= high[0] + 8.0).all()             # rounded to voxels
+    assert (high[1] - low[1])[0] >= (1 - 2 * synthetic.MOST_CUT) * (high[0] - low[0])[0] - 8.0
+    assert all(cut[1][name].sum() <= 1.05 * whole[1][name].sum() for name in ("liver", "spleen", "left_lung"))
 
 
 def test_the_head_of_the_femur_is_a_ball_at_the_upper_end_of_the_bone():

@@ -18,6 +18,7 @@ from .scanner import scan
 
 VIEWS = {"whole": 0.2, "chest": 0.2, "upper abdomen": 0.2, "abdomen and pelvis": 0.3, "slab": 0.1}    # its probability
 ARMS_DOWN = 0.15             # probability of arms at the sides
+CUT, MOST_CUT = 0.3, 0.35    # probability that a small field of view cuts the patient; most of the width that it cuts off a side
 HEAD_RADIUS_MM, HEAD_BELOW_MM = 26.0, 22.0     # head of femur: a ball about a centre below the upper end of the bone
 MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS = range(9)     # each stage draws from (seed, its number)
 
@@ -145,8 +146,8 @@ def field_of_view(rough, ids, outlines, spacing_mm, rng, view=None):
     x, y, z = (a[np.flatnonzero((outlines.skin > 0).any(axis=other))] for a, other in zip(grid.axes(), ((1, 2), (0, 2), (0, 1))))
     room = rng.uniform(8, 35, 2), rng.uniform([25, 5], [70, 30])                     # beside; behind (the table), before
     left, right, back, front = x[0] - room[0][0], x[-1] + room[0][1], y[0] - room[1][0], y[-1] + room[1][1]
-    if rng.random() < 0.3:                                                           # a small field of view cuts the patient
-        cut = rng.uniform(0, 0.35, 4)
+    if rng.random() < CUT:
+        cut = rng.uniform(0, MOST_CUT, 4)
         left, right = left + cut[0] * (right - left), right - cut[1] * (right - left)
         back, front = back + cut[2] * (front - back), front - 0.5 * cut[3] * (front - back)
     low, high = max(low, whole[0]), min(high, whole[1])
