@@ -4,6 +4,7 @@ Small arrays are written so that the answer can be read off them; the patients a
 D06 are those of the project's table of faults.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -536,6 +537,21 @@ def test_a_patch_is_the_volume_at_its_place(tiny):
         starts.add(start)
     assert len(starts) > 30
     assert {min(s[a] for s in starts) for a in range(3)} == {0}                       # patches touch the border and stay inside
+
+
+@pytest.mark.parametrize("pad, beyond", [("air", False), ("edge", True)])
+def test_a_patch_of_more_slices_than_the_volume_is_filled_with_air_or_with_the_volume_s_end_slices(tiny, pad, beyond):
+    whole, liver = tiny_patient().hu.astype(int), tiny_patient().masks["liver"]
+    depth, width, slices = whole.shape
+    sample = PatchDataset([tiny], ("liver",), dataclasses.replace(IDENTITY, pad_slices=pad), (depth + 2, width, slices + 4), seed=0,
+                          rotate_probability=0.0, shift_probability=0.0)[0]
+    hu, bits = hu_of(sample["image"][0]), sample["bits"]
+    inside = np.s_[1:-1, :, 2:-2]
+    assert np.array_equal(hu[inside], whole) and np.array_equal(bits[inside], liver)
+    for end, here in ((np.s_[1:-1, :, :2], np.s_[:, :, :1]), (np.s_[1:-1, :, -2:], np.s_[:, :, -1:])):
+        assert np.array_equal(hu[end], np.repeat(whole[here], 2, axis=2)) == beyond          # and the labels with the image
+        assert np.array_equal(bits[end], np.repeat(liver[here], 2, axis=2) if beyond else np.zeros_like(bits[end]))
+    assert not bits[[0, -1]].any() and (hu[[0, -1]] == hu.min()).all()                       # at the sides air in either case
 
 
 def test_a_foreground_patch_has_its_centre_in_the_foreground(tiny):

@@ -418,6 +418,22 @@ def test_a_finer_ct_is_averaged_where_the_checkpoint_says_that_its_network_was_t
     assert found[0].any() and not np.array_equal(*found)
 
 
+@pytest.mark.parametrize("pad", ["air", "edge", None])
+def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_does_not_say(pad):
+    hu, _, affine = paint()
+    hu, seen = hu[:, :, 10:16], []                                          # 6 slices in windows of 16
+
+    class Watched(Bands):
+        def forward(self, patches, only=None):
+            seen.append(patches.clone())
+            return super().forward(patches, only)
+
+    stand_in(Watched(), **({} if pad is None else {"pad_slices": pad})).segment(image(hu, affine))
+    ends = torch.cat([seen[0][..., :5] - seen[0][..., 5:6], seen[0][..., 11:] - seen[0][..., 10:11]], -1)
+    assert bool(ends.any()) == (pad != "edge")
+    assert (seen[0][..., :5] == 0).all() == (pad != "edge")
+
+
 def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
     """The box of a class ends at the volume's edge there, and beyond it the edge voxel is repeated, as in `resample`."""
     hu, _, affine = paint()
@@ -572,7 +588,7 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["versions"]["uniseg"] == uniseg.__version__ and stats["versions"]["torch"] == torch.__version__
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
-    assert stats["preprocessing"] == PREPROCESSING
+    assert stats["preprocessing"] == {**PREPROCESSING, "pad_slices": "air"}
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "precision": "float32",
                                  "device": "cpu"}
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}

@@ -351,6 +351,14 @@ def test_a_second_start_keeps_the_cases_and_adds_more(root, maps, capsys):
     assert "another spacing" in capsys.readouterr().err
 
 
+def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
+    run = [str(maps), "--out", str(tmp_path / "Slabs"), "--cases", "3", "--spacing", "12"]
+    assert command.main([*run, "--view", "slab", "--phase", "arterial"]) == 0
+    assert capsys.readouterr().out.count(": arterial, slab, ") == 3
+    assert command.main([*run, "--heads", "--view", "slab"]) == 2
+    assert "--heads: --phase and --view are those of a torso" in capsys.readouterr().err
+
+
 def test_training_reads_the_dataset(root, tmp_path):
     assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *runs.TINY,
                        "--epochs", "1"]) == 0

@@ -57,7 +57,8 @@ def save(path, network, preprocessing, about=None, training=None, half=False):
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
     With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.
-    preprocessing: {"spacing_mm", "hu_window", "window", "antialias"}, what inference has to repeat
+    preprocessing: {"spacing_mm", "hu_window", "window", "antialias", "pad_slices" (data.Preprocessing)}, what inference has
+                   to repeat
     half:          store floating-point weights in float16 (for shipping)
     """
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}

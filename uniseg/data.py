@@ -151,6 +151,7 @@ class Preprocessing:
     spacing_mm: tuple = (1.5, 1.5, 1.5)        # isotropic
     hu_window: tuple = (-175.0, 250.0)         # clipped, then scaled to [0, 1]
     antialias: bool = False                    # beyond the paper: average instead of pick when the grid gets coarser
+    pad_slices: str = "air"                    # beyond the paper, "edge": above and below, a thin CT goes on as its end planes
 
 
 @dataclass(frozen=True)
@@ -359,7 +360,7 @@ class PatchDataset:
         return centre
 
     def _patch(self, array, centre, fill, size=None):
-        """Cut a patch, moved inside where the volume is large enough, padded with `fill` where it is not."""
+        """Cut a patch, moved inside where the volume is large enough, padded with `fill` (Preprocessing.pad_slices) where not."""
         size = size or self.patch_size
         starts = [min(max(c - w // 2, 0), n - w) if n >= w else -((w - n) // 2)
                   for c, n, w in zip(centre, array.shape, size)]
@@ -367,8 +368,10 @@ class PatchDataset:
         block = np.asarray(array[source])
         if block.shape == tuple(size):
             return block
-        before = [max(-s, 0) for s in starts]
-        return np.pad(block, [(b, w - b - m) for b, w, m in zip(before, size, block.shape)], constant_values=fill)
+        pads = [(max(-s, 0), w - max(-s, 0) - m) for s, w, m in zip(starts, size, block.shape)]
+        if self.preprocessing.pad_slices == "edge":
+            block, pads[2] = np.pad(block, [(0, 0), (0, 0), pads[2]], mode="edge"), (0, 0)
+        return np.pad(block, pads, constant_values=fill)
 
     def _deformed_patch(self, case, centre, rng):
         """Beyond the paper (--augment strong or contrast, --deform): another shape, another contrast, blur, noise."""

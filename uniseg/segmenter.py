@@ -110,7 +110,8 @@ class Segmenter:
 
     def __init__(self, network, preprocessing, device, weights, experimental=None, in_pieces=()):
         self.network, self.device = network.to(device).eval(), device
-        self.preprocessing, self.weights, self.experimental = preprocessing, weights, experimental or {}
+        self.preprocessing = {"pad_slices": "air", **preprocessing}                     # older checkpoints do not say
+        self.weights, self.experimental = weights, experimental or {}
         self.in_pieces = tuple(in_pieces)
 
     @property
@@ -226,7 +227,7 @@ class Segmenter:
 
         pieces = [[] for _ in names]
         for z, logits in sliding_window(image, predict, len(names), self.preprocessing["window"], overlap, body=body,
-                                        device=self.device, progress=progress):
+                                        device=self.device, pad_slices=self.preprocessing["pad_slices"], progress=progress):
             inside = body[:, :, z:z + logits.shape[3]]
             for k, limit in enumerate(limits):
                 values = _to_bytes(logits[k].numpy(), limit)                     # (D, H, dz)

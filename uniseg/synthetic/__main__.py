@@ -19,7 +19,7 @@ from .. import NOT_A_MEDICAL_DEVICE, taxonomy
 from ..datasets import SUFFIXES
 from ..layouts import bare
 from ..volume import atomic_write, read_label_map, write_volume
-from . import draw, tissues
+from . import VIEWS, draw, tissues
 from .head import draw_head
 from .lesions import KINDS
 
@@ -72,11 +72,11 @@ def label_map(masks, classes):
     return labels
 
 
-def draw_case(path, names, seed, spacing_mm, classes):
+def draw_case(path, names, seed, spacing_mm, classes, phase=None, view=None):
     """(hu, label map, affine, its description) of a torso drawn from the label map in a file. Raises ValueError."""
     labels, affine = read_map(path, names)
     try:
-        hu, masks, affine, about = draw(labels, affine, names, seed, spacing_mm)
+        hu, masks, affine, about = draw(labels, affine, names, seed, spacing_mm, phase, view)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return hu, label_map(masks, classes), affine, f"{about['phase']}, {about['view']}"
@@ -88,7 +88,7 @@ def draw_empty(seed, spacing_mm):
     return hu, np.zeros(hu.shape, np.uint8), affine, "no class"
 
 
-def write_dataset(maps, names, out, cases, spacing_mm, seed, heads=False, say=print):
+def write_dataset(maps, names, out, cases, spacing_mm, seed, heads=False, phase=None, view=None, say=print):
     """Write the cases that are not there yet, then dataset.json with all cases in the folder. Raises ValueError, OSError."""
     settings = {"spacing_mm": spacing_mm, "classes": annotated(maps, names)}
     made_with = out / "synthetic.json"
@@ -106,7 +106,7 @@ def write_dataset(maps, names, out, cases, spacing_mm, seed, heads=False, say=pr
             continue
         start = time.monotonic()
         hu, labels, affine, about = draw_empty(seed + n, spacing_mm) if heads \
-            else draw_case(maps[name], names, seed + n, spacing_mm, settings["classes"])
+            else draw_case(maps[name], names, seed + n, spacing_mm, settings["classes"], phase, view)
         write_volume(image, hu, affine)
         write_volume(label, labels, affine)
         say(f"{case}: {about}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s")
@@ -135,6 +135,8 @@ def build_parser():
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="voxel size (default %(default)s)")
     parser.add_argument("--heads", action="store_true",
                         help="draw heads, in which the classes of the maps are absent: cases that teach a model to find nothing")
+    parser.add_argument("--phase", choices=tissues.PHASES, help="contrast phase of every torso (default: drawn)")
+    parser.add_argument("--view", choices=VIEWS, help="what every torso shows (default: drawn)")
     parser.add_argument("--seed", type=int, default=0, help="of the first case (default %(default)s)")
     return parser
 
@@ -145,9 +147,12 @@ def main(argv=None):
     try:
         if args.cases < 1 or args.seed < 0:
             raise ValueError(f"--cases {args.cases} --seed {args.seed}: cases start at 1 and seeds at 0. Correct them.")
+        if args.heads and (args.phase or args.view):
+            raise ValueError("--heads: --phase and --view are those of a torso. Leave them out.")
         if not 0.5 <= args.spacing <= 12:
             raise ValueError(f"--spacing {args.spacing:g}: not between 0.5 and 12 mm. Give that of training.")
-        write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed, args.heads)
+        write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed, args.heads,
+                      args.phase, args.view)
     except ValueError as error:
         print(f"uniseg: error: {error}", file=sys.stderr)
         return 2
