@@ -101,6 +101,32 @@ def test_a_false_alarm_of_three_voxels_where_the_class_is_absent():
     assert one_class([CERTAIN] * 3 + [-CERTAIN], [0] * 4) == pytest.approx(37.5 + 3 / 4)
 
 
+def test_without_the_dice_of_absent_classes_a_false_alarm_costs_its_cross_entropy_and_the_others_what_they_did():
+    logits, _, target, labelled = random_example()
+    target[0, 2] = False                                                    # annotated and absent
+    with_it, without = (masked_loss(logits, target, labelled, reduction="sum", dice_of_absent=dice) for dice in (True, False))
+    falsely = torch.sigmoid(logits[0, 2]).sum().item()
+    assert (with_it - without).item() == pytest.approx(falsely / (falsely + 1), rel=1e-5)
+    target[0, 2, 0, 0, 0] = True                                            # one voxel, and its Dice counts
+    assert masked_loss(logits, target, labelled, dice_of_absent=False) == masked_loss(logits, target, labelled)
+
+
+def test_the_dice_of_patches_without_it_takes_a_rare_class_to_nothing():
+    """One probability for every voxel of eight patches of 4000 voxels, in one of which the class has ten: where does training take it?"""
+    target = torch.zeros(8, 1, 4000, 1, 1)
+    target[0, 0, :10] = 1
+    learned = []
+    for dice_of_absent in (True, False):
+        logit = torch.tensor(-4.0, requires_grad=True)                      # a prior of 0.018
+        optimizer = torch.optim.Adam([logit], lr=0.05)
+        for _ in range(400):
+            optimizer.zero_grad()
+            masked_loss(logit.expand(target.shape), target, torch.ones(8, 1, dtype=torch.bool), dice_of_absent=dice_of_absent).backward()
+            optimizer.step()
+        learned.append(torch.sigmoid(logit).item())
+    assert learned[0] < 5e-6 < 5e-5 < learned[1] < 10 / 32000
+
+
 def test_dice_is_taken_over_the_volume_not_slice_by_slice():
     """An organ on 32 of 96 slices, found exactly. With a Dice of 0 for each empty slice the loss would be 64 / 96."""
     target = torch.zeros(1, 1, 96, 4, 4)
@@ -159,8 +185,11 @@ def test_gradients_agree_with_finite_differences():
     logits, _, target, labelled = random_example(torch.float64)
     logits.requires_grad_()
     weight = torch.tensor([[1.0, 7.0, 2.5], [7.0, 12.0, 7.0]], dtype=torch.float64)
-    for options in ({}, {"reduction": "sum"}, {"pairs": 7.0}, {"positive_weight": weight}):
+    for options in ({}, {"reduction": "sum"}, {"pairs": 7.0}, {"positive_weight": weight}, {"dice_of_absent": False}):
         assert torch.autograd.gradcheck(lambda x: masked_loss(x, target, labelled, **options), logits)
+    target[0, 0] = False                                    # absent: with its Dice and without
+    for dice in (True, False):
+        assert torch.autograd.gradcheck(lambda x: masked_loss(x, target, labelled, dice_of_absent=dice), logits)
 
 
 def test_gradients_agree_with_finite_differences_for_soft_targets():

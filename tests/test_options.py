@@ -252,6 +252,7 @@ def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path,
 @pytest.mark.parametrize("options, message", [
     (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
     (("--weight-positives", "--balance-loss", "0.7"), "--weight-positives and --balance-loss: both weigh the same voxels."),
+    (("--dice-present", "--head", "softmax"), "--dice-present: the losses of --extend and --head softmax know no absent classes."),
     (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
     (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: one layer serves all classes"),
     (("--init", "x.pt", "--anew", "liver", "--head", "softmax"), "--anew with --head softmax: one layer serves all classes"),
@@ -272,4 +273,4 @@ def test_every_option_beyond_the_paper_is_off_by_default():
         (1, "off", 0, 0, 0, 0, "paper", "nothing")
     assert args.pad_slices == "air"
     assert not (args.activation_checkpointing or args.compile or args.weight_positives or args.antialias or args.input_windows
-                or args.dataset_weights or args.balance_loss)
+                or args.dataset_weights or args.balance_loss or args.dice_present)

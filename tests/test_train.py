@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,6 +219,20 @@ def test_the_sums_of_a_step_are_those_of_its_micro_batches_and_change_nothing_el
     assert loss == training_step(other, parts, TrainConfig(accumulate=2)) and torch.equal(gradients(network), gradients(other))
 
 
+def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
+    """Spleen (bit 0) is annotated and the batch has no voxel of it, and so is the aorta (bit 2), of which it has one."""
+    batch, losses = batch_of(0, "101"), []
+    batch["bits"] = torch.zeros_like(batch["bits"])
+    batch["bits"][0, 0, 0, 0] = 4
+    for dice_present in (False, True):
+        config, network = TrainConfig(dice_present=dice_present), small_network()
+        objective = train.make_objective(SimpleNamespace(old=None, extend=None), config, network, [], torch.device("cpu"))
+        losses.append(training_step(network, [batch], config, objective=objective).item())
+    with torch.no_grad():
+        falsely = torch.sigmoid(small_network()(batch["image"]))[0, 0].sum().item()
+    assert losses[0] - losses[1] == pytest.approx(falsely / (falsely + 1) / 2, rel=1e-4)       # mean of two annotated classes
+
+
 # ---------------------------------------------------------------------------------------------------------------- validation
 
 class Threshold:
@@ -350,7 +365,7 @@ def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
 
 
 def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
-    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias", "--pad-slices", "edge",
+    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias", "--pad-slices", "edge", "--dice-present",
                       "--amp", "bf16", "--accumulate", 2, "--batch-size", 1, "--lpg", "shared", "--encoding", "random",
                       "--patch-size", 24, 16, 16, "--epochs", 2)) == 0
     assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path / "run"))

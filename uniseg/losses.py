@@ -19,7 +19,7 @@ def unpack_bits(bits, classes):
     return target
 
 
-def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None, sums=None):
+def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive_weight=None, sums=None, dice_of_absent=True):
     """Dice + BCE of the labelled (sample, class) pairs, Eq. (3)-(4).
 
     logits:    (B, K, D, H, W)
@@ -32,6 +32,9 @@ def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive
     positive_weight: (B, K) weight of positive voxels in the BCE term (None: 1, the paper)
     sums:      (3, K) tensor to which the sums over the labelled pairs' voxels of p t, p and t are added, which Dice needs
                anyway; p is the sigmoid, t the target (None: not wanted)
+    dice_of_absent: whether Dice counts for a pair without a voxel of the class, as in Eq. (4). Its loss there, s / (s + 1) with
+               s = sum(p), is steepest at s = 1, a probability of 1 / N: it outweighs the cross-entropy of the few voxels that
+               a small class has in other patches, and holds the class at zero. Without it those pairs have their BCE alone
     returns:   0-d tensor; 0 with zero gradients where nothing is labelled
 
     Dice is taken over the whole patch of a (sample, class) pair, never slice by slice.
@@ -41,7 +44,7 @@ def masked_loss(logits, target, labelled, pairs=None, reduction="mean", positive
                          f"{tuple(labelled.shape)} do not fit. Expected (B, K, D, H, W) twice and (B, K).")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"masked_loss: reduction {reduction!r} is not 'mean' or 'sum'.")
-    total, found = _MaskedSum.apply(logits, target, labelled, positive_weight)
+    total, found = _MaskedSum.apply(logits, target, labelled, positive_weight, dice_of_absent)
     if sums is not None:
         sums += found
     if reduction == "sum":
@@ -61,15 +64,15 @@ class _MaskedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, target, labelled, positive_weight):
+    def forward(ctx, logits, target, labelled, positive_weight, dice_of_absent):
         pairs = labelled.nonzero().tolist()
         weights = [1.0] * len(pairs) if positive_weight is None else positive_weight[labelled].tolist()
-        ctx.rows = list(zip(pairs, weights))
+        ctx.rows, ctx.dice_of_absent = list(zip(pairs, weights)), dice_of_absent
         ctx.save_for_backward(logits, target)
         total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
         sums = total.new_zeros(3, logits.shape[1])
         for (b, k), weight in ctx.rows:
-            loss, found = _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight)
+            loss, found = _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight, dice_of_absent)
             total += loss
             sums[:, k] += found
         ctx.mark_non_differentiable(sums)
@@ -81,22 +84,24 @@ class _MaskedSum(torch.autograd.Function):
         logits, target = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for (b, k), weight in ctx.rows:
-            row = _row_gradient(logits[b, k].to(grad_total.dtype), target[b, k].to(grad_total.dtype), weight)
+            row = _row_gradient(logits[b, k].to(grad_total.dtype), target[b, k].to(grad_total.dtype), weight, ctx.dice_of_absent)
             gradient[b, k] = row.mul_(grad_total)
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
-def _row_loss(x, t, weight):
+def _row_loss(x, t, weight, dice_of_absent):
     """BCE + Dice loss of one (sample, class), and its sums: logits x and 0/1 target t (D, H, W), weight of positive voxels."""
     _, quotient, sums = _dice(torch.sigmoid(x), t)
-    return ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean() + 1 - quotient, sums
+    loss = ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean()
+    return loss + 1 - quotient if dice_of_absent or sums[2] else loss, sums
 
 
-def _row_gradient(x, t, weight):
+def _row_gradient(x, t, weight, dice_of_absent):
     """d _row_loss / dx, (D, H, W)."""
     p = torch.sigmoid(x)
-    size, quotient, _ = _dice(p, t)
-    return (p - t) * _voxel_weight(t, weight) / x.numel() - (2 * t - quotient) / size * p * (1 - p)
+    size, quotient, (_, _, true) = _dice(p, t)
+    gradient = (p - t) * _voxel_weight(t, weight) / x.numel()
+    return gradient - (2 * t - quotient) / size * p * (1 - p) if dice_of_absent or true else gradient
 
 
 def _dice(p, t):

@@ -50,6 +50,7 @@ class TrainConfig:
     deform: float = 0.0                   # U, mm: most that a smooth random deformation moves a voxel
     weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, 1 to 12
     balance_loss: float = 0.0             # U: instead, BCE weight (a patch's voxels / the class's)^this, at least 1
+    dice_present: bool = False            # P, Eq. (4): Dice in every patch; else only of classes that the patch shows
     # optimisation
     epochs: int = 2000                    # R
     warmup_epochs: int = 50               # P
@@ -152,6 +153,8 @@ def _add_network(parser, d):
     pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
     pre.add_argument("--balance-loss", type=_fraction, default=d.balance_loss, metavar="POWER", help="instead of --weight-positives: by "
                      "(voxels of a patch / voxels of the class)^POWER, for grids on which the former's at most 12 is too little")
+    pre.add_argument("--dice-present", action="store_true", help="take Dice of the classes that a patch shows alone, the others have their "
+                     "cross-entropy; beyond the paper")
 
 
 def _add_optimisation(parser, d):
@@ -280,6 +283,8 @@ def make_config(args, train_cases, world):
         raise ValueError(f"--anew with {one}: one layer serves all classes, none can start alone. Leave one of the two out.")
     if args.weight_positives and args.balance_loss:
         raise ValueError("--weight-positives and --balance-loss: both weigh the same voxels. Leave one out.")
+    if args.dice_present and (args.extend is not None or args.head == "softmax"):
+        raise ValueError("--dice-present: the losses of --extend and --head softmax know no absent classes. Leave it out.")
     if args.freeze != "nothing" and args.init is None and args.extend is None:
         raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
     if args.activation_checkpointing and args.backbone != "swin_unetr":

@@ -79,10 +79,11 @@ class PartialLabels:
     """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others.
 
     sums: tensor (3, K) to which each batch adds those of losses.masked_loss, for `learning` (None: not wanted)
+    dice_of_absent: see losses.masked_loss
     """
 
-    def __init__(self, sums=None):
-        self.sums = sums
+    def __init__(self, sums=None, dice_of_absent=True):
+        self.sums, self.dice_of_absent = sums, dice_of_absent
 
     def pairs(self, labelled):
         """Number of (sample, class) pairs that count in the loss."""
@@ -92,7 +93,8 @@ class PartialLabels:
         """image (B, 1, D, H, W), bits (B, D, H, W) int64, labelled (B, K) bool, weight (B, K) or None; cast: autocast or not."""
         with cast():
             logits = model(image)                                                  # (B, K, D, H, W)
-        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight, sums=self.sums)
+        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight, sums=self.sums,
+                           dice_of_absent=self.dice_of_absent)
 
 
 def training_step(model, batches, config, world=1, weights=None, scaler=None, objective=PartialLabels()):
@@ -274,7 +276,7 @@ def make_objective(args, config, network, train_cases, device):
     if config.baseline != "none":
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
     if teacher is None:
-        return PartialLabels(torch.zeros(3, len(network.classes), device=device))
+        return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present)
     return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
 
 
