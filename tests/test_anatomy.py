@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uniseg.anatomy import Plane, body_mask, bounding_box, largest_components, midsagittal_plane, right_side, split_left_right
+from uniseg.anatomy import (Plane, body_mask, bounding_box, largest_components, midsagittal_plane, right_side, split_left_right,
+                            trunk_box)
 from uniseg.phantom import make_phantom
 
 IDENTITY = np.eye(4)
@@ -81,6 +82,52 @@ def test_body_of_single_slices_and_odd_sizes():
     body = body_mask(hu, (1.0, 1.0, 8.0))
     assert body.shape == (81, 61, 1)
     assert 2 * (body & disc).sum() / (body.sum() + disc.sum()) > 0.9
+
+
+# --- trunk_box
+
+def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):
+    """A trunk of the given half width (mm) with arms, x of each arm's middle beyond the trunk's side: a body mask of ten slices."""
+    n = [int(520 // spacing_mm), int(300 // spacing_mm)]
+    x, y = (spacing_mm * (np.ogrid[tuple(map(slice, n))][a] - (n[a] - 1) / 2) for a in (0, 1))
+    body = (x / half_width) ** 2 + (y / (depth * half_width)) ** 2 <= 1
+    for side in arms:
+        body = body | (np.hypot(x - side * (half_width + 0.8 * arm), y + 20) <= arm)
+    return np.repeat(body[:, :, None], 10, axis=2), x.ravel()
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 5.0])
+@pytest.mark.parametrize("arms", [(1,), (-1,), (-1, 1)])
+def test_the_trunk_s_box_leaves_arms_out_that_touch_the_trunk_and_none_of_the_trunk(arms, spacing_mm):
+    body, x = trunk(arms, spacing_mm)
+    box, whole = trunk_box(body, (spacing_mm,) * 3, 2), bounding_box(body, 2)
+    ends = x[box[0].start], x[box[0].stop - 1]
+    assert box[1:] == whole[1:]
+    for end, side, widest in ((ends[0], -1, whole[0].start), (ends[1], 1, whole[0].stop - 1)):
+        if side in arms:
+            assert 160 <= side * end <= 160 + 25, (side, ends)                        # at most a third of the arm's width is left
+        else:
+            assert end == x[widest]
+
+
+@pytest.mark.parametrize("half_width, depth", [(160, 0.65), (160, 0.5), (220, 0.8), (60, 0.65), (40, 1.0)])
+def test_without_arms_the_trunk_s_box_is_the_body_s_for_the_stout_the_slender_and_the_small(half_width, depth):
+    for spacing_mm in (1.5, 4.0):
+        body, _ = trunk((), spacing_mm, half_width, depth)
+        assert trunk_box(body, (spacing_mm,) * 3, 2) == bounding_box(body, 2)
+
+
+def test_a_body_that_fills_the_field_of_view_or_is_not_there_has_the_box_it_has():
+    full = np.ones((30, 20, 5), bool)
+    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
+    full[:, 17:] = False                                                              # cut at both sides and at the back
+    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
+    assert trunk_box(EMPTY, (3.0,) * 3) is None
+
+
+def test_the_trunk_s_box_of_the_phantom_is_its_body_s(patient):
+    body = body_mask(patient[0], (4, 4, 4))
+    assert trunk_box(body, (4.0,) * 3, 4) == bounding_box(body, 4)
 
 
 # --- midsagittal_plane

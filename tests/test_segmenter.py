@@ -495,6 +495,20 @@ def test_there_is_no_organ_outside_the_body_whatever_the_network_says():
     assert np.array_equal(result.mask("liver"), body_mask(hu, (4.0, 4.0, 4.0)))
 
 
+def test_windows_lie_over_the_trunk_and_nothing_is_found_in_an_arm_beside_it():
+    hu, _, affine = paint((64, 28, 30))                                     # 72 mm of air on each side of the patient
+    arm = np.zeros(hu.shape, bool)
+    arm[46:57, 10:18] = True                                                # 44 x 32 mm, all the way up, touching the side
+    hu[arm] = BODY
+    assert body_mask(hu, (4.0, 4.0, 4.0))[arm].mean() > 0.9
+    network, whole = Bands({"liver": (0, 5000)}), Bands({"liver": (0, 5000)})
+    found = stand_in(network).segment(image(hu, affine), postprocess=False).mask("liver")
+    assert found[18:46].any(axis=(1, 2)).all() and not found[52:57].any()
+    hu[arm] = AIR
+    stand_in(whole).segment(image(hu, affine), postprocess=False)
+    assert network.windows <= whole.windows + 2 * 3                         # no row of windows for the arm
+
+
 # --- Nothing found, nothing silent
 
 @pytest.mark.parametrize("value", [AIR, -1024, 60], ids=["air", "the lowest value", "the same value all over"])

@@ -13,6 +13,7 @@ from scipy import ndimage
 from .bits import bounding_box
 
 COARSE_MM = 5.0         # sampling step for the body mask: organs are larger, and a CT takes a fraction of a second
+ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 SYMMETRY_MM = 8.0       # sampling step for the search of the mid-sagittal plane
 BONE_HU = 200.0         # vertebrae, ribs, pelvis; also calcium and strong contrast, which the fit tolerates
 WHOLE_SHARE = 0.8       # a component with this share of its voxels on one side belongs to that side as a whole
@@ -98,6 +99,36 @@ def _coarse_body(hu, spacing_mm, threshold_hu):
     for k in range(body.shape[2]):
         body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
     return body
+
+
+def trunk_box(body, spacing_mm, margin=0):
+    """bounding_box of the body without arms at its sides; None where there is no body.
+
+    body:    (D, H, W) bool, RAS+, of body_mask
+    returns: slices of three axes, `margin` voxels wider where the array allows
+
+    With arms beside the trunk, windows laid over the whole body show half a trunk, an arm and the air between them. The arm
+    is thinner: a disk of ARM_SHARE of the radius of the trunk's widest disk (at most ARM_MM) fits into axial slices of the trunk,
+    not of the arm. The box ends where such disks do, on sides of x and y where that gains ARM_GAIN_MM; elsewhere it is that of the body.
+    """
+    box = bounding_box(body, margin)
+    if box is None:
+        return None
+    steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
+    coarse = _every(body, steps)
+    scale = [n * s for n, s in zip(steps, spacing_mm)]
+    # Distance to air in the slice; beyond the array there is none, as a body that the field of view cuts goes on.
+    depth = np.stack([ndimage.distance_transform_edt(plane, scale[:2]) if not plane.all() else np.full(plane.shape, np.inf)
+                      for plane in np.moveaxis(coarse, 2, 0)], axis=2)
+    radius = min(ARM_MM, ARM_SHARE * depth.max())
+    core, box = bounding_box(depth >= radius), list(box)
+    for axis in (0, 1):
+        low = core[axis].start * steps[axis] - int(radius / spacing_mm[axis]) - margin
+        high = core[axis].stop * steps[axis] + int(radius / spacing_mm[axis]) + margin
+        gain = ARM_GAIN_MM / spacing_mm[axis]
+        box[axis] = slice(low if low - box[axis].start > gain else box[axis].start,
+                          high if box[axis].stop - high > gain else box[axis].stop)
+    return tuple(box)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import scipy
 import torch
 
 from . import NOT_A_MEDICAL_DEVICE, __version__, checkpoint, layouts, taxonomy
-from .anatomy import body_mask, bounding_box, midsagittal_plane
+from .anatomy import body_mask, bounding_box, midsagittal_plane, trunk_box
 from .bits import bit_dtype, get_bit, set_bit
 from .postprocess import postprocess as refine
 from .runtime import choose_device, keep_freed_memory, peak_memory_bytes
@@ -174,7 +174,7 @@ class Segmenter:
                                   antialias=self.preprocessing["antialias"])
             del ct                                               # the native voxels are not needed again
             body = body_mask(hu, voxel_size_mm(affine))
-            box = bounding_box(body, BODY_MARGIN)
+            box = trunk_box(body, voxel_size_mm(affine), BODY_MARGIN)
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
             pieces = [[] for _ in names]
