@@ -241,6 +241,14 @@ def test_organs_of_less_than_2_percent_of_a_body_are_a_warning_nothing_at_all_to
                               "know chest and abdomen. Check that the CT shows these, in Hounsfield units"] if warned else [])
 
 
+@pytest.mark.parametrize("bowel, warned", [((10, 10, 10), True), ((11, 10, 10), False)])         # 3.7 and 4.1 % of 27000 voxels
+def test_without_liver_and_lungs_organs_of_less_than_4_percent_are_a_warning(bowel, warned):
+    """Bowel found in the air of a head, for one."""
+    model = stand_in(Bands({"colon": (60, 10), "liver": (150, 5), "right_lung": (200, 5), "left_lung": (220, 5)}))
+    stats = model.segment(block(bowel)).stats
+    assert stats["classes"]["colon"]["voxels"] == np.prod(bowel) and bool(hardly(stats)) is warned
+
+
 def test_no_warning_where_classes_were_named_but_where_all_of_them_were():
     model = stand_in(Bands(KNOWN))
     assert not hardly(model.segment(block((2, 2, 2)), classes=["liver", "right_lung"]).stats)

@@ -35,8 +35,9 @@ AT_THRESHOLD = 128
 # or no CT they can read. Weights for a few organs or tumours find little in every patient.
 LANDMARKS = {"liver", "right_lung", "left_lung"}
 LEAST_BODY_ML = 1000.0   # less is a slice or two, or no patient
-# Of 40 mm thick slabs of three CTs of chest and abdomen, organs are 5 (pelvic floor) to 45 % of the body, by their labels.
-LEAST_SHARE = 0.02
+# Of 40 mm thick slabs of three CTs of chest and abdomen, organs are 5 (pelvic floor) to 45 % of the body, by their labels; where
+# there is neither liver nor lung it takes more to be believed, as bowel is what weights see in the air of a head.
+LEAST_SHARE, LEAST_SHARE_WITHOUT_LANDMARKS = 0.02, 0.04
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -197,8 +198,8 @@ class Segmenter:
         for name in (n for n in names if n in self.experimental):
             counted[name]["experimental"] = self.experimental[name]
         if box is not None and set(self.offered) <= set(names):
-            known = sum(1 << names.index(n) for n in self.offered)
-            warnings += _hardly_anything(bits, known, body, self.offered, abs(np.linalg.det(affine[:3, :3])))
+            known, landmarks = (sum(1 << names.index(n) for n in self.offered if n in some) for some in (names, LANDMARKS))
+            warnings += _hardly_anything(bits, known, landmarks, body, self.offered, abs(np.linalg.det(affine[:3, :3])))
         spacing_mm = voxel_size_mm(native_affine)[geometry.orientation[:, 0].astype(int)]    # in the file's order of axes
         stats = {
             "disclaimer": NOT_A_MEDICAL_DEVICE,
@@ -239,17 +240,19 @@ class Segmenter:
         return pieces
 
 
-def _hardly_anything(bits, known, body, offered, voxel_mm3):
+def _hardly_anything(bits, known, landmarks, body, offered, voxel_mm3):
     """[] or [the warning that the organs found are a suspiciously small share of the body].
 
-    bits: refined, (D, H, W); known: the bits of the classes that are offered, as one number; body: (D, H, W) bool
+    bits: refined, (D, H, W); known, landmarks: the bits of the classes that are offered, and of LANDMARKS, as one number each;
+    body: (D, H, W) bool
     """
     body_ml = np.count_nonzero(body) * voxel_mm3 / 1000
     if body_ml < LEAST_BODY_ML or not LANDMARKS <= set(offered):
         return []
-    known = bits.dtype.type(known)
+    known, landmarks = bits.dtype.type(known), bits.dtype.type(landmarks)
     found_ml = sum(np.count_nonzero(bits[:, :, z] & known) for z in range(bits.shape[2])) * voxel_mm3 / 1000
-    if found_ml >= LEAST_SHARE * body_ml:
+    placed = any((bits[:, :, z] & landmarks).any() for z in range(bits.shape[2]))
+    if found_ml >= (LEAST_SHARE if placed else LEAST_SHARE_WITHOUT_LANDMARKS) * body_ml:
         return []
     return [f"hardly anything found: {found_ml:.0f} ml of organs in {body_ml / 1000:.1f} litres of body. These weights know chest "
             "and abdomen. Check that the CT shows these, in Hounsfield units"]
