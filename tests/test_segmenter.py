@@ -719,4 +719,4 @@ def test_without_a_name_the_built_in_weights_are_loaded_and_are_those_their_side
     loaded = uniseg.load(device="cpu")
     assert list(loaded.classes) == sidecar["classes"] and set(loaded.classes) <= set(taxonomy.NAMES)
     assert loaded.weights == {"file": "default.pt", "sha256": sidecar["sha256"]}
-    assert loaded.preprocessing == {"pad_slices": "air", **sidecar["preprocessing"]}
+    assert loaded.preprocessing == sidecar["preprocessing"]

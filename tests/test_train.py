@@ -365,7 +365,8 @@ def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
 
 
 def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
-    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias", "--pad-slices", "edge", "--dice-present",
+    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias",
+                      "--pad-slices", "edge", "--dice-present",
                       "--amp", "bf16", "--accumulate", 2, "--batch-size", 1, "--lpg", "shared", "--encoding", "random",
                       "--patch-size", 24, 16, 16, "--epochs", 2)) == 0
     assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path / "run"))
