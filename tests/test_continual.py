@@ -280,6 +280,12 @@ def test_the_windows_of_a_checkpoint_are_kept_and_others_refused(tmp_path, capsy
     assert "--input-windows: " in said and "has (-175.0, 250.0, -1000.0, 1000.0), which --extend keeps. Leave the option out." in said
 
 
+def test_dice_of_present_classes_alone_is_not_for_an_extension(assembly, tmp_path, capsys):
+    assert extend(assembly, tmp_path / "run", "--dice-present") == 2
+    assert "--dice-present: the losses of --extend and --head softmax know no absent classes. Leave it out." in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
 def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, extended):
     segmentation = uniseg.load(extended / "last.pt").segment(assembly / "ct.nii.gz", threshold=1e-6)
     assert segmentation.stats["classes"]["superior_mesenteric_artery"]["label"] == 33

@@ -44,6 +44,7 @@ def start_processes(device_name, timeout_minutes=30.0):
     timeout_minutes: how long a process waits for the others before it gives up.
     """
     _, world = launched()
+    torch.backends.cudnn.benchmark = True          # patches are of one size: cuDNN tries its convolutions once and takes the fastest
     if world == 1:
         return 0, 1, choose_device(device_name)
     if not dist.is_available():

@@ -1,0 +1,125 @@
+"""The same on a CUDA GPU as on a CPU: heads, losses, backbones, a training run, an interrupted one, inference. Skipped where no GPU is.
+
+cuDNN's convolutions are in TF32, and not always summed in the same order, unless both are turned off, as here
+(https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html); then 1e-3 of the largest value is rounding.
+"""
+
+import pytest
+import torch
+from runs import batch_of, ended, metrics, small_network, torchrun
+
+import uniseg
+from uniseg import checkpoint, train
+from uniseg.backbones import BACKBONES
+from uniseg.heads import class_logits
+from uniseg.losses import masked_loss, unpack_bits
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
+def close(on_gpu, on_cpu, tolerance=1e-3):
+    difference, largest = (on_gpu.detach().cpu() - on_cpu.detach()).abs().max(), on_cpu.detach().abs().max()
+    assert difference <= tolerance * largest, f"{difference} of {largest}"
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_gives_the_same_features(name):
+    torch.manual_seed(0)
+    backbone = BACKBONES[name](width={"swin_unetr": 12}.get(name, 8)).eval()
+    image = torch.rand(1, 1, 64, 64, 64)
+    with torch.no_grad():
+        expected = backbone(image)
+        found = backbone.cuda()(image.cuda())
+    for a, b in zip(found, expected):
+        close(a, b)
+
+
+def test_the_class_heads_give_the_same_logits_and_gradients():
+    g = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 8, 9, 10, 11, generator=g), torch.randn(2, 5, 153, generator=g)
+    grad = torch.randn(2, 5, 9, 10, 11, generator=g)
+    results = []
+    for device in ("cuda", "cpu"):
+        features, theta = (t.to(device).requires_grad_() for t in inputs)
+        logits = class_logits(features, theta, chunk=100)              # chunks that do not divide the 990 voxels
+        logits.backward(grad.to(device))
+        results.append((logits, features.grad, theta.grad))
+    for a, b in zip(*results):
+        close(a, b, 1e-5)
+
+
+@pytest.mark.parametrize("dice_of_absent", [True, False])
+def test_the_loss_and_its_gradient_are_the_same(dice_of_absent):
+    batch = batch_of(0, "101", "010")
+    logits, results = torch.randn(2, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1)), []
+    for device in ("cuda", "cpu"):
+        x = logits.to(device).requires_grad_()
+        loss = masked_loss(x, unpack_bits(batch["bits"].to(device), 3), batch["labelled"].to(device), dice_of_absent=dice_of_absent)
+        loss.backward()
+        results.append((loss, x.grad))
+    for a, b in zip(*results):
+        close(a, b, 1e-5)
+
+
+def test_a_step_moves_the_weights_alike():
+    gradients = []
+    for device in ("cuda", "cpu"):
+        network = small_network().to(device)
+        config = type("Config", (), {"amp": "off"})
+        train.training_step(network, [batch_of(0, "101", "110")], config)
+        gradients.append(torch.cat([p.grad.flatten().cpu() for n, p in network.named_parameters() if "conv1.bias" not in n]))
+    close(*gradients)                                 # a bias before a normalisation has no gradient but rounding
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_a_run_learns_and_its_checkpoint_works_on_a_cpu(flags, tmp_path, amp):
+    assert train.main(flags(tmp_path / "run", "--device", "cuda", "--amp", amp)) == 0
+    losses = [record["loss"] for record in metrics(tmp_path / "run")]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+    weights = checkpoint.read(tmp_path / "run" / "last.pt")["weights"]
+    assert all(t.device.type == "cpu" and t.isfinite().all() for t in weights.values() if t.is_floating_point())
+    assert uniseg.load(tmp_path / "run" / "last.pt", "cpu").device.type == "cpu"
+
+
+def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(flags, tmp_path, monkeypatch):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert train.main(flags(whole, "--device", "cuda")) == 0
+    real = train.log
+
+    def stop(path, record):
+        real(path, record)
+        if record["epoch"] == 4:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "log", stop)
+        assert train.main(flags(parted, "--device", "cuda")) == 130
+    assert train.main(flags(parted, "--device", "cuda", "--resume")) == 0
+    one, other = (checkpoint.read(out / "last.pt")["weights"] for out in (whole, parted))
+    for name, weights in one.items():
+        if weights.is_floating_point() and "conv1.bias" not in name:
+            close(other[name], weights, 1e-2)
+    assert [r["step"] for r in metrics(whole)] == [r["step"] for r in metrics(parted)]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train(flags, tmp_path):
+    process = torchrun(*flags(tmp_path / "run", "--device", "cuda"))
+    err = ended(process)
+    assert process.returncode == 0, err
+    assert metrics(tmp_path / "run")[-1]["step"] == 20
+
+
+def test_a_ct_is_segmented_alike(phantom_ct, tmp_path):
+    """Of a million voxels a handful lie on a boundary so exactly that rounding decides."""
+    labels = []
+    for device in ("cuda", "cpu"):
+        result = uniseg.load(device=device).segment(phantom_ct.path)
+        labels.append(result.label_map)
+    assert labels[1].any()
+    assert (labels[0] != labels[1]).mean() < 1e-3
