@@ -115,7 +115,7 @@ def test_two_gpus_train(flags, tmp_path):
     assert metrics(tmp_path / "run")[-1]["step"] == 20
 
 
-def test_a_ct_is_segmented_alike(phantom_ct, tmp_path):
+def test_a_ct_is_segmented_alike(phantom_ct):
     """Of a million voxels a handful lie on a boundary so exactly that rounding decides."""
     labels = []
     for device in ("cuda", "cpu"):
