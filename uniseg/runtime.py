@@ -39,12 +39,12 @@ def launched():
 
 
 def start_processes(device_name, timeout_minutes=30.0):
-    """(rank, world, device); joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
+    """(rank, world, device) of a training; joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
 
     timeout_minutes: how long a process waits for the others before it gives up.
     """
-    _, world = launched()
     torch.backends.cudnn.benchmark = True          # patches are of one size: cuDNN tries its convolutions once and takes the fastest
+    _, world = launched()
     if world == 1:
         return 0, 1, choose_device(device_name)
     if not dist.is_available():

@@ -198,8 +198,8 @@ class Segmenter:
         for name in (n for n in names if n in self.experimental):
             counted[name]["experimental"] = self.experimental[name]
         if box is not None and set(self.offered) <= set(names):
-            known, landmarks = (sum(1 << names.index(n) for n in self.offered if n in some) for some in (names, LANDMARKS))
-            warnings += _hardly_anything(bits, known, landmarks, body, self.offered, abs(np.linalg.det(affine[:3, :3])))
+            body_ml = np.count_nonzero(body) * abs(np.linalg.det(affine[:3, :3])) / 1000
+            warnings += _hardly_anything({n: counted[n]["ml"] for n in self.offered}, body_ml)
         spacing_mm = voxel_size_mm(native_affine)[geometry.orientation[:, 0].astype(int)]    # in the file's order of axes
         stats = {
             "disclaimer": NOT_A_MEDICAL_DEVICE,
@@ -240,18 +240,14 @@ class Segmenter:
         return pieces
 
 
-def _hardly_anything(bits, known, landmarks, body, offered, voxel_mm3):
+def _hardly_anything(offered_ml, body_ml):
     """[] or [the warning that the organs found are a suspiciously small share of the body].
 
-    bits: refined, (D, H, W); known, landmarks: the bits of the classes that are offered, and of LANDMARKS, as one number each;
-    body: (D, H, W) bool
+    offered_ml: {class that is offered: ml found, as the result has it}
     """
-    body_ml = np.count_nonzero(body) * voxel_mm3 / 1000
-    if body_ml < LEAST_BODY_ML or not LANDMARKS <= set(offered):
+    if body_ml < LEAST_BODY_ML or not LANDMARKS <= set(offered_ml):
         return []
-    known, landmarks = bits.dtype.type(known), bits.dtype.type(landmarks)
-    found_ml = sum(np.count_nonzero(bits[:, :, z] & known) for z in range(bits.shape[2])) * voxel_mm3 / 1000
-    placed = any((bits[:, :, z] & landmarks).any() for z in range(bits.shape[2]))
+    found_ml, placed = sum(offered_ml.values()), any(offered_ml[name] for name in LANDMARKS)
     if found_ml >= (LEAST_SHARE if placed else LEAST_SHARE_WITHOUT_LANDMARKS) * body_ml:
         return []
     return [f"hardly anything found: {found_ml:.0f} ml of organs in {body_ml / 1000:.1f} litres of body. These weights know chest "
