@@ -278,19 +278,57 @@ def test_a_tree_reaches_its_targets_thins_out_and_fills_its_volume():
     assert len(tree[0]) == 81
 
 
-def test_gas_lies_before_fluid_in_the_stomach():
+def block(structure, seed, oral):
+    """HU (12, 12, 12) inside a cube of 48 mm of one hollow organ, after contents.gut."""
     grid = Grid((0.0, 0.0, 0.0), 4.0, (20, 20, 20))
     labels = np.zeros(grid.shape, np.uint16)
     labels[4:16, 4:16, 4:16] = 1
+    hu = {"gas": -985.0, "gut_wall": 36.0}
+    patient = contents.Patient(grid, labels, {structure: 1}, hu, "native", np.full(grid.shape, 50.0, np.float32))
+    contents.gut(patient, np.random.default_rng(seed), oral)
+    assert (patient.image[labels == 0] == 50).all()
+    return patient.image[6:14, 6:14, 6:14]
+
+
+def test_gas_lies_before_fluid_in_the_stomach():
     levels = []
-    for seed in range(8):
-        patient = contents.Patient(grid, labels, {"stomach": 1}, {"gas": -985.0}, "native", np.full(grid.shape, 50.0, np.float32))
-        contents.stomach(patient, np.random.default_rng(seed), oral=False)
-        inside = patient.image[6:14, 6:14, 6:14]
-        gas = (inside < -700).mean(axis=(0, 2))                                      # by y, from back to front
+    for seed in range(24):
+        gas = (block("stomach", seed, oral=False) < -900).mean(axis=(0, 2))            # by y, from back to front
         assert (np.diff(gas) > -0.35).all()
         levels.append(gas[-1] - gas[0])
-    assert max(levels) > 0.7
+    assert max(levels) > 0.7 and min(levels) < 0.1                                    # now and then there is none
+
+
+@pytest.mark.parametrize("structure", contents.GUT)
+def test_any_part_of_the_gut_may_hold_anything(structure):
+    """Over many patients each organ is seen full of soft matter, with bubbles or gas, and bright with contrast; no HU is one organ's."""
+    without, given = ([block(structure, seed, oral) for seed in range(40)] for oral in (False, True))
+    assert any((hu > -50).all() for hu in without) and any((hu < -300).mean() > 0.05 for hu in without)
+    assert max(np.median(hu) for hu in given) > 150 > max(np.percentile(hu, 90) for hu in without)
+
+
+def test_hollow_organs_are_emptier_or_fuller_than_in_the_map_and_grow_into_what_has_no_label_only():
+    grid = Grid((0.0, 0.0, 0.0), 2.0, (40, 40, 40))
+    x, y, z = grid.mesh()
+    ball = np.sqrt((x - 40) ** 2 + (y - 40) ** 2 + (z - 40) ** 2) <= 24
+    radii = []
+    for seed in range(12):
+        labels = np.where(ball, 1, 0).astype(np.uint16)
+        labels[:, :, 33:] = 2                                                         # a solid organ above, 2 mm away
+        before = labels.copy()
+        geometry.swell(labels, {"stomach": 1, "liver": 2}, grid, np.random.default_rng(seed))
+        assert np.array_equal(labels == 2, before == 2) and set(np.unique(labels)) == {0, 1, 2}
+        radii.append(((labels == 1).sum() * 8 * 3 / 4 / np.pi) ** (1 / 3))
+    inwards, outwards = geometry.SWELLING_MM["stomach"]
+    assert 24 - 1.5 * inwards < min(radii) < 22 and 25 < max(radii) < 24 + 1.5 * outwards
+
+
+def test_an_organ_that_does_not_swell_keeps_every_voxel(monkeypatch):
+    monkeypatch.setattr(geometry, "SWELLING_MM", {"stomach": (1e-6, 1e-6)})
+    labels = (np.random.default_rng(0).random((20, 20, 20)) < 0.5).astype(np.uint16)
+    before = labels.copy()
+    geometry.swell(labels, {"stomach": 1}, Grid((0.0, 0.0, 0.0), 3.0, labels.shape), np.random.default_rng(0))
+    assert np.array_equal(labels, before)
 
 
 def test_the_noise_has_the_correlation_that_was_measured_on_real_cts():

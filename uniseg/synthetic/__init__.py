@@ -13,14 +13,15 @@ import numpy as np
 
 from ..volume import voxel_size_mm
 from . import body, contents, lesions, tissues
-from .geometry import Motion, covering, move
+from .geometry import Motion, covering, move, swell
 from .scanner import scan
 
 VIEWS = {"whole": 0.2, "chest": 0.2, "upper abdomen": 0.2, "abdomen and pelvis": 0.3, "slab": 0.1}    # its probability
 ARMS_DOWN = 0.15             # probability of arms at the sides
 CUT, MOST_CUT = 0.3, 0.35    # probability that a small field of view cuts the patient; most of the width that it cuts off a side
+ORAL = 0.35                  # probability of oral contrast
 HEAD_RADIUS_MM, HEAD_BELOW_MM = 26.0, 22.0     # head of femur: a ball about a centre below the upper end of the bone
-MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS = range(9)     # each stage draws from (seed, its number)
+MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS, SWELLING = range(10)     # each stage draws from (seed, its number)
 
 
 def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kinds=lesions.KINDS):
@@ -58,6 +59,7 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
     view, grid = field_of_view(rough, ids, outlines, spacing_mm, stage(VIEW), view)
 
     moved = move(labels, affine, grid, motion)
+    swell(moved, ids, grid, stage(SWELLING))
     kinds_of = {"lung": [n for s, n in ids.items() if s.startswith("lung_")],
                 "organ": [n for s, n in ids.items() if tissues.tissue_of(s) not in ("lung", "gas", "marrow")]}
     image, skin = body.fill(moved, kinds_of, outlines, hu, grid, stage(FILL))
@@ -70,11 +72,10 @@ def draw(labels, affine, names, seed, spacing_mm=2.0, phase=None, view=None, kin
 
     patient = contents.Patient(grid, moved, ids, hu, phase, image)
     rng = stage(CONTENTS)
-    oral = rng.random() < 0.25
+    oral = rng.random() < ORAL
     for paint in (contents.bones, contents.kidneys, contents.pancreas, contents.heart, contents.lungs):
         paint(patient, rng)
-    for paint in (contents.colon, contents.stomach, contents.small_bowel):
-        paint(patient, rng, oral)
+    contents.gut(patient, rng, oral)
     contents.blood_vessels(patient, rng)
     contents.texture(patient, rng)
     masks = class_masks(moved, {structure: number for structure, number in ids.items() if present[number]})

@@ -78,63 +78,52 @@ def front(mask, grid, wide_mm):
     return y - ndimage.gaussian_filter(mask * y, sigma) / np.maximum(weight, 1e-4)
 
 
-def colon(patient, rng, oral):
-    """Stretches of gas, stool, fluid or contrast; gas over the rest."""
-    if (found := patient.part("colon")) is None:
-        return
-    box, mask, grid = found
-    axes, gas = grid.axes(), patient.hu["gas"]
-    inside = lumen(mask, grid, rng.uniform(1.5, 3.0))
-    stretch = field(axes, 110.0, rng) + 0.35 * field(axes, 35.0, rng)
-    shares = rng.dirichlet((1.0, 3.0, 0.7, 0.7))                       # gas, stool, fluid, collapsed
-    content = stool(grid, rng)
-    if oral:
-        content = content + rng.uniform(60, 300) * (field(axes, 60.0, rng) > 0.3)
-    gas_of, stool_of, fluid_of = np.cumsum(shares)[:3]
-    below = special.ndtri(np.clip(gas_of, 1e-3, 1 - 1e-3)) - stretch     # positive where gas fills the bowel
-    rest = np.where(share(stretch, fluid_of), rng.uniform(5, 35), rng.uniform(25, 45))
-    content = np.where(share(stretch, stool_of), content, rest)
-    # Gas begins at this many mm before the middle.
-    level = rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(below + 0.1, 0, 1)
-    content = np.where(share(stretch, fluid_of) & (front(mask, grid, 14.0) > level), gas, content)
-    patient.paint(box, inside, content)
+# Organ -> wall (mm), length of a stretch (mm), mean shares of the lumen that are collapsed, fluid, mottled (stool or food).
+# Which organ holds what is a matter of odds: nothing in here is sure to tell stomach from colon. The place has to.
+GUT = {"stomach": ((2.5, 5.0), 90.0, (0.25, 0.4, 0.35)), "duodenum": ((1.8, 2.6), 60.0, (0.4, 0.5, 0.1)),
+       "small_bowel": ((1.6, 2.4), 60.0, (0.4, 0.45, 0.15)), "colon": ((1.5, 3.0), 110.0, (0.15, 0.25, 0.6)),
+       "esophagus": ((2.8, 3.2), 60.0, (0.7, 0.25, 0.05))}
+SPARSE = 2.0              # of the Dirichlet distribution of shares: the lower, the more often one filling is nearly all there is
+REACHED = 0.6             # probability that oral contrast is in an organ
+GASLESS = 0.25            # probability that an organ of the gut holds no gas
 
 
-def stomach(patient, rng, oral):
-    """Gas before fluid with a level surface, food now and then; a wall of 4 mm."""
-    if (found := patient.part("stomach")) is None:
-        return
-    box, mask, grid = found
-    y = np.broadcast_to(grid.mesh()[1], mask.shape)
-    fluid = rng.uniform(0, 30) + (rng.uniform(80, 280) if oral else 0)
-    content = np.full(mask.shape, fluid, np.float32)
-    if rng.random() < 0.5:
-        food = stool(grid, rng)
-        content = np.where(field(grid.axes(), 30.0, rng) > rng.uniform(-1, 1.5), food, content)
-    level = np.quantile(y[mask], rng.uniform(0.6, 1.0))
-    content = np.where(y > level, patient.hu["gas"], content)
-    patient.paint(box, lumen(mask, grid, rng.uniform(2.5, 5.0)), content)
+def gut(patient, rng, oral):
+    """Stretches of nothing, fluid, stool or food, contrast; gas before them. oral: contrast was drunk."""
+    for name in GUT:
+        if (found := patient.part(name)) is not None:
+            box, mask, grid = found
+            content, wall_mm = _filling(patient, name, mask, grid, rng, oral)
+            patient.paint(box, lumen(mask, grid, wall_mm), content)
 
 
-def small_bowel(patient, rng, oral):
-    """Mostly collapsed or with fluid; some stretches hold gas or contrast. So with duodenum, and esophagus with little in it."""
-    for name, wall, fluid_share, gas_share in (("small_bowel", 2.0, rng.uniform(0.3, 0.8), rng.uniform(0, 0.12)),
-                                               ("duodenum", 2.2, rng.uniform(0.2, 0.8), rng.uniform(0, 0.2)),
-                                               ("esophagus", 3.0, 0.3, rng.uniform(0, 0.35))):
-        if (found := patient.part(name)) is None:
-            continue
-        box, mask, grid = found
-        axes = grid.axes()
-        inside = lumen(mask, grid, wall)
-        stretch = field(axes, 60.0, rng) + 0.4 * field(axes, 18.0, rng)
-        fluid = rng.uniform(8, 32) + 9 * field(axes, 12.0, rng)
-        if oral and name != "esophagus":
-            fluid = fluid + rng.uniform(80, 320) * share(field(axes, 90.0, rng), 0.7)
-        collapsed = 0.75 * patient.hu["gut_wall"] + 0.25 * fluid
-        content = np.where(share(stretch, 1 - fluid_share), collapsed, fluid)
-        rises = front(mask, grid, 12.0) > rng.uniform(-2, 5)
-        content = np.where(~share(stretch, 1 - gas_share) & rises, patient.hu["gas"], content)
-        patient.paint(box, inside, content)
+def _filling(patient, name, mask, grid, rng, oral):
+    """(HU of what fills a hollow organ, mm of its wall)."""
+    (thin, thick), length, odds = GUT[name]
+    axes = grid.axes()
+    fluid = rng.uniform(0, 35) + 6 * field(axes, 12.0, rng)
+    kinds = [0.75 * patient.hu["gut_wall"] + 0.25 * fluid, fluid, stool(grid, rng)]
+    stretch = _stretches(axes, length, rng)
+    ends, order = np.cumsum(rng.dirichlet(SPARSE * np.array(odds))), rng.permutation(3)
+    content = np.where(share(stretch, ends[0]), kinds[order[0]], np.where(share(stretch, ends[1]), kinds[order[1]], kinds[order[2]]))
+    if oral and rng.random() < REACHED:                                  # taken up by stool as by fluid, and diluted on the way
+        reached = share(_stretches(axes, 1.5 * length, rng), rng.uniform(0.3, 1.1))
+        content = content + reached * (rng.uniform(60, 400) + rng.uniform(0, 40) * field(axes, 30.0, rng)) * (content > -100)
+    if rng.random() > GASLESS:
+        filled = rng.beta(0.7, 2.5) if name in ("stomach", "colon") else rng.beta(0.5, 5.0)
+        if name == "stomach" or rng.random() < 0.3:                      # one level surface in the whole organ
+            y = np.broadcast_to(grid.mesh()[1], mask.shape)
+            before = y - np.quantile(y[mask], 1 - min(filled, 0.95))
+        else:                                                            # each stretch has its own, some are full of gas
+            full = special.ndtri(np.clip(filled, 1e-3, 1 - 1e-3)) - _stretches(axes, length, rng)
+            before = front(mask, grid, 14.0) - (rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(full + 0.1, 0, 1))
+        content = np.where(before > 0, patient.hu["gas"], content)
+    return content, rng.uniform(thin, thick)
+
+
+def _stretches(axes, length_mm, rng):
+    """A field of unit variance along the bowel, smooth over `length_mm` with finer unevenness."""
+    return (field(axes, length_mm, rng) + 0.35 * field(axes, length_mm / 3, rng)) / np.sqrt(1 + 0.35 ** 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- lungs

@@ -10,7 +10,11 @@ import numpy as np
 from scipy import ndimage, special
 
 from ..augment import rotation
+from ..bits import bounding_box
 
+# Hollow organs are emptier or fuller than in the map: most mm that the wall moves inwards and outwards.
+SWELLING_MM = {"stomach": (8.0, 5.0), "colon": (5.0, 4.0), "small_bowel": (2.0, 2.0), "duodenum": (3.0, 2.0), "gallbladder": (4.0, 4.0),
+               "urinary_bladder": (9.0, 5.0)}
 KNOT_MM, MOST_MM = (64.0, 32.0), (7.0, 1.5)       # the elastic part: distance of control points, most that each moves a point
 
 
@@ -135,6 +139,27 @@ def move(labels, affine, grid, motion):
         inside = ((index >= 0) & (index < np.array(labels.shape)[:, None, None])).all(axis=0)
         moved[i][inside] = labels[tuple(index[:, inside])]
     return moved
+
+
+def swell(labels, ids, grid, rng):
+    """Make hollow organs emptier or fuller, unevenly; in place. What they leave, and where they may grow, has no label (0).
+
+    labels: (D, H, W) ids of structures on the grid; ids: {structure: id}
+    """
+    for structure, (inwards, outwards) in SWELLING_MM.items():
+        amount, seed = rng.uniform(-1, 1), rng.integers(2 ** 32)                # drawn whether the organ is in view or not
+        box = bounding_box(labels == ids.get(structure, -1), int(np.ceil(outwards / grid.spacing_mm)) + 1)
+        if box is None:
+            continue
+        mask, free = labels[box] == ids[structure], labels[box] == 0
+        outside, inside = (ndimage.distance_transform_edt(m, grid.spacing_mm) if not m.all() else np.full(m.shape, np.inf)
+                           for m in (~mask, mask))
+        height = inside - outside                                               # mm above the wall, positive within
+        by_mm = amount * (inwards if amount < 0 else outwards) * (1 + 0.4 * field(grid.axes(box), 60.0, np.random.default_rng(seed)))
+        # Between the centres of two voxels the wall lies in the middle: half a voxel is no movement.
+        new = height + by_mm > np.where(mask, 0.5, -0.5) * grid.spacing_mm
+        labels[box][mask & ~new] = 0
+        labels[box][free & new] = ids[structure]
 
 
 def upsample(coarse, coarse_grid, grid):
