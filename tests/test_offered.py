@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Patient, write_dataset
 from test_infer import CLASSES, one_line, save_weights
 from test_segmenter import BODY, Bands, image, paint, stand_in
@@ -172,9 +173,9 @@ def ship(tmp_path, monkeypatch, capsys):
     checkpoint.save(source, checkpoint.load_network(content), content["preprocessing"], {"command": "train", "data": {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}},
                     {"step": 7, "config": {"lr": 1e-3}})
 
-    def run(text=None, *more):
+    def run(text=None, *more, others=()):
         (tmp_path / "reasons.json").write_text(text or "")
-        code = tool.main([str(source), *(["--experimental", str(tmp_path / "reasons.json")] if text else []), *more])
+        code = tool.main([str(source), *map(str, others), *(["--experimental", str(tmp_path / "reasons.json")] if text else []), *more])
         return code, capsys.readouterr().err, tmp_path / "shipped"
     return run
 
@@ -197,6 +198,36 @@ def test_organs_found_in_pieces_are_shipped_in_the_weights_and_reach_the_result(
     assert model.segment(image(hu, affine)).stats["settings"]["in_pieces"] == ["spleen"]
     code, err, _ = ship(None, "--in-pieces", "splen")
     assert code == 2 and "--in-pieces splen: no class of the network. It has spleen, liver." in one_line(err)
+
+
+def moved_by(path, source, change, **parts):
+    """A run's checkpoint like `source`, each weight more by `change`; parts: what else is another in it."""
+    content = checkpoint.read(source)
+    weights = {n: t + change if t.is_floating_point() else t for n, t in content["weights"].items()}
+    about = {"command": "train more", "data": {"C/1": ["spleen"]}}
+    checkpoint.write(path, {**content, "weights": weights, "about": about, "training": {"step": 9, "config": {"lr": 1e-4}}, **parts})
+    return path
+
+
+def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
+    source = tmp_path / "last.pt"
+    code, _, folder = ship(None, others=[moved_by(tmp_path / "b.pt", source, 0.25), moved_by(tmp_path / "c.pt", source, 0.5)])
+    assert code == 0
+    before, mean = checkpoint.read(source)["weights"], checkpoint.read(folder / "default.pt")["weights"]
+    for name, tensor in before.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(mean[name].float(), tensor.float() + 0.25, atol=2e-3), name                # float16
+    about = json.loads((folder / "default.json").read_text())["about"]
+    assert about["mean_of"] == [{"command": "train", "steps": 7}, *[{"command": "train more", "steps": 9}] * 2]
+    assert set(about["data"]) == {"A", "B", "C"} and about["steps"] == 7
+
+
+def test_runs_of_another_grid_have_no_mean(ship, tmp_path):
+    source = tmp_path / "last.pt"
+    other = moved_by(tmp_path / "b.pt", source, 0.0, preprocessing={**checkpoint.read(source)["preprocessing"], "spacing_mm": [9.0] * 3})
+    code, err, folder = ship(None, others=[other])
+    assert code == 2 and not folder.exists()
+    assert f"{other}: another preprocessing than {source}. Only runs of one network and one grid have a mean." in one_line(err)
 
 
 def test_weights_are_shipped_without_reasons_as_well(ship):

@@ -1,8 +1,9 @@
 """Turn a run's checkpoint into the weights inside the package: no optimiser, float16, and a sidecar that needs no torch.
 
-    python tools/ship_weights.py runs/default/last.pt [--experimental FILE.json] [--in-pieces colon ...]
+    python tools/ship_weights.py runs/default/last.pt [more/last.pt ...] [--experimental FILE.json] [--in-pieces colon ...]
 
-Writes uniseg/weights/default.pt and uniseg/weights/default.json. FILE.json names classes that are not to be offered by default,
+Of several checkpoints the mean of the weights is shipped ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482): runs
+that went on from one checkpoint in different ways. Writes uniseg/weights/default.pt and uniseg/weights/default.json. FILE.json names classes that are not to be offered by default,
 and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says how the shipped run was made.
 """
 
@@ -10,6 +11,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+import torch
 
 from uniseg import checkpoint, datasets
 from uniseg.infer import fail
@@ -42,12 +45,35 @@ def by_dataset(data):
             for name, lists in names.items()}
 
 
-def ship(source, experimental, in_pieces=()):
-    """source: checkpoint of a run; experimental: path of a JSON file, or None; in_pieces: classes. Raises ValueError."""
+def read_run(source):
+    """A run's own checkpoint, with its steps and recipe. Raises ValueError."""
     content = checkpoint.read(source)
     if "training" not in content:
         raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. Give a run's last.pt.")
-    network = checkpoint.load_network(content, source)
+    return content
+
+
+def mean_of(sources):
+    """One checkpoint's content with the mean weights of several runs; `about` names them all, the first as for one. Raises ValueError."""
+    runs = [read_run(source) for source in sources]
+    first = runs[0]
+    for source, run in zip(sources[1:], runs[1:]):
+        for part in ("network", "preprocessing"):
+            if run[part] != first[part]:
+                raise ValueError(f"{source}: another {part} than {sources[0]}. Only runs of one network and one grid have a mean.")
+    weights = {name: torch.stack([run["weights"][name].float() for run in runs]).mean(dim=0).to(tensor.dtype)
+               for name, tensor in first["weights"].items()}
+    data = {}
+    for run in runs:
+        data |= run["about"].get("data", {})
+    said = [{"command": run["about"].get("command"), "steps": run["training"]["step"]} for run in runs]
+    return {**first, "weights": weights, "about": {**first["about"], "data": data, "mean_of": said}}
+
+
+def ship(sources, experimental, in_pieces=()):
+    """sources: checkpoints of runs; experimental: path of a JSON file, or None; in_pieces: classes. Raises ValueError."""
+    content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
+    network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
     if experimental is not None:
         about["experimental"] = read_experimental(experimental, network.classes)
@@ -70,13 +96,13 @@ def main(argv=None):
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python tools/ship_weights.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt of a run of uniseg.train")
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="last.pt of a run of uniseg.train; several: their mean")
     parser.add_argument("--experimental", type=Path, metavar="FILE.json", help="{class: why it is not offered by default}")
     parser.add_argument("--in-pieces", nargs="+", default=(), metavar="CLASS",
                         help="classes of which inference keeps all components, not the largest alone")
     args = parser.parse_args(argv)
     try:
-        ship(args.checkpoint, args.experimental, args.in_pieces)
+        ship(args.checkpoints, args.experimental, args.in_pieces)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0
