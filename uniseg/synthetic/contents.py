@@ -114,9 +114,13 @@ def _filling(patient, name, mask, grid, rng, oral):
         if name == "stomach" or rng.random() < 0.3:                      # one level surface in the whole organ
             y = np.broadcast_to(grid.mesh()[1], mask.shape)
             before = y - np.quantile(y[mask], 1 - min(filled, 0.95))
-        else:                                                            # each stretch has its own, some are full of gas
-            full = special.ndtri(np.clip(filled, 1e-3, 1 - 1e-3)) - _stretches(axes, length, rng)
-            before = front(mask, grid, 14.0) - (rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(full + 0.1, 0, 1))
+        else:                                                            # each stretch has its own
+            middle, gas_share = front(mask, grid, 14.0), _stretches(axes, length, rng)
+            if name == "colon":                                          # gas over most of it, some stretches are full
+                full = special.ndtri(np.clip(filled, 1e-3, 1 - 1e-3)) - gas_share
+                before = middle - (rng.uniform(-2, 14) + 6 * field(axes, 70.0, rng) - 90 * np.clip(full + 0.1, 0, 1))
+            else:
+                before = np.where(share(gas_share, filled), middle - rng.uniform(-2, 5), -1)
         content = np.where(before > 0, patient.hu["gas"], content)
     return content, rng.uniform(thin, thick)
 
