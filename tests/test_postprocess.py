@@ -6,7 +6,7 @@ import pytest
 from uniseg.anatomy import Plane
 from uniseg.bits import bit_dtype, get_bit, pack, set_bit, unpack
 from uniseg.phantom import make_phantom
-from uniseg.postprocess import STEPS, keep_lesions, postprocess
+from uniseg.postprocess import ALL_STEPS, STEPS, keep_lesions, postprocess
 from uniseg.taxonomy import CLASSES, NAMES, VOXEL_MM3
 
 AT_1_5_MM = np.diag([1.5, 1.5, 1.5, 1.0])
@@ -78,7 +78,7 @@ def test_a_class_that_the_table_does_not_know_is_left_alone():
 
 
 def test_an_unknown_step_is_refused():
-    with pytest.raises(ValueError, match="unknown post-processing step 'side'. Choose from sides, components, regions"):
+    with pytest.raises(ValueError, match="unknown post-processing step 'side'. Choose from sides, components, stubs, regions"):
         postprocess(np.zeros(SHAPE, np.uint32), NAMES, AT_1_5_MM, MIDDLE, steps=("side",))
 
 
@@ -262,3 +262,48 @@ def test_a_spoilt_phantom_is_mended():
     assert all(np.array_equal(result[name], masks[name]) for name in masks)
     assert len(notes) == 5
     assert STEPS == ("sides", "components", "regions")
+
+
+# --- Stubs, beyond the paper
+
+TALL = np.diag([10.0, 10.0, 10.0, 1.0])          # a voxel is 1 ml; 5 % of a kidney of 131 ml are 6.55 ml
+
+
+def at(z, voxels):
+    """`voxels` voxels in a row, in the plane z of 12."""
+    mask = np.zeros(SHAPE, bool)
+    mask[2:2 + voxels, 5, z] = True
+    return mask
+
+
+@pytest.mark.parametrize("z, voxels, kept", [(0, 6, 0), (11, 6, 0), (0, 7, 7), (1, 6, 6), (10, 6, 6)])
+def test_a_little_of_a_kidney_at_an_end_of_the_ct_goes_more_of_it_or_inside_stays(z, voxels, kept):
+    result, notes = run({"left_kidney": at(z, voxels)}, TALL, None, steps=("stubs",))
+    assert result["left_kidney"].sum() == kept
+    assert notes == ([] if kept else ["left_kidney: 6 voxels removed at an end of the CT, too little for the organ"])
+
+
+def test_in_a_single_slice_and_a_thin_slab_an_organ_stays():
+    slab = {"liver": at(0, 3) | at(11, 3)}
+    assert run(slab, TALL, None, steps=("stubs",))[0]["liver"].sum() == 6
+    bits, _ = postprocess(pack([at(0, 3)[:, :, :1]]), ["liver"], TALL, None, steps=("stubs",))
+    assert np.count_nonzero(bits) == 3
+
+
+def test_a_tumour_in_a_stub_goes_with_it_and_organs_whose_contents_vary_stay():
+    masks = {"left_kidney": at(0, 6), "kidney_tumor": at(0, 6), "right_kidney": at(6, 12) & False, "stomach": at(0, 2), "colon": at(0, 1)}
+    result, _ = run(masks, TALL, None, steps=ALL_STEPS)
+    assert [name for name, mask in result.items() if mask.any()] == ["stomach", "colon"]
+
+
+def test_the_paper_s_steps_alone_keep_a_stub():
+    assert run({"left_kidney": at(0, 6)}, TALL, None)[0]["left_kidney"].sum() == 6
+
+
+def test_the_volume_is_that_of_the_voxels_whatever_their_shape():
+    """The same 6 ml, in voxels of 0.25 ml."""
+    mask = np.zeros(SHAPE, bool)
+    mask[:6, :4, 0] = True
+    flat = np.diag([5.0, 5.0, 10.0, 1.0])
+    assert run({"spleen": mask}, flat, None, steps=("stubs",))[0]["spleen"].sum() == 0          # 5 % of 124 ml are 6.2
+    assert run({"pancreas": mask}, flat, None, steps=("stubs",))[0]["pancreas"].sum() == 24     # of 114 ml 5.7

@@ -1,4 +1,4 @@
-"""The three refinements of binary predictions of Section 4.1.2: sides, components, anatomical regions.
+"""The three refinements of binary predictions of Section 4.1.2, sides, components, anatomical regions; and one of ours, stubs.
 
 Masks come and go as a bit volume (bits.py) on one grid, so classes may overlap. Each step is driven by the fields of
 taxonomy.py, works on one class at a time inside its bounding box, and leaves classes it knows nothing about alone. Read
@@ -12,8 +12,10 @@ from .anatomy import bounding_box, keep_components, largest, largest_components,
 from .bits import get_bit, set_bit
 from .taxonomy import BY_NAME, PAIRS
 
-STEPS = ("sides", "components", "regions")
+STEPS = ("sides", "components", "regions")                 # the paper's
+ALL_STEPS = ("sides", "components", "stubs", "regions")    # and ours
 REGION_MARGIN_MM = 3.0   # an organ's region reaches this far around it: the authors' 5^3 element at 1.5 mm
+STUB_SHARE = 0.05        # of an organ's volume in an adult: less of it at the first or last slice is taken for a mistake
 # A class that has no voxel below the other's lowest one: the veins' confluence lies behind the pancreas' neck (authors' code).
 NOT_BELOW = {"portal_and_splenic_vein": "pancreas"}
 
@@ -27,14 +29,16 @@ def postprocess(bits, names, affine, plane=None, steps=STEPS, in_pieces=()):
     in_pieces: names that keep all their components; beyond the paper, for networks that find a long thin organ in pieces
     returns: the new bits, and a list of sentences that say what changed
     """
-    unknown = set(steps) - set(STEPS)
+    unknown = set(steps) - set(ALL_STEPS)
     if unknown:
-        raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(STEPS)}.")
+        raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
     bits, notes = bits.copy(order="K"), []
     if "sides" in steps and plane is not None:
         correct_sides(bits, names, affine, plane, notes)
     if "components" in steps:
         keep_once(bits, names, notes, in_pieces)
+    if "stubs" in steps:
+        drop_stubs(bits, names, abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3])), notes)
     if "regions" in steps:
         restrict_to_regions(bits, names, np.linalg.norm(np.asarray(affine)[:3, :3], axis=0), notes)
     return bits, notes
@@ -78,6 +82,21 @@ def keep_once(bits, names, notes, in_pieces=()):
     for name in names:
         if name not in done and name in BY_NAME and BY_NAME[name].components:
             _replace(bits, names, name, lambda mask, box: largest_components(mask), "outside the largest component", notes)
+
+
+def drop_stubs(bits, names, voxel_mm3, notes):
+    """Beyond the paper: an organ of which hardly anything is found, at the first or last slice, is taken as not there. In place.
+
+    A network that has seen a whole body expects a kidney below the lungs, and finds a little of it where the CT ends. Less than
+    STUB_SHARE of an adult's organ at one end of the CT goes; where it was true, that little is lost. In a slice or a thin slab an organ
+    reaches both ends, and stays. Volumes of the reference woman:
+    ICRP Publication 89, Table 2.8, https://doi.org/10.1016/S0146-6453(03)00002-2. Organs whose contents vary are left alone.
+    """
+    for name in names:
+        least = STUB_SHARE * 1000 * BY_NAME[name].adult_ml / voxel_mm3 if name in BY_NAME else 0       # voxels
+        mask = get_bit(bits, names.index(name)) if least else None
+        if least and np.count_nonzero(mask) < least and mask[:, :, 0].any() != mask[:, :, -1].any():
+            _replace(bits, names, name, lambda mask, box: np.zeros_like(mask), "at an end of the CT, too little for the organ", notes)
 
 
 def restrict_to_regions(bits, names, spacing_mm, notes):

@@ -22,6 +22,7 @@ import torch
 from . import NOT_A_MEDICAL_DEVICE, __version__, checkpoint, layouts, taxonomy
 from .anatomy import body_mask, bounding_box, midsagittal_plane, trunk_box
 from .bits import bit_dtype, get_bit, set_bit
+from .postprocess import ALL_STEPS
 from .postprocess import postprocess as refine
 from .runtime import choose_device, keep_freed_memory, peak_memory_bytes
 from .sliding_window import sliding_window
@@ -152,7 +153,7 @@ class Segmenter:
         classes:     names to compute (default: all that are offered); other heads cost nothing
         overlap:     share that neighbouring windows have in common (paper: 0.5)
         threshold:   probability above which a voxel belongs to a class; a number, or {class: number}, 0.5 for the others
-        postprocess: the three steps of Section 4.1.2
+        postprocess: the three steps of Section 4.1.2, and postprocess.drop_stubs
         precision:   float32, or autocast to bf16 or fp16
         experimental: compute experimental classes too, or allow them to be named
         returns:     Segmentation; raises volume.VolumeError for input that cannot be used
@@ -190,7 +191,7 @@ class Segmenter:
                     start, values = found
                     set_bit(bits, k, values > AT_THRESHOLD, _box(start, values.shape))
             if postprocess and box is not None:
-                bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine), in_pieces=self.in_pieces)
+                bits, notes = refine(bits, list(names), affine, midsagittal_plane(hu, affine), ALL_STEPS, self.in_pieces)
         with clock("native grid"):
             numbers = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = _to_native(bits, maps, numbers, affine, native_shape, native_affine)

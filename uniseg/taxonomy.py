@@ -27,6 +27,7 @@ class AnatomicalClass:
     parents: tuple = ()        # it lies inside (any of) these
     partner: str = ""          # the same organ on the other side
     components: int = 0        # how many connected pieces are kept; 0: any number. Lungs: two for the pair
+    adult_ml: float = 0.0      # volume in the reference adult woman (ICRP 89, 1.05 g a ml), of organs without contents; 0: not told
     tolerance_mm: float = 2.0  # for the normalised surface Dice
     max_lesions: int = 0       # lesions kept at most (0: any number), the largest ones; from the authors' code
     min_lesion_mm3: float = 0.0  # smaller lesions are dropped; the authors' voxel counts at 1.5 mm
@@ -53,14 +54,14 @@ _KIDNEYS, _LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
 
 # Right comes before left for kidneys, adrenal glands and lungs; for the femoral heads left (23) comes before right (24).
 CLASSES = (
-    _organ(1, "spleen", (157, 108, 162), "spleen", tolerance_mm=3.0, aliases=("spl",)),
-    _organ(2, "right_kidney", (185, 102, 83), "right kidney", partner="left_kidney",
+    _organ(1, "spleen", (157, 108, 162), "spleen", adult_ml=124, tolerance_mm=3.0, aliases=("spl",)),
+    _organ(2, "right_kidney", (185, 102, 83), "right kidney", partner="left_kidney", adult_ml=131,
            aliases=("r_kidney", "rkid", "kidney_right", "right_kidney_parenchyma")),
-    _organ(3, "left_kidney", (206, 136, 104), "left kidney", partner="right_kidney",
+    _organ(3, "left_kidney", (206, 136, 104), "left kidney", partner="right_kidney", adult_ml=131,
            aliases=("l_kidney", "lkid", "kidney_left", "left_kidney_parenchyma")),
     _organ(4, "gall_bladder", (139, 150, 98), "gall bladder", aliases=("gallbladder", "gall")),
     _organ(5, "esophagus", (211, 171, 143), "esophagus", aliases=("oesophagus", "eso")),
-    _organ(6, "liver", (221, 130, 101), "liver", tolerance_mm=7.0, aliases=("liv",)),
+    _organ(6, "liver", (221, 130, 101), "liver", adult_ml=1333, tolerance_mm=7.0, aliases=("liv",)),
     _organ(7, "stomach", (216, 132, 105), "stomach", aliases=("sto",)),
     _vessel(8, "aorta", (224, 97, 76), "aorta", components=1, aliases=("aor", "arota")),
     _vessel(9, "postcava", (0, 151, 206), "postcava", components=1,
@@ -68,7 +69,7 @@ CLASSES = (
     _vessel(10, "portal_and_splenic_vein", (0, 112, 165), "portal vein and splenic vein",
             aliases=("portal_vein_and_splenic_vein", "portal_and_spenic_vein", "portal_splenic_vein", "rsveins", "r_and_sveins",
                      "portal_vein_splenic_vein")),
-    _organ(11, "pancreas", (249, 180, 111), "pancreas", tolerance_mm=5.0, aliases=("pan",)),
+    _organ(11, "pancreas", (249, 180, 111), "pancreas", adult_ml=114, tolerance_mm=5.0, aliases=("pan",)),
     _organ(12, "right_adrenal_gland", (244, 186, 150), "right adrenal gland", partner="left_adrenal_gland",
            aliases=("rag", "r_adrenal_gland", "adrenal_gland_right", "right_adrenal")),
     _organ(13, "left_adrenal_gland", (234, 160, 120), "left adrenal gland", partner="right_adrenal_gland",
