@@ -84,6 +84,47 @@ def test_body_of_single_slices_and_odd_sizes():
     assert 2 * (body & disc).sum() / (body.sum() + disc.sum()) > 0.9
 
 
+def chest(width=80, depth=60):
+    """Axial slices 4 mm apart of 4 mm voxels: an oval chest with two lungs of -850 HU around a middle of soft tissue; hu, lungs."""
+    x, y = np.ogrid[-width / 2 + 0.5:width / 2, -depth / 2 + 0.5:depth / 2]
+    def oval(radius_x, radius_y):
+        return (x / radius_x) ** 2 + (y / radius_y) ** 2 < 1
+    lungs = oval(30, 20) & (abs(x) > 6)
+    hu = np.where(lungs, -850, np.where(oval(34, 24), 40, -1000))
+    noise = np.random.default_rng(0).normal(0, 20, (*hu.shape, 4))
+    return (hu[..., None] + noise).astype(np.int16), np.repeat(lungs[..., None], 4, axis=2)
+
+
+def test_lungs_that_the_field_of_view_cuts_are_body_and_the_air_beside_the_patient_is_not():
+    hu, lungs = chest()
+    for cut in (np.s_[20:60], np.s_[20:], np.s_[:, 15:], np.s_[20:60, 15:], np.s_[10:40, 20:]):     # both lungs, one, through the front ...
+        body = body_mask(hu[cut], (4, 4, 4))
+        assert body[lungs[cut]].all(), cut
+        assert np.mean(body[hu[cut] < -930]) < 0.02, cut                    # noise apart, that is air
+    assert not body_mask(hu, (4, 4, 4))[:, [0, -1]].any()
+
+
+def test_air_of_a_clipped_ct_or_of_a_scanner_that_is_off_is_not_taken_for_a_lung():
+    hu, _ = chest()
+    for other in (np.maximum(hu, -900), np.maximum(hu, -500), hu + 30):
+        for cut in (np.s_[:], np.s_[8:72], np.s_[20:60, 10:]):              # whole, both flanks cut, both lungs cut
+            mask = body_mask(other[cut], (4, 4, 4))
+            assert not mask[~body_mask(hu[cut], (4, 4, 4))].any() and mask[hu[cut] > -300].mean() > 0.9
+
+
+@pytest.mark.parametrize("padding", [-1024, -1000])
+def test_lungs_that_a_circular_field_of_view_cuts_are_body(padding):
+    hu, lungs = (array[20:60, 10:50] for array in chest())
+    x, y = np.ogrid[-19.5:20, -19.5:20]
+    hu, lungs = np.where((np.hypot(x, y) > 20)[..., None], padding, hu), lungs & (np.hypot(x, y) < 18)[..., None]
+    body = body_mask(hu, (4, 4, 4))
+    assert body[lungs].all() and not body[hu == padding].any()
+
+
+def test_lung_alone_is_no_body():
+    assert not body_mask(np.random.default_rng(0).normal(-850, 20, (20, 20, 3)), (4, 4, 4)).any()
+
+
 # --- trunk_box
 
 def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):

@@ -53,6 +53,13 @@ def rewrite(path, **changes):
 
 # ------------------------------------------------------------------------------------------------------------ round trip
 
+def test_the_former_name_of_the_padding_is_understood(file):
+    rewrite(file, preprocessing={**PREPROCESSING, "pad_slices": "edge"})
+    assert read(file)["preprocessing"] == {**PREPROCESSING, "pad": "edge"}
+    rewrite(file, training={"step": 3, "config": {"pad_slices": "edge"}})
+    assert read(file)["training"]["config"] == {"pad": "edge"}
+
+
 def test_a_network_comes_back_bit_for_bit_with_its_configuration_and_preprocessing(network, file):
     content = read(file)
     again = load_network(content, file)

@@ -144,7 +144,7 @@ def test_every_setting_reaches_the_json(segment):
                        "--precision", "bf16", weights=save_weights(Path("other.pt"), ("liver", "postcava")))
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
-        "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
+        "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [], "second_view": None,
         "precision": "bf16", "device": "cpu"}
 
 

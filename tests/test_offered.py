@@ -190,6 +190,13 @@ def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     assert uniseg.load(folder / "default.pt", device="cpu").offered == ("liver",)
 
 
+def test_a_second_view_is_shipped_in_the_weights(ship):
+    code, _, folder = ship(None, "--second-view", "0.7")
+    assert code == 0 and uniseg.load(folder / "default.pt", device="cpu").second_view == 0.7
+    code, err, _ = ship(None, "--second-view", "1")
+    assert code == 2 and "--second-view 1.0: choose a share from 0.3 up to, not including, 1." in one_line(err)
+
+
 def test_organs_found_in_pieces_are_shipped_in_the_weights_and_reach_the_result(ship):
     code, _, folder = ship(None, "--in-pieces", "spleen")
     assert code == 0

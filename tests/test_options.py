@@ -283,6 +283,6 @@ def test_every_option_beyond_the_paper_is_off_by_default():
     args = build_parser().parse_args(["--data-root", "x"])
     assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.deform, args.augment, args.freeze) == \
         (1, "off", 0, 0, 0, 0, "paper", "nothing")
-    assert args.pad_slices == "air"
+    assert args.pad == "air"
     assert not (args.activation_checkpointing or args.compile or args.weight_positives or args.antialias or args.input_windows
                 or args.dataset_weights or args.balance_loss or args.dice_present)

@@ -428,10 +428,98 @@ def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_doe
             seen.append(patches.clone())
             return super().forward(patches, only)
 
-    stand_in(Watched(), **({} if pad is None else {"pad_slices": pad})).segment(image(hu, affine))
+    stand_in(Watched(), **({} if pad is None else {"pad": pad})).segment(image(hu, affine))
     ends = torch.cat([seen[0][..., :5] - seen[0][..., 5:6], seen[0][..., 11:] - seen[0][..., 10:11]], -1)
     assert bool(ends.any()) == (pad != "edge")
     assert (seen[0][..., :5] == 0).all() == (pad != "edge")
+
+
+@pytest.mark.parametrize("box, shape, expected", [
+    ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)), ((4, 16), 20, (4, 16))])
+def test_a_box_smaller_than_a_window_grows_to_its_size_as_far_as_the_volume_goes(box, shape, expected):
+    """A window of 8, along one axis."""
+    assert segmenter._widened((slice(*box),), (8,), (shape,)) == (slice(*expected),)
+
+
+def test_the_middle_of_the_smallest_body_is_not_empty():
+    for n in range(1, 9):
+        for share in (0.3, 0.5, 0.9):
+            part, _ = segmenter._middle(np.ones((n, 3, 1), bool), share)
+            assert 0 <= part.start < part.stop <= n and part.start + part.stop == n
+
+
+def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
+    hu = np.full((30, 30, 30), AIR, np.int16)
+    hu[11:19, 13:17, 12:18] = BODY                                          # with its margin 16 x 12 x 14
+    hu[15, 22] = 90                                                         # beside it, at a side that has 12 voxels: seen all the same
+    seen = []
+
+    class Watched(Bands):
+        def forward(self, patches, only=None):
+            seen.append(patches.clone())
+            return super().forward(patches, only)
+
+    stand_in(Watched(), pad="edge").segment(image(hu, np.diag([4.0, 4, 4, 1])))
+    assert len(seen) == 1
+    expected = torch.as_tensor(scale_hu(hu[7:23, 7:23, 7:23], PREPROCESSING["hu_window"]))
+    assert torch.equal(seen[0][0, 0], expected)
+
+
+def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so():
+    hu, _, affine = paint()
+    narrow, seen = hu[10:22, 8:20], []                                      # 12 x 12 in windows of 16, the body cut on all sides
+
+    class Watched(Bands):
+        def forward(self, patches, only=None):
+            seen.append(patches.clone())
+            return super().forward(patches, only)
+
+    result = stand_in(Watched(), pad="edge").segment(image(narrow, affine), postprocess=False)
+    first = seen[0][0, 0]
+    assert torch.equal(first[:2], first[2:3].expand(2, -1, -1)) and torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
+    inside = np.s_[10:22, 8:20]
+    whole = stand_in().segment(image(hu, affine), postprocess=False)
+    for name in whole.classes:                                              # Bands looks at each voxel alone: nothing may change
+        assert np.array_equal(result.mask(name), whole.mask(name)[inside]), name
+
+
+class Swayed(torch.nn.Module):
+    """Logit 3 everywhere in a window that shows air, another in one that shows none."""
+
+    classes = ("liver",)
+    config = ModelConfig(classes=classes, backbone="unet")
+
+    def __init__(self, without_air):
+        super().__init__()
+        self.without_air = without_air
+
+    def forward(self, image, only=None):
+        values = [3.0 if (patch == 0).any() else self.without_air for patch in image]
+        return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand_as(image).clone()
+
+
+@pytest.mark.parametrize("without_air, found", [(-5.0, False), (-1.0, True)])          # means of -1 and 1
+def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(without_air, found):
+    hu = np.full((16, 16, 16), AIR, np.int16)                               # one window of 16
+    hu[2:14, 4:12] = BODY
+    weights = {"file": "stand-in", "sha256": "0" * 64}
+    model = Segmenter(Swayed(without_air), PREPROCESSING, torch.device("cpu"), weights, second_view=0.5)
+    result = model.segment(image(hu, np.diag([4.0, 4, 4, 1])), postprocess=False)
+    expected = hu == BODY
+    expected[5:11, 6:10] = found                                            # half of 12, half of 8, all the height: no air there
+    assert np.array_equal(result.mask("liver"), expected)
+    assert result.stats["settings"]["second_view"] == 0.5
+
+    thin = model.segment(image(hu[:, :, 4:], np.diag([4.0, 4, 4, 1])), postprocess=False)     # smaller than a window
+    assert np.array_equal(thin.mask("liver"), hu[:, :, 4:] == BODY) and thin.stats["settings"]["second_view"] is None
+
+
+def test_the_second_view_changes_nothing_for_a_network_that_looks_at_each_voxel_alone():
+    hu, _, affine = paint((48, 40, 36))
+    once, twice = (Segmenter(Bands(), PREPROCESSING, torch.device("cpu"), {"file": "stand-in", "sha256": "0" * 64}, second_view=share)
+                   .segment(image(hu, affine)) for share in (None, 0.7))
+    assert twice.stats["settings"]["second_view"] == 0.7 and np.array_equal(once.label_map, twice.label_map)
+    assert all(np.array_equal(once.mask(name), twice.mask(name)) for name in once.classes)
 
 
 def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
@@ -602,9 +690,9 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["versions"]["uniseg"] == uniseg.__version__ and stats["versions"]["torch"] == torch.__version__
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
-    assert stats["preprocessing"] == {**PREPROCESSING, "pad_slices": "air"}
-    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "precision": "float32",
-                                 "device": "cpu"}
+    assert stats["preprocessing"] == {**PREPROCESSING, "pad": "air"}
+    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "second_view": None,
+                                 "precision": "float32", "device": "cpu"}
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
     assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
     assert 50 < stats["peak_memory_mib"] < 100_000

@@ -164,13 +164,13 @@ def test_small_volumes_are_padded_on_both_sides_with_the_pad_value():
     assert seen[0][0, 0, :, 0, 0].tolist() == [-7, 1, 1, -7]
 
 
-def test_with_edge_slices_a_thin_volume_goes_on_above_and_below_and_in_no_other_direction():
+def test_with_pad_edge_a_small_volume_goes_on_as_its_outermost_voxels():
     seen = []
-    image = torch.tensor([[[1.0, 2.0]]])                              # one voxel wide and deep, two slices high
-    logits = stitched(sliding_window(image, lambda x: seen.append(x.clone()) or x, 1, (3, 3, 5), pad_value=-7.0, pad_slices="edge"))
-    assert seen[0][0, 0, 1, 1].tolist() == [1, 1, 2, 2, 2]            # (5 - 2) // 2 = 1 below, 2 above
-    assert (seen[0][0, 0, [0, 0, 2, 2], [0, 2, 0, 2]] == -7).all()
-    assert logits.flatten().tolist() == [1, 2]                        # what was added is no part of the result
+    image = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])                # two voxels wide, one deep, two slices high
+    logits = stitched(sliding_window(image, lambda x: seen.append(x.clone()) or x, 1, (3, 3, 5), pad_value=-7.0, pad="edge"))
+    first, second = [1, 1, 2, 2, 2], [3, 3, 4, 4, 4]                  # (5 - 2) // 2 = 1 below, 2 above
+    assert seen[0][0, 0].tolist() == [[first] * 3, [second] * 3, [second] * 3]
+    assert logits.flatten().tolist() == [1, 2, 3, 4]                  # what was added is no part of the result
 
 
 # --- Air

@@ -317,7 +317,7 @@ def test_checkpoints_say_what_inference_has_to_repeat_and_what_they_come_from(fi
     last, best = checkpoint.read(finished / "last.pt"), checkpoint.read(finished / "best.pt")
     for content in (last, best):
         assert content["preprocessing"] == {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3, "antialias": False,
-                                            "pad_slices": "air"}
+                                            "pad": "air"}
         assert content["about"]["data"]["Vessels/v0"] == ["hepatic_vessel", "hepatic_vessel_tumor"]
         assert checkpoint.load_network(content).classes[0] == "spleen"
     assert "training" not in best and last["training"]["step"] == 20
@@ -366,12 +366,12 @@ def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
 
 def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias",
-                      "--pad-slices", "edge", "--dice-present",
+                      "--pad", "edge", "--dice-present",
                       "--amp", "bf16", "--accumulate", 2, "--batch-size", 1, "--lpg", "shared", "--encoding", "random",
                       "--patch-size", 24, 16, 16, "--epochs", 2)) == 0
     assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path / "run"))
     preprocessing = checkpoint.read(tmp_path / "run" / "last.pt")["preprocessing"]
-    assert (preprocessing["antialias"], preprocessing["pad_slices"]) == (True, "edge")
+    assert (preprocessing["antialias"], preprocessing["pad"]) == (True, "edge")
 
 
 def test_one_case_is_learned_by_heart(tmp_path):

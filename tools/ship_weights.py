@@ -70,8 +70,9 @@ def mean_of(sources):
     return {**first, "weights": weights, "about": {**first["about"], "data": data, "mean_of": said}}
 
 
-def ship(sources, experimental, in_pieces=()):
-    """sources: checkpoints of runs; experimental: path of a JSON file, or None; in_pieces: classes. Raises ValueError."""
+def ship(sources, experimental, in_pieces=(), second_view=None):
+    """sources: checkpoints of runs; experimental: path of a JSON file, or None; in_pieces: classes; second_view: share of the body's
+    width and depth that inference sees a second time, or None. Raises ValueError."""
     content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
@@ -81,6 +82,10 @@ def ship(sources, experimental, in_pieces=()):
         raise ValueError(f"--in-pieces {unknown[0]}: no class of the network. It has {', '.join(network.classes)}.")
     if in_pieces:
         about["in_pieces"] = list(in_pieces)
+    if second_view is not None:
+        if not 0.3 <= second_view < 1:
+            raise ValueError(f"--second-view {second_view}: choose a share from 0.3 up to, not including, 1.")
+        about["second_view"] = second_view
     FOLDER.mkdir(exist_ok=True)
     target = FOLDER / "default.pt"
     checkpoint.save(target, network, content["preprocessing"], about, half=True)
@@ -100,9 +105,11 @@ def main(argv=None):
     parser.add_argument("--experimental", type=Path, metavar="FILE.json", help="{class: why it is not offered by default}")
     parser.add_argument("--in-pieces", nargs="+", default=(), metavar="CLASS",
                         help="classes of which inference keeps all components, not the largest alone")
+    parser.add_argument("--second-view", type=float, metavar="SHARE",
+                        help="share of the body's width and depth that inference sees a second time, on its own")
     args = parser.parse_args(argv)
     try:
-        ship(args.checkpoints, args.experimental, args.in_pieces)
+        ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

@@ -13,6 +13,8 @@ from scipy import ndimage
 from .bits import bounding_box
 
 COARSE_MM = 5.0         # sampling step for the body mask: organs are larger, and a CT takes a fraction of a second
+LUNG_HU = -950.0        # above: lung, but for severe emphysema; below: air, of a scanner that is a little off too
+ABOVE_AIR_HU = 50.0     # lung is so much above the lowest value at least: air, where a CT is clipped at more than LUNG_HU
 ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 SYMMETRY_MM = 8.0       # sampling step for the search of the mid-sagittal plane
 BONE_HU = 200.0         # vertebrae, ribs, pelvis; also calcium and strong contrast, which the fit tolerates
@@ -68,8 +70,8 @@ def body_mask(hu, spacing_mm, threshold_hu=-300.0):
                            each of those stands for its block
 
     Steps: threshold (fat is about -100 HU, foam of the table below -700), an opening in each axial slice (cuts the
-    table's shell off the back), the largest component, its skin back, holes filled slice by slice. A constant image
-    has no body.
+    table's shell off the back), the largest component, its skin back, holes filled slice by slice, lungs that the
+    field of view cuts among them (so may be the table's foam between two flanks that it cuts). A constant image has no body.
     """
     steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
     coarse = _coarse_body(_every(hu, steps), [n * s for n, s in zip(steps, spacing_mm)], threshold_hu)
@@ -96,9 +98,47 @@ def _coarse_body(hu, spacing_mm, threshold_hu):
     opened = ndimage.binary_erosion(tissue, in_plane, iterations=radius, border_value=1)
     body = largest_components(opened if opened.any() else tissue)
     body = ndimage.binary_dilation(body, in_plane, iterations=radius + 1, mask=tissue)
+    border, limit = _border(hu), max(LUNG_HU, hu.min() + ABOVE_AIR_HU)
     for k in range(body.shape[2]):
-        body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
+        if body[:, :, k].any():
+            body[:, :, k][border] = _closed(body[:, :, k][border], hu[:, :, k][border], limit)
+            body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
     return body
+
+
+def _border(hu):
+    """Index of an axial plane's outermost voxels of the field of view, in their order around it: (x (N,), y (N,)).
+
+    The field of view is the plane, or the ellipse within it (a circle in a square plane) where all beyond has one value: the
+    scanner's padding, or air of a CT that is clipped.
+    """
+    x, y = (2 * (np.arange(n) + 0.5) / n - 1 for n in hu.shape[:2])
+    radius = np.hypot(x[:, None], y)
+    view, beyond = np.ones(hu.shape[:2], bool), hu[radius > 1.06]
+    if beyond.size and np.ptp(beyond) < 1:                          # 1.06 and 0.97 of the radius: resampling has blurred the circle
+        view = radius < 0.97
+    border = np.argwhere(view & ~ndimage.binary_erosion(view))
+    angle = np.arctan2(*(border + 0.5 - np.array(view.shape) / 2).T)
+    return tuple(border[np.argsort(angle)].T)
+
+
+def _closed(body, hu, limit=LUNG_HU):
+    """The body where the field of view ends, with the stretches between where it cuts a lung and not the air.
+
+    body, hu:   (N,) around the field of view; the first voxel follows the last
+    limit:      HU above which the median of a stretch is a lung's
+    returns:    (N,) bool; nothing where there is no body, for then there is no stretch between
+
+    >>> _closed(np.array([0, 1, 0, 0, 1, 0], bool), np.array([-1000, 40, -850, -900, 30, -990])).astype(int).tolist()
+    [0, 1, 1, 1, 1, 0]
+    """
+    if not body.any():
+        return body
+    first = int(body.argmax())                                      # a stretch begins here, or all is body
+    body, hu = np.roll(body, -first), np.roll(hu, -first)
+    stretches = np.split(np.arange(body.size), np.flatnonzero(np.diff(body)) + 1)
+    closed = np.concatenate([body[s] | (np.median(hu[s]) > limit) for s in stretches])
+    return np.roll(closed, first)
 
 
 def trunk_box(body, spacing_mm, margin=0):

@@ -1,7 +1,7 @@
 """Checkpoints: written atomically with plain types only, read with weights_only=True, checked against their own hash.
 
     {"format": 1, "network": ModelConfig, "preprocessing": {...}, "weights": state dict, "digest": sha256 of the weights,
-     "about": {..., "experimental": {class: why it is computed on request only}}, "part": "backbone" or "partial" where it is no whole model,
+     "about": {..., "experimental": {class: why it is computed on request only}, "in_pieces": [class], "second_view": share}, "part": "backbone" or "partial" where it is no whole model,
      "training": {...} only in a run's own checkpoints}
 
 Files of the authors and of others are read too (released.py):
@@ -57,7 +57,7 @@ def save(path, network, preprocessing, about=None, training=None, half=False):
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
     With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.
-    preprocessing: {"spacing_mm", "hu_window", "window", "antialias", "pad_slices" (data.Preprocessing)}, what inference has
+    preprocessing: {"spacing_mm", "hu_window", "window", "antialias", "pad" (data.Preprocessing)}, what inference has
                    to repeat
     half:          store floating-point weights in float16 (for shipping)
     """
@@ -111,6 +111,9 @@ def read(path, partial=False):
         raise CheckpointError(f"{path}: format {content['format']}, this version reads up to {FORMAT}. Upgrade uniseg.")
     elif digest(content["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
+    for settings in (content.get("preprocessing", {}), content.get("training", {}).get("config", {})):
+        if "pad_slices" in settings:                               # another name of it; "edge" is then of slices alone in training
+            settings["pad"] = settings.pop("pad_slices")
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content

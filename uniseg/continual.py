@@ -21,7 +21,7 @@ from .model import ModelConfig, build
 
 RECIPE = {"epochs": 100, "warmup_epochs": 0, "batch_size": 2, "lr": 1e-4, "weight_decay": 1e-5}       # Section 5.1.3
 NETWORK = ("backbone", "width", "lpg", "lpg_hidden", "encoding", "head")                # what an extension cannot change
-PREPROCESSING = ("spacing", "hu_window", "antialias", "pad_slices", "input_windows")
+PREPROCESSING = ("spacing", "hu_window", "antialias", "pad", "input_windows")
 
 
 # --------------------------------------------------------------------------------------------------- a network with more classes
@@ -32,7 +32,7 @@ def options(content):
     low, high = pre["hu_window"]
     windows = tuple(round(low + end * (high - low), 3) for window in config.input_windows for end in window)
     return {**RECIPE, **{name: getattr(config, name) for name in NETWORK}, "spacing": pre["spacing_mm"][0], "hu_window": (low, high),
-            "antialias": pre["antialias"], "pad_slices": pre.get("pad_slices", "air"), "input_windows": windows, "patch_size": tuple(pre["window"])}
+            "antialias": pre["antialias"], "pad": pre.get("pad", "air"), "input_windows": windows, "patch_size": tuple(pre["window"])}
 
 
 def refuse_another_network(args, content):

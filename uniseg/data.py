@@ -27,7 +27,7 @@ from .datasets import DataError
 from .volume import atomic_write, read_ct, read_label_map, resample, resample_mask, scale_hu, voxel_size_mm
 
 AIR_HU = -1024
-FORMAT = 2                        # of the cache; part of its key
+FORMAT = 3                        # of the cache; part of its key
 FOREGROUND_KEPT = 1 << 20         # voxels remembered a case as possible patch centres
 CLASS_VOXELS_KEPT = 1 << 12       # the same for each class
 LESION_VOXELS_KEPT = 16           # the same for each lesion
@@ -151,7 +151,7 @@ class Preprocessing:
     spacing_mm: tuple = (1.5, 1.5, 1.5)        # isotropic
     hu_window: tuple = (-175.0, 250.0)         # clipped, then scaled to [0, 1]
     antialias: bool = False                    # beyond the paper: average instead of pick when the grid gets coarser
-    pad_slices: str = "air"                    # beyond the paper, "edge": above and below, a thin CT goes on as its end planes
+    pad: str = "air"                           # beyond the paper, "edge": a case smaller than the patch goes on as its outermost voxels
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ class PatchDataset:
         return centre
 
     def _patch(self, array, centre, fill, size=None):
-        """Cut a patch, moved inside where the volume is large enough, padded with `fill` (Preprocessing.pad_slices) where not."""
+        """Cut a patch, moved inside where the volume is large enough, padded (Preprocessing.pad; `fill`: air) where not."""
         size = size or self.patch_size
         starts = [min(max(c - w // 2, 0), n - w) if n >= w else -((w - n) // 2)
                   for c, n, w in zip(centre, array.shape, size)]
@@ -369,8 +369,8 @@ class PatchDataset:
         if block.shape == tuple(size):
             return block
         pads = [(max(-s, 0), w - max(-s, 0) - m) for s, w, m in zip(starts, size, block.shape)]
-        if self.preprocessing.pad_slices == "edge":
-            block, pads[2] = np.pad(block, [(0, 0), (0, 0), pads[2]], mode="edge"), (0, 0)
+        if self.preprocessing.pad == "edge":
+            return np.pad(block, pads, mode="edge")
         return np.pad(block, pads, constant_values=fill)
 
     def _deformed_patch(self, case, centre, rng):

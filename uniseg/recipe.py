@@ -36,7 +36,7 @@ class TrainConfig:
     spacing: float = 1.5                  # P, mm isotropic
     hu_window: tuple = (-175.0, 250.0)    # P
     antialias: bool = False               # P: linear interpolation
-    pad_slices: str = "air"               # P; "edge": a CT thinner than the patch goes on as its first and last plane
+    pad: str = "air"                      # P; "edge": a case smaller than the patch goes on as its outermost voxels
     input_windows: tuple = ()             # P: the one HU window; else pairs of HU, each a channel of the network's input
     # patches
     dataset_weights: tuple = ()           # P: each dataset has the same probability; else (name, weight) of some
@@ -136,8 +136,8 @@ def _add_network(parser, d):
                      help="low and high of each of several HU windows that the network sees as channels, within --hu-window; "
                      "beyond the paper")
     pre.add_argument("--antialias", action="store_true", help="average when the grid gets coarser; beyond the paper")
-    pre.add_argument("--pad-slices", choices=("air", "edge"), default=d.pad_slices, help="what a CT of fewer slices than the patch "
-                     "is filled up with; edge: its first and last plane, beyond the paper")
+    pre.add_argument("--pad", choices=("air", "edge"), default=d.pad, help="what a case (a CT about its body) smaller than the patch is filled up with; "
+                     "edge: its outermost voxels, beyond the paper")
     pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
     pre.add_argument("--dataset-weights", type=_named_weight, nargs="+", default=d.dataset_weights, metavar="NAME=W",
                      help="draw from this dataset W times as often as from another (1); beyond the paper")

@@ -51,9 +51,9 @@ def load(weights=None, device="auto"):
     keep_freed_memory()
     path = Path(weights) if weights is not None else DEFAULT_WEIGHTS
     content = checkpoint.read(path)
+    about = {name: value for name, value in content.get("about", {}).items() if name in ("experimental", "in_pieces", "second_view")}
     return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
-                     {"file": path.name, "sha256": checkpoint.file_sha256(path)},
-                     content.get("about", {}).get("experimental"), content.get("about", {}).get("in_pieces", ()))
+                     {"file": path.name, "sha256": checkpoint.file_sha256(path)}, **about)
 
 
 @dataclass
@@ -108,13 +108,14 @@ class Segmenter:
 
     experimental: {class: reason in a few words} of classes that are computed on request only
     in_pieces: classes of which post-processing keeps all components, not the largest alone
+    second_view: share (0.3 to 1) of the body's width and depth that is seen a second time, on its own; None: nothing is
     """
 
-    def __init__(self, network, preprocessing, device, weights, experimental=None, in_pieces=()):
+    def __init__(self, network, preprocessing, device, weights, experimental=None, in_pieces=(), second_view=None):
         self.network, self.device = network.to(device).eval(), device
-        self.preprocessing = {"pad_slices": "air", **preprocessing}                     # older checkpoints do not say
+        self.preprocessing = {"pad": "air", **preprocessing}                            # older checkpoints do not say
         self.weights, self.experimental = weights, experimental or {}
-        self.in_pieces = tuple(in_pieces)
+        self.in_pieces, self.second_view = tuple(in_pieces), second_view
 
     @property
     def classes(self):
@@ -176,7 +177,7 @@ class Segmenter:
                                   antialias=self.preprocessing["antialias"])
             del ct                                               # the native voxels are not needed again
             body = body_mask(hu, voxel_size_mm(affine))
-            box = trunk_box(body, voxel_size_mm(affine), BODY_MARGIN)
+            box = _widened(trunk_box(body, voxel_size_mm(affine), BODY_MARGIN), self.preprocessing["window"], hu.shape)
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
             pieces = [[] for _ in names]
@@ -211,14 +212,24 @@ class Segmenter:
             "weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": self.preprocessing,
             "settings": {"overlap": overlap, "threshold": threshold, "postprocess": bool(postprocess),
                          "in_pieces": [n for n in names if n in self.in_pieces and postprocess],
+                         "second_view": self.second_view if box is not None and self._looks_twice(hu[box].shape) else None,
                          "precision": precision, "device": str(self.device)},
             "classes": counted, "empty": not any(c["voxels"] for c in counted.values()),
             "postprocessing": notes, "warnings": warnings, "seconds": clock.seconds(),
             "peak_memory_mib": round(peak_memory_bytes() / 2 ** 20)}
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)
 
+    def _looks_twice(self, shape):
+        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing["window"]))
+
     def _windows(self, hu, body, names, limits, overlap, precision, progress):
-        """Per class a list of (start, bytes): where its logit is less than 4 below its threshold, slab by slab."""
+        """Per class a list of (start, bytes): where its logit is less than 4 below its threshold, slab by slab.
+
+        With a second view, where the CT is no smaller than a window, logits in the middle of the body are the mean of two:
+        of windows over all of it, and over the middle alone, which goes on as its outermost voxels where it is smaller than a
+        window. What lies around an organ leads the network astray as well as it helps, and where it sees less it makes other
+        mistakes. Both have their buffer of sums; they end with a cut at the middle's sides.
+        """
         channels = None if names == self.classes else [self.classes.index(n) for n in names]
         image = scale_hu(hu, self.preprocessing["hu_window"])
         dtype = PRECISIONS[precision]
@@ -227,18 +238,60 @@ class Segmenter:
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                 return self.network(patches, channels)
 
+        def look(view, pad, progress):
+            return sliding_window(image[view], predict, len(names), self.preprocessing["window"], overlap, body=body[view],
+                                  device=self.device, pad=pad, progress=progress)
+
+        looks, view = [look(np.s_[:, :], self.preprocessing["pad"], progress)], None
+        if self._looks_twice(image.shape):
+            view = _middle(body, self.second_view)
+            looks.append(look(view, "edge", False))
+
         pieces = [[] for _ in names]
-        for z, logits in sliding_window(image, predict, len(names), self.preprocessing["window"], overlap, body=body,
-                                        device=self.device, pad_slices=self.preprocessing["pad_slices"], progress=progress):
+        for (z, logits), *second in zip(*looks):                                 # no view is padded or cut in z: the same slabs
             inside = body[:, :, z:z + logits.shape[3]]
             for k, limit in enumerate(limits):
-                values = _to_bytes(logits[k].numpy(), limit)                     # (D, H, dz)
+                values = logits[k].numpy()                                       # (D, H, dz)
+                for _, again in second:
+                    values[view] = (values[view] + again[k].numpy()) / 2
+                values = _to_bytes(values, limit)
                 values *= inside                                                 # ours: no organ outside the body
                 box = bounding_box(values > 0)
                 if box is not None:
                     start = (box[0].start, box[1].start, box[2].start + z)
                     pieces[k].append((start, np.asfortranarray(values[box])))
         return pieces
+
+
+def _widened(box, window, shape):
+    """The box grown, where it is smaller than the window, to the window's size or the volume's, whichever is less: the CT's own
+    voxels, arms among them, are better than padding. None stays None.
+
+    >>> _widened((slice(4, 8), slice(6, 9)), (8, 8), (20, 9))
+    (slice(2, 10, None), slice(1, 9, None))
+    """
+    if box is None:
+        return None
+    wide = []
+    for part, w, n in zip(box, window, shape):
+        more = max(0, min(w, n) - (part.stop - part.start))
+        start = min(max(0, part.start - more // 2), n - (part.stop - part.start) - more)
+        wide.append(slice(start, part.stop - part.start + more + start))
+    return tuple(wide)
+
+
+def _middle(body, share):
+    """The middle of the body's width and depth: slices of axes 0 and 1 that hold `share` of each.
+
+    >>> _middle(np.ones((10, 20, 3), bool), 0.7)
+    (slice(2, 8, None), slice(3, 17, None))
+    """
+    parts = []
+    for part in bounding_box(body)[:2]:
+        n = part.stop - part.start
+        cut = min(round((1 - share) / 2 * n), (n - 1) // 2)
+        parts.append(slice(part.start + cut, part.stop - cut))
+    return tuple(parts)
 
 
 def _hardly_anything(offered_ml, body_ml):

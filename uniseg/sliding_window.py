@@ -69,7 +69,7 @@ def windows_at_once(window, device):
 
 @torch.no_grad()
 def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=None, body=None, device="cpu", pad_value=0.0,
-                   pad_slices="air", progress=False):
+                   pad="air", progress=False):
     """Yield (z start, logits) of finished slabs along axis 2, from the feet to the head; together they are the volume.
 
     image:    (D, H, W) float32, numpy or torch, already scaled (volume.scale_hu)
@@ -81,8 +81,8 @@ def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=None
               keep it (a copy would double the memory)
 
     Each voxel's logits are sum(weight * logits) / sum(weight) over the windows that cover it, added in the same order
-    however the volume is cut into slabs. A volume smaller than the window is padded with `pad_value` (air) on both sides;
-    with pad_slices "edge" along axis 2 with its first and last plane, for above and below a few slices the patient goes on.
+    however the volume is cut into slabs. A volume smaller than the window is padded on both sides with `pad_value` (air), or,
+    with pad "edge", with its outermost voxels: beyond the first and last slice and a narrow field of view the patient goes on.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"sliding window: overlap is {overlap}. Choose a value from 0 up to, not including, 1.")
@@ -93,9 +93,10 @@ def sliding_window(image, predict, classes, window, overlap=0.5, batch_size=None
     after = [max(0, w - n) - b for n, w, b in zip(size, window, before)]
     if any(before) or any(after):
         pads = [p for pair in list(zip(before, after))[::-1] for p in pair]     # F.pad begins with the last axis
-        if pad_slices == "edge":
-            image, pads[:2] = F.pad(image[None, None], (pads[0], pads[1], 0, 0, 0, 0), mode="replicate")[0, 0], (0, 0)
-        image = F.pad(image, pads, value=pad_value)
+        if pad == "edge":
+            image = F.pad(image[None, None], pads, mode="replicate")[0, 0]
+        else:
+            image = F.pad(image, pads, value=pad_value)
         body = None if body is None else np.pad(body, list(zip(before, after)))
     depth, height, length = image.shape
     plan = plan_windows(image.shape, window, overlap, body)

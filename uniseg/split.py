@@ -24,7 +24,7 @@ def fold_of(datasets, folds):
 
 def preprocessing_of(config):
     """The Preprocessing of a TrainConfig, or of the command's options."""
-    return Preprocessing((config.spacing,) * 3, tuple(config.hu_window), config.antialias, config.pad_slices)
+    return Preprocessing((config.spacing,) * 3, tuple(config.hu_window), config.antialias, config.pad)
 
 
 def select_cases(datasets, include, exclude):

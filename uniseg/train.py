@@ -216,7 +216,7 @@ def run(args, place):
     classes = choose_classes(args, train_cases, args.old["network"]["classes"] if args.old else ())
     config = make_config(args, len(train_cases), world)
     preprocessing = {"spacing_mm": [config.spacing] * 3, "hu_window": list(config.hu_window),
-                     "window": list(config.patch_size), "antialias": config.antialias, "pad_slices": config.pad_slices}
+                     "window": list(config.patch_size), "antialias": config.antialias, "pad": config.pad}
 
     torch.manual_seed(config.seed)
     network = make_network(args, config, classes, rank).to(device)

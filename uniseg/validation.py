@@ -39,7 +39,7 @@ def validate(network, cases, config, place, noted=(), shown=(), draw=None):
             image, bits = scale_hu(case.image, config.hu_window), case.bits
             predicted = np.zeros(image.shape, np.uint8) if case in shown else None
             for z, logits in sliding_window(image, predict, len(names), config.patch_size, config.overlap, device=device,
-                                            pad_slices=config.pad_slices):
+                                            pad=config.pad):
                 truth = torch.from_numpy(bits[:, :, z:z + logits.shape[3]].astype(np.int64))
                 for k, name in enumerate(names):
                     if name in case.names:
