@@ -112,6 +112,14 @@ def test_air_of_a_clipped_ct_or_of_a_scanner_that_is_off_is_not_taken_for_a_lung
             assert not mask[~body_mask(hu[cut], (4, 4, 4))].any() and mask[hu[cut] > -300].mean() > 0.9
 
 
+def test_a_table_that_the_field_of_view_cuts_is_no_body():
+    hu, _ = chest()
+    cut = np.s_[8:72]                                                       # through both flanks
+    body = body_mask(hu[cut], (4, 4, 4))
+    hu[:, :4] = np.random.default_rng(1).normal(-930, 30, hu[:, :4].shape)  # foam up to the last row, then air up to the back
+    assert np.array_equal(body_mask(hu[cut], (4, 4, 4)), body)
+
+
 @pytest.mark.parametrize("padding", [-1024, -1000])
 def test_lungs_that_a_circular_field_of_view_cuts_are_body(padding):
     hu, lungs = (array[20:60, 10:50] for array in chest())

@@ -14,6 +14,8 @@ from .bits import bounding_box
 
 COARSE_MM = 5.0         # sampling step for the body mask: organs are larger, and a CT takes a fraction of a second
 LUNG_HU = -950.0        # above: lung, but for severe emphysema; below: air, of a scanner that is a little off too
+FOAM_HU = -900.0        # a cut lung's median is above, -860 on a real CT; that of the table's foam and the air about it below, -930 and less
+CUT_LUNG_MM2 = 300.0    # least of a cut lung in a slice: shells and rails of the table are thinner
 ABOVE_AIR_HU = 50.0     # lung is so much above the lowest value at least: air, where a CT is clipped at more than LUNG_HU
 ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 SYMMETRY_MM = 8.0       # sampling step for the search of the mid-sagittal plane
@@ -71,7 +73,7 @@ def body_mask(hu, spacing_mm, threshold_hu=-300.0):
 
     Steps: threshold (fat is about -100 HU, foam of the table below -700), an opening in each axial slice (cuts the
     table's shell off the back), the largest component, its skin back, holes filled slice by slice, lungs that the
-    field of view cuts among them (so may be the table's foam between two flanks that it cuts). A constant image has no body.
+    field of view cuts among them, table and air behind the patient not. A constant image has no body.
     """
     steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
     coarse = _coarse_body(_every(hu, steps), [n * s for n, s in zip(steps, spacing_mm)], threshold_hu)
@@ -100,9 +102,14 @@ def _coarse_body(hu, spacing_mm, threshold_hu):
     body = ndimage.binary_dilation(body, in_plane, iterations=radius + 1, mask=tissue)
     border, limit = _border(hu), max(LUNG_HU, hu.min() + ABOVE_AIR_HU)
     for k in range(body.shape[2]):
-        if body[:, :, k].any():
-            body[:, :, k][border] = _closed(body[:, :, k][border], hu[:, :, k][border], limit)
-            body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
+        plane, values = body[:, :, k], hu[:, :, k]
+        if plane.any():
+            filled, closed = ndimage.binary_fill_holes(plane), plane.copy()
+            closed[border] = _closed(plane[border], values[border], limit)
+            more, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~filled)
+            lung = np.asarray(ndimage.median(values, more, range(1, count + 1))) > FOAM_HU
+            large = np.bincount(more.ravel())[1:] * np.prod(spacing_mm[:2]) > CUT_LUNG_MM2
+            body[:, :, k] = filled | np.append(False, lung & large)[more]
     return body
 
 
