@@ -7,8 +7,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uniseg.heads import (SIZES, THETA, IndependentLPG, SharedLPG, _ClassHeads, class_logits, global_average_pooling,
-                          group_norm, reduce_features)
+from uniseg.heads import (SIZES, THETA, IndependentLPG, SharedLPG, _blocks, _ClassHeads, _of_blocks, class_logits,
+                          global_average_pooling, group_norm, reduce_features)
 
 
 def random_input(batch=2, classes=3, size=(2, 3, 4), dtype=torch.float32):
@@ -82,10 +82,32 @@ def test_any_chunk_of_voxels_gives_the_same_logits_and_gradients(chunk):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_agree_with_finite_differences():
+@pytest.mark.parametrize("group", [1, 2])
+def test_gradients_agree_with_finite_differences(group):
     features, theta = random_input(classes=2, size=(5, 1, 1), dtype=torch.float64)
     features, theta = features.flatten(2).requires_grad_(), theta.requires_grad_()
-    assert torch.autograd.gradcheck(lambda f, t: _ClassHeads.apply(f, t, 2), (features, theta))
+    assert torch.autograd.gradcheck(lambda f, t: _ClassHeads.apply(f, t, 2, group), (features, theta))
+
+
+@pytest.mark.parametrize("group", [2, 3, 4, 5, 6, 100])
+def test_classes_that_share_a_matrix_product_have_the_logits_and_gradients_of_each_alone(group):
+    """Six classes: 4 and 5 do not divide them, so 3 share a product; 100 are not there, so all do."""
+    features, theta = random_input(classes=6)
+    weight = torch.randn(2, 6, *features.shape[2:], generator=torch.Generator().manual_seed(2))
+    results = []
+    for n in (1, group):
+        inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
+        logits = class_logits(*inputs, chunk=7, group=n)
+        results.append([logits, *torch.autograd.grad((logits * weight).sum(), inputs)])
+    for expected, actual in zip(*results):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_matrices_become_blocks_of_a_diagonal_and_come_back():
+    matrices = torch.tensor([[[1., 2.]], [[3., 4.]], [[5., 6.]], [[7., 8.]]])                # 4 classes, each 1 x 2
+    wide = _blocks(matrices, 2)
+    assert wide.tolist() == [[[1, 2, 0, 0], [0, 0, 3, 4]], [[5, 6, 0, 0], [0, 0, 7, 8]]]
+    assert torch.equal(_of_blocks(wide + (wide == 0), 1, 2), matrices)                       # what is beside the blocks does not count
 
 
 def test_gradients_are_those_that_autograd_finds_for_the_equation():

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from uniseg import losses
 from uniseg.losses import masked_loss
 
 CERTAIN = 50.0          # a logit whose sigmoid is 1 (or 0, negated) to the last digit: its cross-entropy is below 1e-20
@@ -99,6 +100,21 @@ def test_two_voxels_exactly_wrong():
 def test_a_false_alarm_of_three_voxels_where_the_class_is_absent():
     # Dice quotient (0 + 1) / (3 + 0 + 1); cross-entropy 3 * 50 / 4
     assert one_class([CERTAIN] * 3 + [-CERTAIN], [0] * 4) == pytest.approx(37.5 + 3 / 4)
+
+
+@pytest.mark.parametrize("labelled", [[[1, 0, 1], [0, 1, 0]], [[1, 1, 0], [1, 1, 1]], [[0, 0, 0], [0, 1, 1]]])
+@pytest.mark.parametrize("dice_of_absent", [True, False])
+def test_rows_taken_together_as_on_a_gpu_are_as_each_alone(monkeypatch, labelled, dice_of_absent):
+    logits, _, target, _ = random_example()
+    target[1, 1] = False
+    labelled, weight, results = torch.tensor(labelled) == 1, torch.rand(2, 3) + 1, []
+    for rows in (1, 2, 32):
+        monkeypatch.setitem(losses.ROWS, "cpu", rows)
+        x, sums = logits.clone().requires_grad_(), torch.zeros(3, 3)
+        loss = masked_loss(x, target, labelled, positive_weight=weight, sums=sums, dice_of_absent=dice_of_absent)
+        results.append((loss, torch.autograd.grad(loss, x)[0], sums))
+    for together in results[1:]:
+        torch.testing.assert_close(together, results[0])
 
 
 def test_without_the_dice_of_absent_classes_a_false_alarm_costs_its_cross_entropy_and_the_others_what_they_did():

@@ -22,6 +22,7 @@ from uniseg.datasets import find_datasets
 from uniseg.phantom import make_phantom
 from uniseg.recipe import TrainConfig, build_parser, lr_at
 from uniseg.losses import unpack_bits
+from uniseg.runtime import with_tensor_cores
 from uniseg.train import PartialLabels, SampleNumbers, learning, main, positive_weights, training_step
 from uniseg.validation import case_scores, mean_dice, validate
 
@@ -372,6 +373,15 @@ def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
     assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path / "run"))
     preprocessing = checkpoint.read(tmp_path / "run" / "last.pt")["preprocessing"]
     assert (preprocessing["antialias"], preprocessing["pad"]) == (True, "edge")
+
+
+@pytest.mark.parametrize("kind, precision", [("cpu", "highest"), ("cuda", "high")])
+def test_training_on_a_gpu_multiplies_in_tf32_and_on_a_cpu_as_ever(kind, precision):
+    try:
+        assert with_tensor_cores(torch.device(kind)) == torch.device(kind)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_one_case_is_learned_by_heart(tmp_path):

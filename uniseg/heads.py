@@ -17,6 +17,7 @@ SIZES = (64, 64, 8, 8, 8, 1)                            # w1, w2, w3, b1, b2, b3
 THETA = sum(SIZES)                                      # 153 parameters a class
 POOLED = 256                                            # width of the pooled image feature f (released code)
 CHUNK = {"cpu": 1024, "cuda": 1 << 18}                  # voxels at a time: on a CPU 32 classes then stay in its cache
+GROUP = {"cpu": 1, "cuda": 32}                          # most classes in one matrix product, see class_logits
 
 
 def group_norm(channels):
@@ -85,7 +86,7 @@ class SharedLPG(nn.Module):
 LPGS = {"independent": IndependentLPG, "shared": SharedLPG}
 
 
-def class_logits(features, theta, chunk=None):
+def class_logits(features, theta, chunk=None, group=None):
     """Class-specific heads, Eq. (2) without its sigmoid (the loss and the thresholds apply it).
 
     features: (B, 8, D, H, W)  decoder feature map, shared by all K classes
@@ -93,25 +94,47 @@ def class_logits(features, theta, chunk=None):
     returns:  (B, K, D, H, W)  one logit map a class
 
     The three layers run for all classes at once as matrix products over `chunk` voxels at a time; the feature map is
-    never repeated and the backward pass computes the hidden layers again instead of keeping them. In float32 always.
+    never repeated and the backward pass computes the hidden layers again instead of keeping them. In float32 always
+    (in TF32 on a GPU that is told so, as in training: runtime.with_tensor_cores).
+    Products of 8 x 8 leave a GPU idle: there up to `group` classes share one, their matrices the blocks of its diagonal.
     """
-    chunk = chunk or CHUNK.get(features.device.type, CHUNK["cuda"])
+    chunk, group = (given or default.get(features.device.type, default["cuda"]) for given, default in ((chunk, CHUNK), (group, GROUP)))
+    group = max(n for n in range(1, group + 1) if theta.shape[1] % n == 0)
     flat = features.float().flatten(2)                                         # (B, 8, N)
-    logits = _ClassHeads.apply(flat, theta.float(), chunk)                     # (B, K, N)
+    logits = _ClassHeads.apply(flat, theta.float(), chunk, group)              # (B, K, N)
     return logits.unflatten(2, features.shape[2:])                             # (B, K, D, H, W)
 
 
-def _layers(theta):
-    """theta (K, 153) of one image -> w1 (8K, 8), w2 (K, 8, 8), w3 (K, 1, 8), b1 (8K, 1), b2 (K, 8, 1), b3 (K, 1, 1)."""
+def _layers(theta, group):
+    """theta (K, 153) of one image, G classes in a group -> w1 (8K, 8), w2 (K/G, 8G, 8G), w3 (K/G, G, 8G), b1 (8K, 1), b2 (K/G, 8G, 1),
+    b3 (K/G, G, 1)."""
     w1, w2, w3, b1, b2, b3 = theta.split(SIZES, dim=1)
-    classes = len(theta)
-    return (w1.reshape(8 * classes, 8), w2.reshape(classes, 8, 8), w3.reshape(classes, 1, 8),
-            b1.reshape(8 * classes, 1), b2.reshape(classes, 8, 1), b3.reshape(classes, 1, 1))
+    groups = len(theta) // group
+    return (w1.reshape(-1, 8), _blocks(w2.reshape(-1, 8, 8), group), _blocks(w3.reshape(-1, 1, 8), group),
+            b1.reshape(-1, 1), b2.reshape(groups, -1, 1), b3.reshape(groups, -1, 1))
+
+
+def _blocks(matrices, group):
+    """(K, a, b) -> (K/G, G a, G b): the matrices of G classes as blocks of one diagonal, 0 elsewhere."""
+    classes, rows, columns = matrices.shape
+    wide = matrices.new_zeros(classes // group, group, rows, group, columns)
+    _diagonal(wide).copy_(matrices.unflatten(0, (-1, group)))
+    return wide.flatten(3, 4).flatten(1, 2)
+
+
+def _of_blocks(wide, rows, columns):
+    """The inverse, whatever stands beside the blocks: (K/G, G rows, G columns) -> (K, rows, columns)."""
+    return _diagonal(wide.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))).flatten(0, 1)
+
+
+def _diagonal(wide):
+    """The blocks of (K/G, G, a, G, b) as a view (K/G, G, a, b)."""
+    return wide.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
 def _hidden(x, w1, w2, b1, b2):
-    """The two hidden layers of all classes for the voxels x (8, n): (K, 8, n) twice."""
-    h1 = torch.addmm(b1, w1, x).relu_().view(len(w2), 8, -1)                   # phi(F * theta_1)
+    """The two hidden layers of all classes for the voxels x (8, n): (K/G, 8G, n) twice."""
+    h1 = torch.addmm(b1, w1, x).relu_().view(len(w2), -1, x.shape[1])          # phi(F * theta_1)
     h2 = torch.baddbmm(b2, w2, h1).relu_()                                     # phi(... * theta_2)
     return h1, h2
 
@@ -130,17 +153,17 @@ def _without_autocast(device):
 
 class _ClassHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, theta, chunk):
+    def forward(ctx, features, theta, chunk, group):
         """features (B, 8, N), theta (B, K, 153) -> logits (B, K, N)."""
         ctx.save_for_backward(features, theta)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.group = chunk, group
         logits = features.new_empty(features.shape[0], theta.shape[1], features.shape[2])
         with _without_autocast(features.device.type):
             for image, parameters, out in zip(features, theta, logits):
-                w1, w2, w3, b1, b2, b3 = _layers(parameters)
+                w1, w2, w3, b1, b2, b3 = _layers(parameters, group)
                 for i in range(0, image.shape[1], chunk):
                     _, h2 = _hidden(image[:, i:i + chunk], w1, w2, b1, b2)
-                    out[:, i:i + chunk] = torch.baddbmm(b3, w3, h2)[:, 0]      # ... * theta_3
+                    out[:, i:i + chunk] = torch.baddbmm(b3, w3, h2).flatten(0, 1)  # ... * theta_3
         return logits
 
     @staticmethod
@@ -149,22 +172,24 @@ class _ClassHeads(torch.autograd.Function):
         grad_features, grad_theta = torch.zeros_like(features), torch.zeros_like(theta)
         with _without_autocast(features.device.type):
             for b, (image, parameters) in enumerate(zip(features, theta)):
-                w1, w2, w3, b1, b2, _ = _layers(parameters)
-                w2_t, w3_t = (w.transpose(1, 2).contiguous() for w in (w2, w3))
-                sums = [torch.zeros_like(part) for part in _layers(parameters)]
+                w1, w2, w3, b1, b2, _ = _layers(parameters, ctx.group)
+                w2_t, w3_t = w2.transpose(1, 2).contiguous(), parameters[:, 128:136, None].contiguous()
+                sums = [torch.zeros_like(part) for part in _layers(parameters, ctx.group)]
                 g_w1, g_w2, g_w3, g_b1, g_b2, g_b3 = sums
                 for i in range(0, image.shape[1], ctx.chunk):
                     x = image[:, i:i + ctx.chunk]
-                    g = grad_logits[b, :, None, i:i + ctx.chunk]               # (K, 1, n)
+                    g = grad_logits[b, :, i:i + ctx.chunk]                     # (K, n)
+                    grouped = g.unflatten(0, (-1, ctx.group))                  # (K/G, G, n)
                     h1, h2 = _hidden(x, w1, w2, b1, b2)
-                    g_w3 += torch.bmm(g, h2.transpose(1, 2))
-                    g_b3 += g.sum(2, keepdim=True)
-                    g_h2 = _where_positive(w3_t * g, h2)                       # (K, 8, n)
+                    g_w3 += torch.bmm(grouped, h2.transpose(1, 2))
+                    g_b3 += grouped.sum(2, keepdim=True)
+                    g_h2 = _where_positive((w3_t * g[:, None]).view_as(h2), h2)  # (K/G, 8G, n)
                     g_w2 += torch.bmm(g_h2, h1.transpose(1, 2))
                     g_b2 += g_h2.sum(2, keepdim=True)
                     g_h1 = _where_positive(torch.bmm(w2_t, g_h2), h1).view(-1, x.shape[1])  # (8K, n)
                     g_w1 += (x @ g_h1.T).T
                     g_b1 += g_h1.sum(1, keepdim=True)
                     grad_features[b, :, i:i + ctx.chunk] = w1.T @ g_h1
+                sums[1], sums[2] = _of_blocks(g_w2, 8, 8), _of_blocks(g_w3, 1, 8)
                 grad_theta[b] = torch.cat([part.reshape(len(parameters), -1) for part in sums], dim=1)
-        return grad_features, grad_theta, None
+        return grad_features, grad_theta, None, None

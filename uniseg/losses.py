@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 SMOOTH = 1.0  # one voxel in numerator and denominator: keeps Dice defined where neither truth nor prediction has the class
+ROWS = {"cpu": 1, "cuda": 32}  # (sample, class) pairs at a time: a CPU keeps one in its cache, a GPU is kept busy by all classes of an image
+VOXELS = (1, 2, 3)
 
 
 def unpack_bits(bits, classes):
@@ -60,21 +62,19 @@ class _MaskedSum(torch.autograd.Function):
     With p = sigmoid(x), N voxels, t the target:
       BCE = mean(softplus(x) - t x)                       d/dx = (p - t) / N
       D   = 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)  dD/dp = -(2 t - d) / (sum(p) + sum(t) + 1), d the quotient
-    One row at a time, and the backward pass computes p again: nothing of the size of all logits is made but the gradient.
+    ROWS pairs of an image at a time, and the backward pass computes p again: nothing of the size of all logits is made but the gradient.
     """
 
     @staticmethod
     def forward(ctx, logits, target, labelled, positive_weight, dice_of_absent):
-        pairs = labelled.nonzero().tolist()
-        weights = [1.0] * len(pairs) if positive_weight is None else positive_weight[labelled].tolist()
-        ctx.rows, ctx.dice_of_absent = list(zip(pairs, weights)), dice_of_absent
+        ctx.rows, ctx.weight, ctx.dice_of_absent = _rows(labelled), positive_weight, dice_of_absent
         ctx.save_for_backward(logits, target)
         total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
         sums = total.new_zeros(3, logits.shape[1])
-        for (b, k), weight in ctx.rows:
-            loss, found = _row_loss(logits[b, k].to(total.dtype), target[b, k].to(total.dtype), weight, dice_of_absent)
-            total += loss
-            sums[:, k] += found
+        for rows in ctx.rows:
+            loss, found = _rows_loss(*(part[rows].to(total.dtype) for part in (logits, target)), _weight(ctx.weight, rows), dice_of_absent)
+            total += loss.sum()
+            sums[:, rows[1]] += found
         ctx.mark_non_differentiable(sums)
         return total, sums
 
@@ -83,33 +83,54 @@ class _MaskedSum(torch.autograd.Function):
     def backward(ctx, grad_total, _):
         logits, target = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
-        for (b, k), weight in ctx.rows:
-            row = _row_gradient(logits[b, k].to(grad_total.dtype), target[b, k].to(grad_total.dtype), weight, ctx.dice_of_absent)
-            gradient[b, k] = row.mul_(grad_total)
+        for rows in ctx.rows:
+            parts = (part[rows].to(grad_total.dtype) for part in (logits, target))
+            gradient[rows] = _rows_gradient(*parts, _weight(ctx.weight, rows), ctx.dice_of_absent).mul_(grad_total).to(gradient.dtype)
         return gradient, None, None, None, None
 
 
-def _row_loss(x, t, weight, dice_of_absent):
-    """BCE + Dice loss of one (sample, class), and its sums: logits x and 0/1 target t (D, H, W), weight of positive voxels."""
+def _rows(labelled):
+    """The labelled pairs of (B, K) as indices of (B, K, ...), up to ROWS of one image at a time: [(b, k or a slice or tensor of ks)]"""
+    most = ROWS.get(labelled.device.type, ROWS["cuda"])
+    found = []
+    for b, row in enumerate(labelled.tolist()):
+        classes = [k for k, has in enumerate(row) if has]
+        for i in range(0, len(classes), most):
+            part = classes[i:i + most]
+            together = part == list(range(part[0], part[-1] + 1))              # a slice is read in place, other choices are copied
+            found.append((b, slice(part[0], part[-1] + 1) if together else torch.tensor(part, device=labelled.device)))
+    return found
+
+
+def _weight(positive_weight, rows):
+    """The rows' weights of positive voxels, (n, 1, 1, 1); None where all are 1."""
+    return None if positive_weight is None else positive_weight[rows][:, None, None, None]
+
+
+def _rows_loss(x, t, weight, dice_of_absent):
+    """BCE + Dice loss of n classes of an image, (n,), and their sums, (3, n): logits x and 0/1 targets t (n, D, H, W)."""
     _, quotient, sums = _dice(torch.sigmoid(x), t)
-    loss = ((F.softplus(x) - t * x) * _voxel_weight(t, weight)).mean()
-    return loss + 1 - quotient if dice_of_absent or sums[2] else loss, sums
+    loss = _weighted(F.softplus(x) - t * x, t, weight).mean(VOXELS)
+    counts = 1 if dice_of_absent else sums[2] != 0
+    return loss + (1 - quotient.flatten()) * counts, sums
 
 
-def _row_gradient(x, t, weight, dice_of_absent):
-    """d _row_loss / dx, (D, H, W)."""
+def _rows_gradient(x, t, weight, dice_of_absent):
+    """d _rows_loss / dx, (n, D, H, W)."""
     p = torch.sigmoid(x)
     size, quotient, (_, _, true) = _dice(p, t)
-    gradient = (p - t) * _voxel_weight(t, weight) / x.numel()
-    return gradient - (2 * t - quotient) / size * p * (1 - p) if dice_of_absent or true else gradient
+    gradient = _weighted(p - t, t, weight) / x[0].numel()
+    if not dice_of_absent:
+        size = torch.where(true[:, None, None, None] != 0, size, torch.inf)    # no step from Dice
+    return gradient - (2 * t - quotient) / size * p * (1 - p)
 
 
 def _dice(p, t):
-    """Denominator and value of the Dice quotient d, and the sums of p t, p and t, (3,)."""
-    both, predicted, true = (p * t).sum(), p.sum(), t.sum()
+    """Denominator and value of the Dice quotient d, (n, 1, 1, 1), and the sums of p t, p and t, (3, n)."""
+    both, predicted, true = (part.sum(VOXELS, keepdim=True) for part in (p * t, p, t))
     size = predicted + true + SMOOTH
-    return size, (2 * both + SMOOTH) / size, torch.stack([both, predicted, true])
+    return size, (2 * both + SMOOTH) / size, torch.stack([both, predicted, true]).flatten(1)
 
 
-def _voxel_weight(t, weight):
-    return 1 if weight == 1 else 1 + (weight - 1) * t
+def _weighted(each, t, weight):
+    return each if weight is None else each * (1 + (weight - 1) * t)

@@ -46,7 +46,7 @@ def start_processes(device_name, timeout_minutes=30.0):
     torch.backends.cudnn.benchmark = True          # patches are of one size: cuDNN tries its convolutions once and takes the fastest
     _, world = launched()
     if world == 1:
-        return 0, 1, choose_device(device_name)
+        return 0, 1, with_tensor_cores(choose_device(device_name))
     if not dist.is_available():
         raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
@@ -56,7 +56,14 @@ def start_processes(device_name, timeout_minutes=30.0):
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
-    return dist.get_rank(), world, device
+    return dist.get_rank(), world, with_tensor_cores(device)
+
+
+def with_tensor_cores(device):
+    """The device. On a GPU matrix products of float32, the class heads for one, are from now on in TF32, as cuDNN's convolutions are."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device
 
 
 def several_processes():
