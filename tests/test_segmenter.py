@@ -498,15 +498,18 @@ class Swayed(torch.nn.Module):
         return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand_as(image).clone()
 
 
-@pytest.mark.parametrize("without_air, found", [(-5.0, False), (-1.0, True)])          # means of -1 and 1
-def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(without_air, found):
+@pytest.mark.parametrize("without_air, within, at_its_sides", [(-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
+def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(monkeypatch, without_air, within, at_its_sides):
+    """3 and -1, -5, -13: half and half they are 1, -1, -5; at the sides, with a quarter of the second, 2, 1, -1."""
+    monkeypatch.setattr(segmenter, "FADE", 1)
     hu = np.full((16, 16, 16), AIR, np.int16)                               # one window of 16
     hu[2:14, 4:12] = BODY
     weights = {"file": "stand-in", "sha256": "0" * 64}
     model = Segmenter(Swayed(without_air), PREPROCESSING, torch.device("cpu"), weights, second_view=0.5)
     result = model.segment(image(hu, np.diag([4.0, 4, 4, 1])), postprocess=False)
     expected = hu == BODY
-    expected[5:11, 6:10] = found                                            # half of 12, half of 8, all the height: no air there
+    expected[5:11, 6:10] = at_its_sides                                     # half of 12, half of 8, all the height: no air there
+    expected[6:10, 7:9] = within
     assert np.array_equal(result.mask("liver"), expected)
     assert result.stats["settings"]["second_view"] == 0.5
 

@@ -32,6 +32,7 @@ DEFAULT_WEIGHTS = Path(__file__).with_name("weights") / "default.pt"
 BODY_MARGIN = 4          # voxels of air kept around the body
 STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
 AT_THRESHOLD = 128
+FADE = 8                 # voxels in which the second view gains its weight, from its sides inwards
 # Weights that know these know chest and abdomen. Where they find hardly anything in a body, it is another part of the body,
 # or no CT they can read. Weights for a few organs or tumours find little in every patient.
 LANDMARKS = {"liver", "right_lung", "left_lung"}
@@ -228,7 +229,7 @@ class Segmenter:
         With a second view, where the CT is no smaller than a window, logits in the middle of the body are the mean of two:
         of windows over all of it, and over the middle alone, which goes on as its outermost voxels where it is smaller than a
         window. What lies around an organ leads the network astray as well as it helps, and where it sees less it makes other
-        mistakes. Both have their buffer of sums; they end with a cut at the middle's sides.
+        mistakes. Towards the middle's sides the second fades out (_fading). Both have their buffer of sums.
         """
         channels = None if names == self.classes else [self.classes.index(n) for n in names]
         image = scale_hu(hu, self.preprocessing["hu_window"])
@@ -246,6 +247,7 @@ class Segmenter:
         if self._looks_twice(image.shape):
             view = _middle(body, self.second_view)
             looks.append(look(view, "edge", False))
+            weight = _fading([part.stop - part.start for part in view])
 
         pieces = [[] for _ in names]
         for (z, logits), *second in zip(*looks):                                 # no view is padded or cut in z: the same slabs
@@ -253,7 +255,7 @@ class Segmenter:
             for k, limit in enumerate(limits):
                 values = logits[k].numpy()                                       # (D, H, dz)
                 for _, again in second:
-                    values[view] = (values[view] + again[k].numpy()) / 2
+                    values[view] += weight * (again[k].numpy() - values[view])
                 values = _to_bytes(values, limit)
                 values *= inside                                                 # ours: no organ outside the body
                 box = bounding_box(values > 0)
@@ -292,6 +294,19 @@ def _middle(body, share):
         cut = min(round((1 - share) / 2 * n), (n - 1) // 2)
         parts.append(slice(part.start + cut, part.stop - cut))
     return tuple(parts)
+
+
+def _fading(shape):
+    """Weight of the second view in each column of its (D, H), (D, H, 1) float32: 1/2, but towards its sides linearly less in FADE voxels.
+
+    >>> _fading([2, 2 * FADE + 1])[0, :3, 0] * 2 * (FADE + 1)
+    array([1., 1., 1.], dtype=float32)
+    >>> _fading([2 * FADE + 1, 2 * FADE + 1])[:, FADE, 0].max()
+    np.float32(0.5)
+    """
+    rise = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in shape]
+    nearest = np.minimum.outer(*rise)                                            # voxels to the nearest side, the first is 1
+    return (np.minimum(nearest / (FADE + 1), 1) / 2).astype(np.float32)[..., None]
 
 
 def _hardly_anything(offered_ml, body_ml):
