@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from uniseg.heads import (SIZES, THETA, IndependentLPG, SharedLPG, _blocks, _ClassHeads, _of_blocks, class_logits,
-                          global_average_pooling, group_norm, reduce_features)
+                          classes_in_one, global_average_pooling, group_norm, reduce_features)
 
 
 def random_input(batch=2, classes=3, size=(2, 3, 4), dtype=torch.float32):
@@ -92,12 +92,15 @@ def test_gradients_agree_with_finite_differences(group):
 @pytest.mark.parametrize("group", [2, 3, 4, 5, 6, 100])
 def test_classes_that_share_a_matrix_product_have_the_logits_and_gradients_of_each_alone(group):
     """Six classes: 4 and 5 do not divide them, so 3 share a product; 100 are not there, so all do."""
+    assert classes_in_one(6, group) == {2: 2, 3: 3, 4: 3, 5: 3, 6: 6, 100: 6}[group]
     features, theta = random_input(classes=6)
     weight = torch.randn(2, 6, *features.shape[2:], generator=torch.Generator().manual_seed(2))
     results = []
     for n in (1, group):
         inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
-        logits = class_logits(*inputs, chunk=7, group=n)
+        with LargestTensor() as largest:
+            logits = class_logits(*inputs, chunk=7, group=n)
+        assert largest.elements >= 6 * 64 * classes_in_one(6, n)                             # the second layers' matrices, of 8 x 8 a class
         results.append([logits, *torch.autograd.grad((logits * weight).sum(), inputs)])
     for expected, actual in zip(*results):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

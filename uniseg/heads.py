@@ -17,7 +17,7 @@ SIZES = (64, 64, 8, 8, 8, 1)                            # w1, w2, w3, b1, b2, b3
 THETA = sum(SIZES)                                      # 153 parameters a class
 POOLED = 256                                            # width of the pooled image feature f (released code)
 CHUNK = {"cpu": 1024, "cuda": 1 << 18}                  # voxels at a time: on a CPU 32 classes then stay in its cache
-GROUP = {"cpu": 1, "cuda": 32}                          # most classes in one matrix product, see class_logits
+GROUP = {"cpu": 1, "cuda": 32}                          # most classes in one matrix product, see class_logits, classes_in_one
 
 
 def group_norm(channels):
@@ -94,15 +94,23 @@ def class_logits(features, theta, chunk=None, group=None):
     returns:  (B, K, D, H, W)  one logit map a class
 
     The three layers run for all classes at once as matrix products over `chunk` voxels at a time; the feature map is
-    never repeated and the backward pass computes the hidden layers again instead of keeping them. In float32 always
-    (in TF32 on a GPU that is told so, as in training: runtime.with_tensor_cores).
-    Products of 8 x 8 leave a GPU idle: there up to `group` classes share one, their matrices the blocks of its diagonal.
+    never repeated and the backward pass computes the hidden layers again instead of keeping them. In float32, whatever
+    autocast says; a GPU may multiply in TF32 (runtime.with_tensor_cores). Products of 8 x 8 leave a GPU idle: there up to
+    `group` classes share one, their matrices the blocks of its diagonal, and a class that is not finite makes them all so.
     """
     chunk, group = (given or default.get(features.device.type, default["cuda"]) for given, default in ((chunk, CHUNK), (group, GROUP)))
-    group = max(n for n in range(1, group + 1) if theta.shape[1] % n == 0)
     flat = features.float().flatten(2)                                         # (B, 8, N)
-    logits = _ClassHeads.apply(flat, theta.float(), chunk, group)              # (B, K, N)
+    logits = _ClassHeads.apply(flat, theta.float(), chunk, classes_in_one(theta.shape[1], group))  # (B, K, N)
     return logits.unflatten(2, features.shape[2:])                             # (B, K, D, H, W)
+
+
+def classes_in_one(classes, most):
+    """How many classes share a matrix product: the largest divisor of their number up to `most`.
+
+    >>> [classes_in_one(classes, 32) for classes in (6, 32, 34, 37)]        # 37 have no divisor: each has its own, which is slower
+    [6, 32, 17, 1]
+    """
+    return max(n for n in range(1, most + 1) if classes % n == 0)
 
 
 def _layers(theta, group):
@@ -173,7 +181,7 @@ class _ClassHeads(torch.autograd.Function):
         with _without_autocast(features.device.type):
             for b, (image, parameters) in enumerate(zip(features, theta)):
                 w1, w2, w3, b1, b2, _ = _layers(parameters, ctx.group)
-                w2_t, w3_t = w2.transpose(1, 2).contiguous(), parameters[:, 128:136, None].contiguous()
+                w2_t, w3_t = w2.transpose(1, 2).contiguous(), parameters.split(SIZES, dim=1)[2][..., None].contiguous()
                 sums = [torch.zeros_like(part) for part in _layers(parameters, ctx.group)]
                 g_w1, g_w2, g_w3, g_b1, g_b2, g_b3 = sums
                 for i in range(0, image.shape[1], ctx.chunk):

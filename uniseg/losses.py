@@ -62,17 +62,19 @@ class _MaskedSum(torch.autograd.Function):
     With p = sigmoid(x), N voxels, t the target:
       BCE = mean(softplus(x) - t x)                       d/dx = (p - t) / N
       D   = 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)  dD/dp = -(2 t - d) / (sum(p) + sum(t) + 1), d the quotient
-    ROWS pairs of an image at a time, and the backward pass computes p again: nothing of the size of all logits is made but the gradient.
+    ROWS pairs of an image at a time, and the backward pass computes p again: beside the gradient nothing larger is made than a row on a
+    CPU, an image's logits on a GPU.
     """
 
     @staticmethod
     def forward(ctx, logits, target, labelled, positive_weight, dice_of_absent):
-        ctx.rows, ctx.weight, ctx.dice_of_absent = _rows(labelled), positive_weight, dice_of_absent
-        ctx.save_for_backward(logits, target)
+        ctx.rows, ctx.dice_of_absent = _rows(labelled, logits.device), dice_of_absent
+        positive_weight = None if positive_weight is None else positive_weight.to(logits.device)
+        ctx.save_for_backward(logits, target, positive_weight)
         total = torch.zeros((), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device)
         sums = total.new_zeros(3, logits.shape[1])
         for rows in ctx.rows:
-            loss, found = _rows_loss(*(part[rows].to(total.dtype) for part in (logits, target)), _weight(ctx.weight, rows), dice_of_absent)
+            loss, found = _rows_loss(*(part[rows].to(total.dtype) for part in (logits, target)), _weight(positive_weight, rows), dice_of_absent)
             total += loss.sum()
             sums[:, rows[1]] += found
         ctx.mark_non_differentiable(sums)
@@ -81,24 +83,24 @@ class _MaskedSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total, _):
-        logits, target = ctx.saved_tensors
+        logits, target, positive_weight = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for rows in ctx.rows:
             parts = (part[rows].to(grad_total.dtype) for part in (logits, target))
-            gradient[rows] = _rows_gradient(*parts, _weight(ctx.weight, rows), ctx.dice_of_absent).mul_(grad_total).to(gradient.dtype)
+            gradient[rows] = _rows_gradient(*parts, _weight(positive_weight, rows), ctx.dice_of_absent).mul_(grad_total).to(gradient.dtype)
         return gradient, None, None, None, None
 
 
-def _rows(labelled):
-    """The labelled pairs of (B, K) as indices of (B, K, ...), up to ROWS of one image at a time: [(b, k or a slice or tensor of ks)]"""
-    most = ROWS.get(labelled.device.type, ROWS["cuda"])
+def _rows(labelled, device):
+    """The labelled pairs of (B, K) as indices of (B, K, ...) on a device, up to ROWS of one image at a time: [(b, a slice or tensor of ks)]"""
+    most = ROWS.get(device.type, ROWS["cuda"])
     found = []
     for b, row in enumerate(labelled.tolist()):
         classes = [k for k, has in enumerate(row) if has]
         for i in range(0, len(classes), most):
             part = classes[i:i + most]
             together = part == list(range(part[0], part[-1] + 1))              # a slice is read in place, other choices are copied
-            found.append((b, slice(part[0], part[-1] + 1) if together else torch.tensor(part, device=labelled.device)))
+            found.append((b, slice(part[0], part[-1] + 1) if together else torch.tensor(part, device=device)))
     return found
 
 

@@ -75,7 +75,8 @@ def facts(settings, records, about, millions, device):
             ("input", f"CT in HU, clipped to {s['hu_window'][0]:g} ... {s['hu_window'][1]:g}, at {s['spacing']:g} mm, windows of "
                       f"{' x '.join(map(str, s['patch_size']))} voxels"),
             ("training", f"{epoch} of {s['epochs']} epochs, {step} steps of {patches} patches, "
-                         f"from {start}, seed {s['seed']}, precision {'float32' if s['amp'] == 'off' else s['amp']}"),
+                         f"from {start}, seed {s['seed']}, precision {'float32' if s['amp'] == 'off' else s['amp']}"
+                         f"{', TF32 in products' if device.type == 'cuda' else ''}"),
             ("machine", f"{processor(device)}, {processes}"),
             ("versions", f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}")]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])

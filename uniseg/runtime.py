@@ -60,7 +60,7 @@ def start_processes(device_name, timeout_minutes=30.0):
 
 
 def with_tensor_cores(device):
-    """The device. On a GPU matrix products of float32, the class heads for one, are from now on in TF32, as cuDNN's convolutions are."""
+    """The device. On a GPU this process multiplies float32 matrices, those of the class heads, in TF32 from now on, as cuDNN convolves."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device

@@ -301,8 +301,8 @@ def _fading(shape):
 
     >>> _fading([2, 2 * FADE + 1])[0, :3, 0] * 2 * (FADE + 1)
     array([1., 1., 1.], dtype=float32)
-    >>> _fading([2 * FADE + 1, 2 * FADE + 1])[:, FADE, 0].max()
-    np.float32(0.5)
+    >>> float(_fading([2 * FADE + 1, 2 * FADE + 1])[:, FADE, 0].max())
+    0.5
     """
     rise = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in shape]
     nearest = np.minimum.outer(*rise)                                            # voxels to the nearest side, the first is 1
