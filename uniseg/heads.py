@@ -17,7 +17,7 @@ SIZES = (64, 64, 8, 8, 8, 1)                            # w1, w2, w3, b1, b2, b3
 THETA = sum(SIZES)                                      # 153 parameters a class
 POOLED = 256                                            # width of the pooled image feature f (released code)
 CHUNK = {"cpu": 1024, "cuda": 1 << 18}                  # voxels at a time: on a CPU 32 classes then stay in its cache
-GROUP = {"cpu": 1, "cuda": 32}                          # most classes in one matrix product, see class_logits, classes_in_one
+GROUP = {"cuda": 32}                                    # most classes in one matrix product, elsewhere 1: class_logits, classes_in_one
 
 
 def group_norm(channels):
@@ -98,7 +98,8 @@ def class_logits(features, theta, chunk=None, group=None):
     autocast says; a GPU may multiply in TF32 (runtime.with_tensor_cores). Products of 8 x 8 leave a GPU idle: there up to
     `group` classes share one, their matrices the blocks of its diagonal, and a class that is not finite makes them all so.
     """
-    chunk, group = (given or default.get(features.device.type, default["cuda"]) for given, default in ((chunk, CHUNK), (group, GROUP)))
+    chunk = chunk or CHUNK.get(features.device.type, CHUNK["cuda"])
+    group = group or GROUP.get(features.device.type, 1)
     flat = features.float().flatten(2)                                         # (B, 8, N)
     logits = _ClassHeads.apply(flat, theta.float(), chunk, classes_in_one(theta.shape[1], group))  # (B, K, N)
     return logits.unflatten(2, features.shape[2:])                             # (B, K, D, H, W)
