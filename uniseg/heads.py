@@ -181,9 +181,9 @@ class _ClassHeads(torch.autograd.Function):
         grad_features, grad_theta = torch.zeros_like(features), torch.zeros_like(theta)
         with _without_autocast(features.device.type):
             for b, (image, parameters) in enumerate(zip(features, theta)):
-                w1, w2, w3, b1, b2, _ = _layers(parameters, ctx.group)
+                layers = w1, w2, _, b1, b2, _ = _layers(parameters, ctx.group)
                 w2_t, w3_t = w2.transpose(1, 2).contiguous(), parameters.split(SIZES, dim=1)[2][..., None].contiguous()
-                sums = [torch.zeros_like(part) for part in _layers(parameters, ctx.group)]
+                sums = [torch.zeros_like(part) for part in layers]
                 g_w1, g_w2, g_w3, g_b1, g_b2, g_b3 = sums
                 for i in range(0, image.shape[1], ctx.chunk):
                     x = image[:, i:i + ctx.chunk]

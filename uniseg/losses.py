@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 SMOOTH = 1.0  # one voxel in numerator and denominator: keeps Dice defined where neither truth nor prediction has the class
 ROWS = {"cpu": 1, "cuda": 32}  # (sample, class) pairs at a time: a CPU keeps one in its cache, a GPU is kept busy by all classes of an image
-VOXELS = (1, 2, 3)
+VOXELS = (1, 2, 3)  # axes of rows (n, D, H, W)
 
 
 def unpack_bits(bits, classes):
