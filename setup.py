@@ -20,14 +20,14 @@ class BuildWithEmbeddings(build_py):
 
 setup(
     name="uniseg",
-    version=re.search(r'__version__ = "(.+)"', (HERE / "uniseg" / "__init__.py").read_text()).group(1),
+    version=re.search(r'__version__ = "(.+)"', (HERE / "uniseg" / "machine" / "about.py").read_text()).group(1),
     description="The CLIP-Driven Universal Model for abdominal organ segmentation and tumour detection in CT",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["uniseg", "uniseg.*"]),
-    package_data={"uniseg": ["weights/*", "synthetic/*.json"]},
+    package_data={"uniseg": ["py.typed", "weights/*.pt", "weights/*.json"]},
     cmdclass={"build_py": BuildWithEmbeddings},
     install_requires=["torch>=2.6,<=2.13.0", "numpy>=1.26", "nibabel>=5.2", "scipy>=1.11", "tqdm>=4.60"],
     extras_require={"test": ["pytest>=8"]},

@@ -22,13 +22,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from partial_labels import (
+    CLASSES,
+    STEPS_PER_EPOCH,
+    annotated_by,
+    cell,
+    find_phantoms,
+    score,
+    table,
+    train,
+    whole_epochs,
+)
 
-from partial_labels import CLASSES, STEPS_PER_EPOCH, annotated_by, cell, find_phantoms, score, table, train, whole_epochs
 from uniseg import checkpoint
-from uniseg.complexity import PAPER_PARAMETERS
-from uniseg.model import build
-from uniseg.run_folder import write_json
+from uniseg.paper.complexity import PAPER_PARAMETERS
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR
+from uniseg.training.run_folder import write_json
 
 # 6 mm and patches of 64 x 32 x 32: Swin UNETR needs multiples of 32 and 64 along one axis. bf16 is refused for such patches.
 RECIPE = ("--folds 1 --lpg-hidden 64 --spacing 6 --patch-size 64 32 32 --batch-size 2 --lr 2e-3 --warmup-epochs 1 --balance 0.5 "
@@ -72,7 +81,7 @@ def run(out, configuration, steps, seed, test):
             *RECIPE, "--backbone", backbone, "--width", str(WIDTHS[backbone]), "--encoding", encoding])
         seconds = cpu_seconds_of_children() - began
         with torch.device("meta"):
-            network = build(checkpoint.read(weights)["network"])
+            network = checkpoint.build_network(checkpoint.read(weights)["network"])
         result = {"dice": {name: 100 * dice for name, dice in score(weights, test, folder / "pictures").items()},
                   "parameters": parameters(network), "backbone_parameters": parameters(network.backbone),
                   "cpu_minutes": seconds / 60 if in_one_go else None}

@@ -31,11 +31,11 @@ import numpy as np
 from partial_labels import STEPS_PER_EPOCH, cell, names_of, train, whole_epochs, write_dataset
 
 import uniseg
-from uniseg.data import case_masks
-from uniseg.datasets import find_datasets
+from uniseg.datasets.find import find_datasets
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.volume import read_ct
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
-from uniseg.volume import read_ct
 
 SPACING_MM = 4.0
 PATIENTS, TEST_PATIENTS = 8, 6                            # of each step

@@ -35,12 +35,15 @@ import torch
 from heads_and_loss import machine
 from torch.utils.data import DataLoader
 
-from uniseg.data import PatchDataset, Preprocessing, prepare
-from uniseg.datasets import find_datasets
+from uniseg.data import PatchDataset
+from uniseg.datasets.cases import prepare
+from uniseg.datasets.find import find_datasets
+from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.imaging.resampling import resample
+from uniseg.imaging.volume import write_volume
+from uniseg.machine.memory import keep_freed_memory, peak_memory_bytes
 from uniseg.phantom import make_phantom
-from uniseg.runtime import keep_freed_memory, peak_memory_bytes
 from uniseg.taxonomy import NAMES, resolve
-from uniseg.volume import resample, write_volume
 
 try:
     import monai

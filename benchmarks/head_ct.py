@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uniseg.volume import write_volume
+from uniseg.imaging.volume import write_volume
 
 
 def read_inv3(path):

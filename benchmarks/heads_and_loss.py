@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from uniseg.heads import SIZES, THETA, class_logits
 from uniseg.losses import masked_loss
-from uniseg.runtime import keep_freed_memory, peak_memory_bytes
+from uniseg.machine.memory import keep_freed_memory, peak_memory_bytes
 
 
 def repeated_class_logits(features, theta):

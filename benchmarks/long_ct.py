@@ -20,9 +20,10 @@ import torch
 
 from uniseg import checkpoint, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.resampling import resample
+from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.volume import resample, write_volume
 
 SPACING_MM, SHAPE = (0.78, 0.78, 1.0), (512, 512, 600)
 

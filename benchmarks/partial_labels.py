@@ -27,13 +27,15 @@ from pathlib import Path
 import numpy as np
 
 import uniseg
-from uniseg import checkpoint, picture
-from uniseg.data import class_masks
-from uniseg.datasets import find_datasets
+from uniseg import checkpoint
+from uniseg.datasets.find import find_datasets
+from uniseg.datasets.masks import class_masks
+from uniseg.imaging.volume import read_ct, read_label_map, write_volume
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
+from uniseg.pictures.canvas import write_png
+from uniseg.pictures.slices import overlay
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, normalise_name, resolve
-from uniseg.volume import read_ct, read_label_map, write_volume
 
 SPACING_MM = 4.0
 PATIENTS = 5              # of each dataset
@@ -139,7 +141,7 @@ def score(weights, test, pictures):
         for name, truth in class_masks(test, label.array, ct.array, ct.affine, label_path):
             if truth.any():
                 found[name].append(dice(result.mask(name), truth) if name in segmenter.classes else 0.0)
-        picture.write_png(pictures / f"{case}.png", picture.overlay(ct.array, result.label_map, ct.affine))
+        write_png(pictures / f"{case}.png", overlay(ct.array, result.label_map, ct.affine))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

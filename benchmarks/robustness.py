@@ -27,12 +27,16 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy import ndimage
 
 import uniseg
-from uniseg import data, datasets, infer, taxonomy
-from uniseg.anatomy import body_mask, bounding_box
+from tools.synthetic import scanner, tissues
+from tools.synthetic.geometry import Grid
+from uniseg import taxonomy
+from uniseg.datasets.find import find_datasets, in_order
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.bits import bounding_box
+from uniseg.imaging.body import body_mask
+from uniseg.imaging.volume import AIR_HU, read_ct, to_ras, voxel_size_mm
+from uniseg.machine.console import fail
 from uniseg.metrics import dice
-from uniseg.synthetic import scanner, tissues
-from uniseg.synthetic.geometry import Grid
-from uniseg.volume import AIR_HU, read_ct, to_ras, voxel_size_mm
 
 SLICE_MM = 5.0
 KIDNEYS, LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
@@ -263,7 +267,7 @@ def shown(value, form=".3f"):
 
 def case_lines(rows):
     """The Markdown table of one case, and below it what was found outside of the CT."""
-    classes = datasets.in_order(rows["unperturbed"]["dice"])
+    classes = in_order(rows["unperturbed"]["dice"])
     yield f"| perturbation | {' | '.join(classes)} | mean | change | voxels that differ |"
     yield "|--" * (len(classes) + 4) + "|"
     for name, row in rows.items():
@@ -307,14 +311,14 @@ def run(args):
     """Print all tables; returns what --json writes. Raises ValueError."""
     if not (args.root or args.head):
         raise ValueError("nothing to segment. Give DATA_ROOT, or --head CT.")
-    cases = [(d, c) for d in datasets.find_datasets(args.root) for c in d.cases] if args.root else []
+    cases = [(d, c) for d in find_datasets(args.root) for c in d.cases] if args.root else []
     segmenter = uniseg.load(args.weights, args.device)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {segmenter.device}, torch {torch.__version__}, weights "
           f"{segmenter.weights['file']} {segmenter.weights['sha256'][:12]}, {len(cases)} cases")
     report = {}
     for dataset, files in cases:
         ct = read_ct(files.image)
-        masks = {name: mask for name, mask in data.case_masks(dataset, files, ct) if mask.any()}
+        masks = {name: mask for name, mask in case_masks(dataset, files, ct) if mask.any()}
         if not set(masks) & set(segmenter.classes):
             print(f"\n{files.id}: no class that is labelled is offered")
             continue
@@ -346,7 +350,7 @@ def main(argv=None):
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n")
     except (ValueError, OSError) as error:
-        return infer.fail(error, 2, verbose=False)
+        return fail(error, 2, verbose=False)
     return 0
 
 

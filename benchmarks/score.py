@@ -18,9 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from uniseg import data, datasets, picture, taxonomy
+from uniseg import taxonomy
+from uniseg.datasets.find import CaseFiles, find_datasets
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.volume import read_ct, read_label_map
 from uniseg.metrics import dice
-from uniseg.volume import read_ct, read_label_map
+from uniseg.pictures.canvas import write_png
+from uniseg.pictures.slices import overlay
 
 
 def infer(ct, folder, args):
@@ -45,8 +49,8 @@ def main():
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     plain = sorted(args.root.glob("*.nii.gz"))
-    cases = [(None, datasets.CaseFiles(f.name.split(".")[0], f, None)) for f in plain] or \
-        [(d, c) for d in datasets.find_datasets(args.root) for c in d.cases]
+    cases = [(None, CaseFiles(f.name.split(".")[0], f, None)) for f in plain] or \
+        [(d, c) for d in find_datasets(args.root) for c in d.cases]
     print(f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, {len(cases)} cases")
     for dataset, files in cases:
         with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +60,7 @@ def main():
             print(f"\n{files.id}  {'x'.join(map(str, stats['shape']))}, {' x '.join(f'{s:.2f}' for s in stats['spacing_mm'])} mm"
                   f"  {seconds:.1f} s, peak {stats['peak_memory_mib']} MiB")
             if dataset is not None:
-                for name, truth in data.case_masks(dataset, files, ct):
+                for name, truth in case_masks(dataset, files, ct):
                     file = folder / "out" / f"{name}.nii.gz"
                     if not truth.any():
                         continue
@@ -70,7 +74,7 @@ def main():
                 big = [c.index for c in taxonomy.CLASSES if c.name in ("liver", "spleen", "right_kidney", "left_kidney")]
                 spots = np.argwhere(np.isin(label_map.array[::4, ::4, ::4], big)) * 4
                 at = spots.mean(axis=0).astype(int) if len(spots) else None
-                picture.write_png(args.pictures / f"{files.id}.png", picture.overlay(ct.array, label_map.array, ct.affine, at))
+                write_png(args.pictures / f"{files.id}.png", overlay(ct.array, label_map.array, ct.affine, at))
 
 
 if __name__ == "__main__":

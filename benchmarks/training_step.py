@@ -13,7 +13,8 @@ from heads_and_loss import machine
 from uniseg import checkpoint
 from uniseg.heads import class_logits
 from uniseg.losses import masked_loss, unpack_bits
-from uniseg.runtime import choose_device, keep_freed_memory
+from uniseg.machine.device import choose_device
+from uniseg.machine.memory import keep_freed_memory
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
 

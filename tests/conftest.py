@@ -9,12 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")          # before torch is importe
 
 import numpy as np
 import pytest
+import runs
 import torch
 
-import runs
 from uniseg import train
+from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
-from uniseg.volume import write_volume
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

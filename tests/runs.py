@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from uniseg import checkpoint, train
-from uniseg.baselines import Softmax
+from uniseg.baselines import PlainModel, Softmax
 from uniseg.continual import Extension
-from uniseg.model import ModelConfig, PlainModel, UniversalModel
+from uniseg.model import ModelConfig, UniversalModel
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_FILES = {"config.json", "metrics.jsonl", "metrics.csv", "validation.json", "progress.png", "overlays", "MODEL_CARD.md", "last.pt",

@@ -4,8 +4,8 @@ The figures under `golden/` were measured on the original networks filled with w
 tensor's name and shape. Filling our networks by the same function must give the same figures. See `golden/README.md`.
 """
 
-from pathlib import Path
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch

@@ -6,19 +6,34 @@ import math
 import numpy as np
 import pytest
 import torch
-
-import uniseg
 from conftest import Patient, write_dataset
 from runs import TINY, batch_of
+
+import uniseg
 from uniseg import checkpoint, continual, train
-from uniseg.baselines import (BASELINES, BOTTLENECK, LEVELS, Softmax, cross_entropy, index_map, local_pod, pod_distance,
-                              refuse_unlabelled, softmax_dice, watched)
-from uniseg.data import Case
-from uniseg.model import ModelConfig, PlainModel, build, insiders, margins
+from uniseg.baselines import (
+    BASELINES,
+    BOTTLENECK,
+    LEVELS,
+    PlainModel,
+    Softmax,
+    cross_entropy,
+    index_map,
+    insiders,
+    local_pod,
+    margins,
+    pod_distance,
+    refuse_unlabelled,
+    softmax_dice,
+    watched,
+)
+from uniseg.datasets.cases import Case
+from uniseg.imaging.volume import write_volume
+from uniseg.model import ModelConfig
 from uniseg.phantom import make_phantom
-from uniseg.recipe import TrainConfig
-from uniseg.train import training_step
-from uniseg.volume import write_volume
+from uniseg.training.extension import cost
+from uniseg.training.recipe import TrainConfig
+from uniseg.training.steps import training_step
 
 CLASSES = ("spleen", "liver", "liver_tumor")                # the last is the new one
 SCORES = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -209,8 +224,8 @@ def test_a_plain_network_grows_by_a_row_and_its_old_scores_stay():
     image = torch.rand(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.allclose(more(image, scores=True)[:, :3], network(image, scores=True), atol=1e-6)
-    assert more.out.weight.shape[0] == 4 and build(more.describe()).classes == CLASSES
-    assert continual.cost(more, (16, 16, 16))["parameters"] == 2 + 1
+    assert more.out.weight.shape[0] == 4 and checkpoint.build_network(more.describe()).classes == CLASSES
+    assert cost(more, (16, 16, 16))["parameters"] == 2 + 1
 
 
 def test_a_plain_networks_prior_is_the_probability_of_every_class():

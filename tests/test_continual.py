@@ -6,19 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-
-import uniseg
 from conftest import Patient, write_dataset
 from runs import TINY, assert_equal_state, batch_of, gradients, metrics
-from uniseg import checkpoint, continual, recipe, train
-from uniseg.data import Case
-from uniseg.datasets import find_datasets
+
+import uniseg
+from uniseg import checkpoint, continual, train
+from uniseg.datasets.cases import Case
+from uniseg.datasets.find import find_datasets
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.recipe import TrainConfig
-from uniseg.train import PartialLabels, training_step
-from uniseg.volume import write_volume
+from uniseg.training.extension import cost, lines, summary
+from uniseg.training.objective import PartialLabels
+from uniseg.training.options import make_config
+from uniseg.training.recipe import TrainConfig
+from uniseg.training.steps import training_step
 
 OLD, NEW = ("spleen", "liver"), ("aorta", "superior_mesenteric_artery")
 PREPROCESSING = {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
@@ -62,15 +65,15 @@ def test_every_old_weight_is_there_and_a_new_class_adds_one_mlp_and_one_row():
     assert {n.split(".")[2] for n in set(state) - set(content["weights"])} == {"2", "3"}           # controllers 2 and 3
     assert torch.equal(network.organ_embedding[2:], torch.from_numpy(class_embeddings(NEW, "v3")))
     added = sum(t.numel() for n, t in state.items() if n not in content["weights"])
-    assert added == 2 * continual.cost(network, (16, 16, 16))["parameters"] == 2 * ((256 + 384) * 8 + 8 + 8 * 153 + 153)
+    assert added == 2 * cost(network, (16, 16, 16))["parameters"] == 2 * ((256 + 384) * 8 + 8 + 8 * 153 + 153)
 
 
 def test_a_class_more_costs_what_section_5_4_says():
     content = old_content()
     content["network"].update(text_width=512, lpg_hidden=0)
     with torch.device("meta"):
-        network = continual.build({**content["network"]})
-    found = continual.cost(network, (96, 96, 96))
+        network = checkpoint.build_network({**content["network"]})
+    found = cost(network, (96, 96, 96))
     assert (found["parameters"], found["flops"]) == (472_217, 943_769)                                  # 9.44e-4 GFLOPs
 
 
@@ -193,10 +196,10 @@ def test_with_old_weights_frozen_only_the_new_mlps_learn():
 
 def test_the_summary_compares_old_classes_before_and_after():
     network = grown(old_content())
-    found = continual.summary(OLD, network, {"spleen": 0.9, "liver": 0.8}, {"spleen": 0.7, "liver": 0.9, "aorta": 0.5}, (16, 16, 16))
+    found = summary(OLD, network, {"spleen": 0.9, "liver": 0.8}, {"spleen": 0.7, "liver": 0.9, "aorta": 0.5}, (16, 16, 16))
     assert found["mean"] == pytest.approx({"old_before": 0.85, "old_after": 0.8, "new": 0.5})
     assert found["classes"]["aorta"] == {"new": True, "before": None, "after": 0.5}
-    text = "\n".join(continual.lines(found))
+    text = "\n".join(lines(found))
     for expected in ("spleen                           0.900   0.700   -0.200", "aorta                                -   0.500      new",
                      "superior_mesenteric_artery           -       -      new", "mean of old classes              0.850   0.800"):
         assert expected in text
@@ -273,7 +276,7 @@ def test_the_windows_of_a_checkpoint_are_kept_and_others_refused(tmp_path, capsy
                     {**PREPROCESSING, "hu_window": [-1000.0, 1000.0]})
     command = ["--extend", str(tmp_path / "old.pt"), "--data-root", "x", "--device", "cpu", "--out", str(tmp_path / "run")]
     for args in (train.parse(command), train.parse([*command, "--input-windows", "-175", "250", "-1000", "1000"])):
-        assert recipe.make_config(args, train_cases=3, world=1).input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
+        assert make_config(args, train_cases=3, world=1).input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
     assert grown(checkpoint.read(tmp_path / "old.pt")).config.input_windows == ((0.4125, 0.625), (0.0, 1.0))
     assert train.main([*command, "--input-windows", "-175", "250"]) == 2
     [said] = capsys.readouterr().err.splitlines()
@@ -469,5 +472,5 @@ def test_a_label_map_beyond_255_classes_is_uint16_and_classes_are_computed_in_pa
     result = model.segment(tmp_path / "ct.nii.gz", classes=["part_299"], threshold=1e-6, postprocess=False)
     assert result.label_map.dtype == np.uint16 and set(np.unique(result.label_map)) == {0, 332}
     result.save(tmp_path / "seg.nii.gz")
-    from uniseg.volume import read_label_map
+    from uniseg.imaging.volume import read_label_map
     assert set(np.unique(read_label_map(tmp_path / "seg.nii.gz").array)) == {0, 332}

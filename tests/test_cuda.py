@@ -11,8 +11,10 @@ from runs import batch_of, ended, metrics, small_network, torchrun
 import uniseg
 from uniseg import checkpoint, train
 from uniseg.backbones import BACKBONES
-from uniseg.heads import class_logits
+from uniseg.heads import SIZES
+from uniseg.kernels import class_heads
 from uniseg.losses import masked_loss, unpack_bits
+from uniseg.training.steps import training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -49,7 +51,7 @@ def test_the_class_heads_give_the_same_logits_and_gradients(classes):
     results = []
     for device in ("cuda", "cpu"):
         features, theta = (t.to(device).requires_grad_() for t in inputs)
-        logits = class_logits(features, theta, chunk=100)              # chunks that do not divide the 990 voxels
+        logits = class_heads.class_logits(features, theta, SIZES, chunk=100)           # chunks that do not divide the 990 voxels
         logits.backward(grad.to(device))
         results.append((logits, features.grad, theta.grad))
     for a, b in zip(*results):
@@ -74,7 +76,7 @@ def test_a_step_moves_the_weights_alike():
     for device in ("cuda", "cpu"):
         network = small_network().to(device)
         config = type("Config", (), {"amp": "off"})
-        train.training_step(network, [batch_of(0, "101", "110")], config)
+        training_step(network, [batch_of(0, "101", "110")], config)
         gradients.append(torch.cat([p.grad.flatten().cpu() for n, p in network.named_parameters() if "conv1.bias" not in n]))
     close(*gradients)                                 # a bias before a normalisation has no gradient but rounding
 

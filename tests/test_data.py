@@ -16,13 +16,17 @@ import pytest
 from conftest import Patient, label_map, write_dataset
 from scipy import ndimage
 
-from uniseg import data, datasets
-from uniseg.augment import recontrast, rotate_90
-from uniseg.bits import get_bit
-from uniseg.data import AIR_HU, Case, PatchDataset, Preprocessing, class_masks, prepare
-from uniseg.datasets import DataError, Label, find_datasets, read_dataset
+from uniseg.data import PatchDataset
+from uniseg.datasets import cases as cases_module
+from uniseg.datasets.augment import recontrast, rotate_90
+from uniseg.datasets.cases import Case, _preprocess, prepare
+from uniseg.datasets.find import DataError, Dataset, Label, _classes_of, find_datasets, read_dataset
+from uniseg.datasets.masks import class_masks
+from uniseg.imaging.bits import get_bit
+from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.imaging.resampling import resample_mask
+from uniseg.imaging.volume import AIR_HU, read_ct, read_label_map, scale_hu, write_volume
 from uniseg.phantom import make_phantom
-from uniseg.volume import resample_mask, scale_hu, write_volume
 
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 
@@ -35,7 +39,7 @@ def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
     line: label values as digits; the mid-sagittal plane of so small an image is its middle
     """
     values = {0} | {v for v in labels.values()}
-    dataset = datasets.Dataset("set", tmp_path, tuple(Label(name, (value,), datasets._classes_of(name, name_map or {}, "json"))
+    dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), _classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
     found = class_masks(dataset, array, np.zeros(array.shape, np.int16), np.eye(4))
@@ -82,13 +86,13 @@ def test_without_a_liver_label_hepatic_vessels_and_their_tumours_stay_apart():
 
 
 def test_a_dropped_label_is_nobodys():
-    dataset = datasets.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1, 2), ())
+    dataset = Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1, 2), ())
     [(name, mask)] = class_masks(dataset, np.array([[[0, 1, 2]]]), np.zeros((1, 1, 3)), np.eye(4))
     assert name == "liver" and mask.ravel().tolist() == [False, True, False]
 
 
 def test_d07_unexpected_values_are_refused_with_their_counts():
-    dataset = datasets.Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1), ())
+    dataset = Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1), ())
     labels = np.array([[[0, 1, 7, 7, 255, 7]]], np.uint8)
     with pytest.raises(DataError, match=r"x.nii.gz: label values 7 \(3 voxels\), 255 \(1 voxels\) are not in nowhere.dataset.json"):
         list(class_masks(dataset, labels, np.zeros(labels.shape), np.eye(4), "x.nii.gz"))
@@ -223,9 +227,9 @@ def test_merged_labels_of_a_real_ct_are_split_as_its_separate_labels_say(shared_
     folder = shared_data / "train" / "TotalSegExample"
     dataset, [case] = read_dataset(folder), read_dataset(folder).cases
     values = {label.classes[0]: label.values[0] for label in dataset.labels}
-    ct, labels = data.read_ct(case[1]), data.read_label_map(case[2]).array
+    ct, labels = read_ct(case[1]), read_label_map(case[2]).array
     pairs = {"kidneys": ("right_kidney", "left_kidney"), "lungs": ("right_lung", "left_lung")}
-    merged = datasets.Dataset("merged", folder, tuple(
+    merged = Dataset("merged", folder, tuple(
         Label(name, tuple(values[side] for side in sides), sides) for name, sides in pairs.items()), dataset.values, ())
     for name, mask in class_masks(merged, labels, ct.array, ct.affine):
         assert np.array_equal(mask, labels == values[name]), name
@@ -296,7 +300,7 @@ def files_of(case):
 def test_a_case_is_preprocessed_once(chest, tmp_path, monkeypatch):
     first = prepare(chest, chest.cases[0], COARSE, tmp_path)
     before = files_of(first)
-    monkeypatch.setattr(data, "_preprocess", lambda *_: pytest.fail("preprocessed again"))
+    monkeypatch.setattr(cases_module, "_preprocess", lambda *_: pytest.fail("preprocessed again"))
     again = prepare(chest, chest.cases[0], COARSE, tmp_path)
     assert again == first and files_of(again) == before
     assert {"image.npy", "bits.npy", "meta.json", "foreground.npy"} <= set(before)
@@ -464,7 +468,7 @@ def test_d14_a_cached_case_that_is_lost_or_cut_between_two_patches_is_named(own_
 def test_d14_of_two_processes_that_make_one_case_the_second_gives_way(own_chest, tmp_path):
     case = cached(own_chest, COARSE, tmp_path / "cache")
     before, dataset = files_of(case), read_dataset(own_chest)
-    data._preprocess(dataset, dataset.cases[0], COARSE, case.folder)                  # as a slower process would
+    _preprocess(dataset, dataset.cases[0], COARSE, case.folder)                  # as a slower process would
     assert files_of(case) == before
     assert not [p for p in (tmp_path / "cache").iterdir() if p.name.endswith(".tmp")]
 

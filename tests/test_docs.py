@@ -162,20 +162,3 @@ def test_the_external_volumes_of_table_1_are_neither_6173_nor_6162():
     volumes = {d.name: d.volumes for d in taxonomy.DATASETS}
     ircad, totalsegmentator, jhh, ucsf = volumes["3D-IRCADb"], volumes["TotalSegmentator"], 5038, 11
     assert ircad + totalsegmentator + jhh == 6082 and 6082 + ucsf == 6093 and 6173 - 6162 == ucsf
-
-
-def test_the_table_of_files_names_every_module_and_imports_point_upwards_in_it():
-    """Those at the top of a module: a start-up is spared some others, which stand inside functions."""
-    rows = re.findall(r"^\| (`(?:uniseg/|embeddings.npy).*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    place = {name: row for row, cell in enumerate(rows) for name in re.findall(r"`(?:uniseg/)?(\w+)(?:\.py|/)`", cell)}
-    for path in sorted((ROOT / "uniseg").rglob("*.py")):
-        inner = path.relative_to(ROOT / "uniseg").parts
-        module = inner[0].removesuffix(".py")
-        if module == "__init__":
-            continue
-        assert module in place, f"{module} has no row"
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and node.level == len(inner):               # from the package itself
-                names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                below = [name for name in names if name in place and place[name] > place[module]]
-                assert not below, f"{path.name} imports {below}, which stand below it"

@@ -13,12 +13,13 @@ import pytest
 from conftest import Patient, write_dataset
 from scipy.stats import wilcoxon
 
-from uniseg import NOT_A_MEDICAL_DEVICE, evaluation_folder
+from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.evaluate import build_parser, main
+from uniseg.evaluation.folder import write
+from uniseg.evaluation.readings import in_folder, open_masks
+from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
-from uniseg.readings import in_folder, open_masks
 from uniseg.taxonomy import BY_NAME, NAMES
-from uniseg.volume import write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])        # a voxel is 1 ml
@@ -349,7 +350,7 @@ def test_two_evaluations_are_compared_patient_by_patient_and_the_assumptions_are
 
 
 def other_evaluation(tmp_path):
-    evaluation_folder.write(tmp_path / "other", [{"dataset": "", "case": "z", "class": "liver", "kind": "organ", "present": True,
+    write(tmp_path / "other", [{"dataset": "", "case": "z", "class": "liver", "kind": "organ", "present": True,
                                                   "found": True, "dice": 0.5, "reference_voxels": 1, "predicted_voxels": 1}], {})
     return tmp_path / "other"
 

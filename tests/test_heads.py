@@ -7,8 +7,20 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uniseg.heads import (SIZES, THETA, IndependentLPG, SharedLPG, _blocks, _ClassHeads, _of_blocks, class_logits,
-                          classes_in_one, global_average_pooling, group_norm, reduce_features)
+from uniseg import kernels
+from uniseg.heads import (
+    SIZES,
+    THETA,
+    IndependentLPG,
+    SharedLPG,
+    class_logits,
+    global_average_pooling,
+    group_norm,
+    plain_class_logits,
+    reduce_features,
+)
+from uniseg.kernels import class_heads
+from uniseg.kernels.class_heads import ClassHeads, _blocks, _of_blocks, classes_in_one
 
 
 def random_input(batch=2, classes=3, size=(2, 3, 4), dtype=torch.float32):
@@ -37,18 +49,15 @@ def slow_class_logits(features, theta):
     return logits
 
 
-def einsum_class_logits(features, theta):
-    """Eq. (2) again, for autograd to differentiate: the whole volume at once and every hidden layer kept."""
-    w1, w2, w3, b1, b2, b3 = theta.split(SIZES, dim=2)
-    x = torch.einsum("bkoi,bidhw->bkodhw", w1.unflatten(2, (8, 8)), features)
-    x = F.relu(x + b1[..., None, None, None])
-    x = torch.einsum("bkoi,bkidhw->bkodhw", w2.unflatten(2, (8, 8)), x)
-    x = F.relu(x + b2[..., None, None, None])
-    return torch.einsum("bki,bkidhw->bkdhw", w3, x) + b3[..., None, None]
+@pytest.fixture(params=["readable form", "kernel"])
+def form(request, monkeypatch):
+    """Run a test with the form that heads.py shows, and with the kernel that is used by default."""
+    monkeypatch.setattr(kernels, "ENABLED", request.param == "kernel")
 
 
 # ------------------------------------------------------------------------------------ Eq. (2), the class-specific heads
 
+@pytest.mark.usefixtures("form")
 def test_class_logits_are_eq_2_voxel_by_voxel_and_class_by_class():
     features, theta = random_input()
     logits = class_logits(features, theta)
@@ -56,6 +65,7 @@ def test_class_logits_are_eq_2_voxel_by_voxel_and_class_by_class():
     torch.testing.assert_close(logits, slow_class_logits(features, theta), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("form")
 def test_theta_is_64_64_8_weights_stored_out_in_and_then_8_8_1_biases():
     theta = torch.zeros(1, 1, 153)
     theta[0, 0, 8 * 2 + 5] = 3.0                     # layer 1: channel 2 = 3 x channel 5 of the feature map
@@ -76,7 +86,7 @@ def test_any_chunk_of_voxels_gives_the_same_logits_and_gradients(chunk):
     results = []
     for n in (None, chunk):
         inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
-        logits = class_logits(*inputs, chunk=n)
+        logits = class_heads.class_logits(*inputs, SIZES, chunk=n)
         results.append([logits, *torch.autograd.grad(logits.sum(), inputs)])
     for expected, actual in zip(*results):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
@@ -86,7 +96,7 @@ def test_any_chunk_of_voxels_gives_the_same_logits_and_gradients(chunk):
 def test_gradients_agree_with_finite_differences(group):
     features, theta = random_input(classes=2, size=(5, 1, 1), dtype=torch.float64)
     features, theta = features.flatten(2).requires_grad_(), theta.requires_grad_()
-    assert torch.autograd.gradcheck(lambda f, t: _ClassHeads.apply(f, t, 2, group), (features, theta))
+    assert torch.autograd.gradcheck(lambda f, t: ClassHeads.apply(f, t, SIZES, 2, group), (features, theta))
 
 
 @pytest.mark.parametrize("group", [2, 3, 4, 5, 6, 100])
@@ -99,7 +109,7 @@ def test_classes_that_share_a_matrix_product_have_the_logits_and_gradients_of_ea
     for n in (1, group):
         inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
         with LargestTensor() as largest:
-            logits = class_logits(*inputs, chunk=7, group=n)
+            logits = class_heads.class_logits(*inputs, SIZES, chunk=7, group=n)
         assert largest.elements >= 6 * 64 * classes_in_one(6, n)                             # the second layers' matrices, of 8 x 8 a class
         results.append([logits, *torch.autograd.grad((logits * weight).sum(), inputs)])
     for expected, actual in zip(*results):
@@ -117,13 +127,14 @@ def test_gradients_are_those_that_autograd_finds_for_the_equation():
     features, theta = random_input(batch=2, classes=4, size=(5, 6, 7), dtype=torch.float64)
     weight = torch.randn(2, 4, 5, 6, 7)
     gradients = []
-    for forward in (einsum_class_logits, class_logits):
+    for forward in (plain_class_logits, class_logits):
         inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
         gradients.append(torch.autograd.grad((forward(*inputs) * weight).sum(), inputs))
     for expected, actual in zip(*gradients):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)   # ours in float32, theirs in float64
 
 
+@pytest.mark.usefixtures("form")
 def test_a_class_reads_its_own_parameters_and_an_image_its_own_features():
     features, theta = random_input()
     before = class_logits(features, theta)
@@ -152,15 +163,16 @@ def test_the_feature_map_is_never_repeated_and_no_hidden_layer_is_kept():
     features, theta = (x.requires_grad_() for x in random_input(batch=1, classes=32, size=(8, 8, 16)))
     kept = []
     with LargestTensor() as largest, saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        logits = class_logits(features, theta, chunk=64)
+        logits = class_heads.class_logits(features, theta, SIZES, chunk=64)
         logits.sum().backward()
     assert largest.elements == logits.numel()                       # repeated, the feature map would be 8 times that
     assert sum(t.numel() for t in kept) == features.numel() + theta.numel()
     with LargestTensor() as largest:
-        einsum_class_logits(features, theta)
+        plain_class_logits(features, theta)
     assert largest.elements == 8 * logits.numel()
 
 
+@pytest.mark.usefixtures("form")
 def test_class_logits_are_float32_under_autocast():
     features, theta = random_input()
     expected = class_logits(features, theta)

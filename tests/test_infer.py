@@ -22,10 +22,11 @@ import torch
 
 from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
+from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.volume import write_volume
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("spleen", "right_kidney", "left_kidney", "liver", "aorta")
@@ -288,7 +289,7 @@ def test_f56_any_file_name_works_and_none_breaks_a_line_or_steers_a_terminal(seg
     Path(name).write_bytes(b"")
     code, out, err = segment("--overwrite", "--", name)
     assert code == 1 and "empty file" in one_line(err) and "\x1b" not in err
-    assert err.count(infer.printable(name)) == 1
+    assert err.count(printable(name)) == 1
 
 
 def test_f60_a_file_that_vanishes_is_that_cases_error(segment, monkeypatch):
@@ -305,11 +306,11 @@ def test_f60_a_file_that_vanishes_is_that_cases_error(segment, monkeypatch):
 
 
 def test_o05_a_full_disk_is_one_line_and_leaves_nothing_behind(segment, here, monkeypatch):
-    from uniseg import nifti
+    from uniseg.machine import files as files_module
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(nifti.os, "fsync", full)
+    monkeypatch.setattr(files_module.os, "fsync", full)
     code, _, err = segment("ct.nii.gz")
     assert code == 1 and "disk full" in one_line(err) and files(here) == ["ct.nii.gz"]
 
@@ -448,7 +449,7 @@ def test_the_help_ends_with_the_disclaimer(capsys):
 PAUSE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell starts background jobs, as these tests may be, without it
-import uniseg.infer, uniseg.nifti, uniseg.segmenter
+import uniseg.infer, uniseg.machine.files, uniseg.segmenter
 real, calls = {target}, []
 def slow(*args, **options):
     calls.append(1)
@@ -479,9 +480,9 @@ def interrupted(shared, here, target, call, signals):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("signals, code, target, call", [
     pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network"),
-    pytest.param(signal.SIGTERM, 143, "uniseg.nifti.os.fsync", 5, id="SIGTERM while writing"),
+    pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 5, id="SIGTERM while writing"),
     pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network", marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, "uniseg.nifti.os.fsync", 5, id="SIGINT while writing", marks=pytest.mark.slow)])
+    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 5, id="SIGINT while writing", marks=pytest.mark.slow)])
 def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_others(shared, here, signals, code, target, call):
     """fsync is called for a file and its folder, label map and JSON: the fifth time is for the second label map."""
     returned, err = interrupted(shared, here, target, call, signals)
@@ -492,14 +493,14 @@ def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_
 
 DIES_AT_THE_FIFTH = """
 import os, signal, sys
-import uniseg.infer, uniseg.segmenter
-real, calls = uniseg.segmenter.write_label_map, []
+import uniseg.infer, uniseg.inference.result
+real, calls = uniseg.inference.result.write_label_map, []
 def dies(*arguments):
     calls.append(1)
     real(*arguments)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-uniseg.segmenter.write_label_map = dies
+uniseg.inference.result.write_label_map = dies
 sys.exit(uniseg.infer.main(sys.argv[1:]))
 """
 

@@ -6,8 +6,16 @@ import math
 import pytest
 import torch
 
-from uniseg import losses
-from uniseg.losses import masked_loss
+from uniseg import kernels
+from uniseg.kernels.masked_sum import ROWS
+from uniseg.losses import masked_loss, masked_sum, plain_masked_sum
+
+
+@pytest.fixture(autouse=True, params=["readable form", "kernel"])
+def form(request, monkeypatch):
+    """Every test here runs with the form that losses.py shows, and with the kernel that is used by default."""
+    monkeypatch.setattr(kernels, "ENABLED", request.param == "kernel")
+
 
 CERTAIN = 50.0          # a logit whose sigmoid is 1 (or 0, negated) to the last digit: its cross-entropy is below 1e-20
 
@@ -18,7 +26,7 @@ def slow_loss(logits, label_maps, annotated, reduction="mean", positive_weight=N
     label_maps: (B, D, H, W) class number of every voxel, Y of Eq. (3)
     annotated:  for each sample the class numbers its dataset annotates
     """
-    losses = []
+    summands = []
     for b, classes in enumerate(annotated):
         for k in classes:
             overlap = predicted = true = cross_entropy = 0.0
@@ -30,8 +38,8 @@ def slow_loss(logits, label_maps, annotated, reduction="mean", positive_weight=N
                 cross_entropy -= weight * m * math.log(p) + (1 - m) * math.log(1 - p)
                 overlap, predicted, true = overlap + p * m, predicted + p, true + m
             dice_loss = 1 - (2 * overlap + 1) / (predicted + true + 1)
-            losses.append(dice_loss + cross_entropy / len(places))                   # one summand of Eq. (4)
-    return sum(losses) / (len(losses) if reduction == "mean" else 1)
+            summands.append(dice_loss + cross_entropy / len(places))                   # one summand of Eq. (4)
+    return sum(summands) / (len(summands) if reduction == "mean" else 1)
 
 
 def random_example(dtype=torch.float32):
@@ -52,11 +60,25 @@ def one_class(logits, target):
 
 # ----------------------------------------------------------------------------------------------------------- its value
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_loss_is_eq_4_voxel_by_voxel(reduction):
+def test_the_loss_is_eq_4_voxel_by_voxel_as_a_mean_and_as_printed_a_sum():
     logits, label_maps, target, labelled = random_example()
-    expected = slow_loss(logits, label_maps, annotated=[[0, 2], [1]], reduction=reduction)
-    assert masked_loss(logits, target, labelled, reduction=reduction).item() == pytest.approx(expected, rel=1e-5)
+    mean, total = (slow_loss(logits, label_maps, [[0, 2], [1]], reduction) for reduction in ("mean", "sum"))
+    assert masked_loss(logits, target, labelled).item() == pytest.approx(mean, rel=1e-5)
+    assert masked_sum(logits, target, labelled)[0].item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("dice_of_absent", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_kernel_gives_the_numbers_and_the_gradient_of_the_readable_form(dice_of_absent, dtype):
+    logits, _, target, labelled = random_example()
+    target[0, 2] = False                                                             # annotated and absent
+    weight, results = torch.tensor([[1.0, 7.0, 2.5], [7.0, 12.0, 7.0]]), []
+    for function in (plain_masked_sum, masked_sum):
+        x = logits.to(dtype).requires_grad_()
+        total, sums = function(x, target, labelled, weight, dice_of_absent)
+        results.append((total, sums, torch.autograd.grad(total, x)[0].float()))
+    for plain, fast in zip(*results):
+        torch.testing.assert_close(fast, plain, rtol=1e-5 if dtype != torch.bfloat16 else 1e-2, atol=1e-6)
 
 
 def test_positive_weights_multiply_the_cross_entropy_of_positive_voxels():
@@ -109,7 +131,7 @@ def test_rows_taken_together_as_on_a_gpu_are_as_each_alone(monkeypatch, labelled
     target[1, 1] = False
     labelled, weight, results = torch.tensor(labelled) == 1, torch.tensor([[1., 2, 3], [1.5, 4, 1]]), []
     for rows in (1, 2, 32):
-        monkeypatch.setitem(losses.ROWS, "cpu", rows)
+        monkeypatch.setitem(ROWS, "cpu", rows)
         x, sums = logits.clone().requires_grad_(), torch.zeros(3, 3)
         loss = masked_loss(x, target, labelled, positive_weight=weight, sums=sums, dice_of_absent=dice_of_absent)
         results.append((loss, torch.autograd.grad(loss, x)[0], sums))
@@ -120,7 +142,7 @@ def test_rows_taken_together_as_on_a_gpu_are_as_each_alone(monkeypatch, labelled
 def test_without_the_dice_of_absent_classes_a_false_alarm_costs_its_cross_entropy_and_the_others_what_they_did():
     logits, _, target, labelled = random_example()
     target[0, 2] = False                                                    # annotated and absent
-    with_it, without = (masked_loss(logits, target, labelled, reduction="sum", dice_of_absent=dice) for dice in (True, False))
+    with_it, without = (masked_sum(logits, target, labelled, dice_of_absent=dice)[0] for dice in (True, False))
     falsely = torch.sigmoid(logits[0, 2]).sum().item()
     assert (with_it - without).item() == pytest.approx(falsely / (falsely + 1), rel=1e-5)
     target[0, 2, 0, 0, 0] = True                                            # one voxel, and its Dice counts
@@ -185,11 +207,11 @@ def test_annotated_and_absent_is_not_the_same_as_not_annotated():
     assert (logits.grad[0, 1] == 0).all()                   # not annotated: nothing is known
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_where_nothing_is_annotated_the_loss_is_zero_and_so_is_every_gradient(reduction):
+@pytest.mark.parametrize("loss_of", [masked_loss, lambda *arguments: masked_sum(*arguments)[0]], ids=["mean", "sum"])
+def test_where_nothing_is_annotated_the_loss_is_zero_and_so_is_every_gradient(loss_of):
     logits, _, target, labelled = random_example()
     logits.requires_grad_()
-    loss = masked_loss(logits, target, torch.zeros_like(labelled), reduction=reduction)
+    loss = loss_of(logits, target, torch.zeros_like(labelled))
     loss.backward()
     assert loss.item() == 0 and loss.shape == ()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -201,7 +223,7 @@ def test_gradients_agree_with_finite_differences():
     logits, _, target, labelled = random_example(torch.float64)
     logits.requires_grad_()
     weight = torch.tensor([[1.0, 7.0, 2.5], [7.0, 12.0, 7.0]], dtype=torch.float64)
-    for options in ({}, {"reduction": "sum"}, {"pairs": 7.0}, {"positive_weight": weight}, {"dice_of_absent": False}):
+    for options in ({}, {"pairs": 7.0}, {"positive_weight": weight}, {"dice_of_absent": False}):
         assert torch.autograd.gradcheck(lambda x: masked_loss(x, target, labelled, **options), logits)
     target[0, 0] = False                                    # absent: with its Dice and without
     for dice in (True, False):
@@ -267,7 +289,3 @@ def test_shapes_that_do_not_fit_are_refused_by_number(target, labelled):
     with pytest.raises(ValueError, match=r"logits \(2, 3, 3, 4, 2\), target .* do not fit. Expected \(B, K, D, H, W\)"):
         masked_loss(torch.zeros(2, 3, 3, 4, 2), torch.zeros(target), torch.ones(labelled, dtype=torch.bool))
 
-
-def test_an_unknown_reduction_is_refused():
-    with pytest.raises(ValueError, match="'none' is not 'mean' or 'sum'"):
-        masked_loss(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, dtype=torch.bool), reduction="none")

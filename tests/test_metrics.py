@@ -6,8 +6,20 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from uniseg.metrics import (CORNERS, agreement, dice, dice_from_counts, hd95, lesion_detection, nsd, sensitivity_specificity,
-                            surface_areas, surface_distances, surface_elements, surface_polygons)
+from uniseg.metrics import (
+    CORNERS,
+    agreement,
+    dice,
+    dice_from_counts,
+    hd95,
+    lesion_detection,
+    nsd,
+    sensitivity_specificity,
+    surface_areas,
+    surface_distances,
+    surface_elements,
+    surface_polygons,
+)
 
 
 def test_two_boxes_that_share_half():

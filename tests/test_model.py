@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_files import FILES, write_released
+from stand_in import TOLERANCE, deviation, golden, stand_in_image
 
 from uniseg import checkpoint
 from uniseg.backbones import BACKBONES
+from uniseg.backbones.build import input_channels
+from uniseg.baselines import PlainModel
 from uniseg.embeddings import class_embeddings
-from uniseg.losses import masked_loss
-from uniseg.model import ModelConfig, PlainModel, UniversalModel, build, input_channels
-from uniseg.released import our_name
-from uniseg.runtime import keep_freed_memory
+from uniseg.losses import masked_loss, masked_sum
+from uniseg.machine.memory import keep_freed_memory
+from uniseg.model import ModelConfig, UniversalModel, build
 from uniseg.taxonomy import NAMES
-
-from released_files import FILES, write_released
-from stand_in import TOLERANCE, deviation, golden, stand_in_image
+from uniseg.weights.released import our_name
 
 SMALL = {"swin_unetr": 12, "unet": 8, "segresnet": 8}                   # widths
 IMAGE = {"swin_unetr": (64, 32, 32), "unet": (16, 24, 16), "segresnet": (16, 8, 24)}
@@ -205,7 +206,7 @@ def test_an_annotated_class_gets_the_same_gradient_whatever_the_other_classes_ho
     for labelled in ([[True, False, False]], [[True, True, False]]):
         model = small_model()
         target = torch.ones(1, 3, *IMAGE["unet"])
-        masked_loss(model(random_image()), target, torch.tensor(labelled), reduction="sum").backward()
+        masked_sum(model(random_image()), target, torch.tensor(labelled))[0].backward()
         gradients.append([p.grad for p in model.lpg.controllers[0].parameters()])
     torch.testing.assert_close(*gradients)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uniseg.anatomy import largest_components
+from uniseg.imaging.components import largest_components
 from uniseg.phantom import HU, make_phantom
 from uniseg.taxonomy import BY_NAME
 

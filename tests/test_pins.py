@@ -49,8 +49,9 @@ def cached_case(folder):
     """{file: sha256} of a phantom's cached case: arrays by value, meta.json without the path of the image."""
     from conftest import Patient, write_dataset
 
-    from uniseg.data import Preprocessing, prepare
-    from uniseg.datasets import read_dataset
+    from uniseg.datasets.cases import prepare
+    from uniseg.datasets.find import read_dataset
+    from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.phantom import make_phantom
 
     patient = Patient(*make_phantom((6.0, 6.0, 6.0)))
@@ -104,12 +105,14 @@ def parser_of(main):
 
 def commands():
     """{name: main} of every command."""
-    from uniseg import check, checkpoint, complexity, embeddings, evaluate, infer, layouts, train
-    from uniseg.synthetic import __main__ as synthetic
+    from tools.synthetic import __main__
+    from uniseg import checkpoint, embeddings, evaluate, infer, train
+    from uniseg.datasets import check, layouts
+    from uniseg.paper import complexity
 
     return {"infer": infer.main, "train": lambda argv: train.parse(argv), "evaluate": evaluate.main, "data": check.main,
             "embeddings": embeddings.main, "checkpoint": checkpoint.main, "layouts": layouts.main,
-            "complexity": complexity.main, "synthetic": synthetic.main}
+            "complexity": complexity.main, "synthetic": __main__.main}
 
 
 def options_of(parser):

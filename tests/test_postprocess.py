@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from uniseg.anatomy import Plane
-from uniseg.bits import bit_dtype, get_bit, pack, set_bit, unpack
+from uniseg.imaging.anatomy import Plane
+from uniseg.imaging.bits import bit_dtype, get_bit, pack, set_bit, unpack
 from uniseg.phantom import make_phantom
 from uniseg.postprocess import ALL_STEPS, STEPS, keep_lesions, postprocess
 from uniseg.taxonomy import CLASSES, NAMES, VOXEL_MM3

@@ -116,13 +116,13 @@ def test_both_commands_and_the_readme_say_that_this_is_no_medical_device():
 
 # Append-only or created whole by other means; everything else goes through atomic_write.
 OTHER_WRITERS = {
-    "nifti.atomic_write": "opens the temporary file once more, to make it durable",
-    "nifti._open_regular": "reads",
-    "data._preprocess": "into a folder of another name, which is renamed when complete",
+    "files.atomic_write": "opens the temporary file once more, to make it durable",
+    "byte_stream._open_regular": "reads",
+    "cases._preprocess": "into a folder of another name, which is renamed when complete",
     "run_folder.log": "one line at the end of metrics.jsonl; half a line is cut off on --resume",
     "run_folder._take_lock": "O_EXCL, so that one of two creates the file",
-    "infer.say": "the null device",
-    "nifti._sync_folder": "a folder, to make a name in it durable",
+    "console.say": "the null device",
+    "files._sync_folder": "a folder, to make a name in it durable",
 }
 
 
@@ -150,7 +150,7 @@ def writers():
 
 def test_r13_every_file_is_written_through_the_one_helper_that_leaves_no_half_of_it():
     found = list(writers())
-    assert {place for place, _, atomic in found if atomic} >= {"nifti.write_nifti", "checkpoint.write", "segmenter.save",
+    assert {place for place, _, atomic in found if atomic} >= {"nifti.write_nifti", "checkpoint.write", "result.save",
                                                                "run_folder.write_json", "run_folder.trim_metrics"}
     assert [(place, line) for place, line, atomic in found if not atomic and place not in OTHER_WRITERS] == []
 

@@ -16,14 +16,21 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import uniseg
 from uniseg import checkpoint, segmenter, taxonomy
-from uniseg.anatomy import body_mask, bounding_box, midsagittal_plane
-from uniseg.bits import get_bit, pack
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.anatomy import midsagittal_plane
+from uniseg.imaging.bits import bounding_box, get_bit, pack
+from uniseg.imaging.body import body_mask
+from uniseg.imaging.byte_stream import VolumeError
+from uniseg.imaging.resampling import resample
+from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
+from uniseg.inference import result as result_module
+from uniseg.inference import second_view
+from uniseg.inference.native_grid import AT_THRESHOLD, to_bytes
+from uniseg.inference.second_view import middle, widened
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.postprocess import postprocess as refine
-from uniseg.segmenter import AT_THRESHOLD, Segmenter, _to_bytes
+from uniseg.segmenter import Segmenter
 from uniseg.sliding_window import EMPTY_LOGIT, gaussian_weights, plan_windows
-from uniseg.volume import VolumeError, read_ct, resample, scale_hu, voxel_size_mm
 
 PREPROCESSING = {"spacing_mm": [4.0, 4.0, 4.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
 AIR, BODY = -1000, 0
@@ -301,7 +308,7 @@ def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshol
     near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
                            edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001), [EMPTY_LOGIT, 1e30, -1e30]])
     logits = near.astype(np.float32).reshape(1, 1, -1)
-    values = _to_bytes(logits.copy(), limit)
+    values = to_bytes(logits.copy(), limit)
     assert values.dtype == np.uint8 and values.shape == logits.shape
     assert np.array_equal(values > AT_THRESHOLD, logits > edge) and not (values == AT_THRESHOLD).any()
     order = np.argsort(logits.ravel(), kind="stable")
@@ -349,7 +356,7 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
     limit = np.log(threshold / (1 - threshold))
     fields = np.zeros((len(names), *hu.shape), np.uint8)
     for field, values in zip(fields, logits):
-        field[box] = np.where(body, _to_bytes(values, limit), 0)             # no organ outside the body
+        field[box] = np.where(body, to_bytes(values, limit), 0)             # no organ outside the body
     bits = pack([np.asfortranarray(field > 128) for field in fields])
     if postprocess:
         bits, _ = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
@@ -438,13 +445,13 @@ def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_doe
     ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)), ((4, 16), 20, (4, 16))])
 def test_a_box_smaller_than_a_window_grows_to_its_size_as_far_as_the_volume_goes(box, shape, expected):
     """A window of 8, along one axis."""
-    assert segmenter._widened((slice(*box),), (8,), (shape,)) == (slice(*expected),)
+    assert widened((slice(*box),), (8,), (shape,)) == (slice(*expected),)
 
 
 def test_the_middle_of_the_smallest_body_is_not_empty():
     for n in range(1, 9):
         for share in (0.3, 0.5, 0.9):
-            part, _ = segmenter._middle(np.ones((n, 3, 1), bool), share)
+            part, _ = middle(np.ones((n, 3, 1), bool), share)
             assert 0 <= part.start < part.stop <= n and part.start + part.stop == n
 
 
@@ -501,7 +508,7 @@ class Swayed(torch.nn.Module):
 @pytest.mark.parametrize("without_air, within, at_its_sides", [(-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
 def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(monkeypatch, without_air, within, at_its_sides):
     """3 and -1, -5, -13: half and half they are 1, -1, -5; at the sides, with a quarter of the second, 2, 1, -1."""
-    monkeypatch.setattr(segmenter, "FADE", 1)
+    monkeypatch.setattr(second_view, "FADE", 1)
     hu = np.full((16, 16, 16), AIR, np.int16)                               # one window of 16
     hu[2:14, 4:12] = BODY
     weights = {"file": "stand-in", "sha256": "0" * 64}
@@ -769,9 +776,9 @@ def test_what_is_saved_lies_on_the_grid_of_the_ct(tmp_path):
 
 def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, monkeypatch):
     written = []
-    label_map, atomic = segmenter.write_label_map, segmenter.atomic_write
-    monkeypatch.setattr(segmenter, "write_label_map", lambda path, *a: (written.append(path.name), label_map(path, *a)))
-    monkeypatch.setattr(segmenter, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
+    label_map, atomic = result_module.write_label_map, result_module.atomic_write
+    monkeypatch.setattr(result_module, "write_label_map", lambda path, *a: (written.append(path.name), label_map(path, *a)))
+    monkeypatch.setattr(result_module, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
     hu, _, affine = paint()
     stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")
     assert written == ["liver.nii.gz", "a.nii.gz", "a.json"]

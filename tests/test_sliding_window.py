@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from uniseg.sliding_window import (EMPTY_LOGIT, GAUSSIAN_SIGMA, WEIGHT_FLOOR, gaussian_weights, plan_windows, sliding_window,
-                                   window_starts)
+from uniseg.sliding_window import (
+    EMPTY_LOGIT,
+    GAUSSIAN_SIGMA,
+    WEIGHT_FLOOR,
+    gaussian_weights,
+    plan_windows,
+    sliding_window,
+    window_starts,
+)
 
 
 def stitched(slabs):

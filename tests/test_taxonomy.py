@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from uniseg.taxonomy import (BY_NAME, CLASSES, DATASETS, NAMES, ORGAN, PAIRS, TUMOUR, VESSEL, class_number, label_values,
-                             normalise_name, resolve)
+from uniseg.taxonomy import (
+    BY_NAME,
+    CLASSES,
+    DATASETS,
+    NAMES,
+    ORGAN,
+    PAIRS,
+    TUMOUR,
+    VESSEL,
+    class_number,
+    label_values,
+    normalise_name,
+    resolve,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 

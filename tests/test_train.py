@@ -16,15 +16,23 @@ import torch
 from conftest import Patient, write_dataset
 from runs import RUN_FILES, TINY, batch_of, gradients, joined, metrics, small_network
 
-from uniseg import checkpoint, recipe, runtime, split, train
-from uniseg.data import Case, PatchDataset
-from uniseg.datasets import find_datasets
-from uniseg.phantom import make_phantom
-from uniseg.recipe import TrainConfig, build_parser, lr_at
+from uniseg import checkpoint
+from uniseg.data import PatchDataset
+from uniseg.datasets.cases import Case
+from uniseg.datasets.find import find_datasets
 from uniseg.losses import unpack_bits
-from uniseg.train import PartialLabels, SampleNumbers, learning, main, positive_weights, training_step
-from uniseg.validation import case_scores, mean_dice, validate
-
+from uniseg.machine import processes
+from uniseg.machine.processes import start_processes
+from uniseg.phantom import make_phantom
+from uniseg.train import main
+from uniseg.training import batches, split
+from uniseg.training.batches import SampleNumbers
+from uniseg.training.network import relative
+from uniseg.training.objective import PartialLabels, make_objective, positive_weights
+from uniseg.training.options import build_parser, make_config
+from uniseg.training.recipe import TrainConfig, lr_at
+from uniseg.training.steps import learning, training_step
+from uniseg.training.validation import case_scores, mean_dice, validate
 
 # ------------------------------------------------------------------------------------------------------------- the defaults
 
@@ -47,23 +55,23 @@ def test_the_commands_default_is_the_recipes(field):
 def test_an_option_reaches_the_config():
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--patch-size", "32", "96", "64", "--lr", "0.5",
                                       "--weight-positives"])
-    config = recipe.make_config(args, train_cases=7, world=1)
+    config = make_config(args, train_cases=7, world=1)
     assert (config.patch_size, config.lr, config.weight_positives) == ((32, 96, 64), 0.5, True)
 
 
 def test_pairs_of_hu_and_weights_of_datasets_reach_the_config():
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--hu-window", "-1000", "1000", "--input-windows", "-175", "250",
                                       "-1000", "1000", "--dataset-weights", "LiTS=2", "a=b=0.5"])
-    config = recipe.make_config(args, train_cases=7, world=1)
+    config = make_config(args, train_cases=7, world=1)
     assert config.input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
     assert config.dataset_weights == (("LiTS", 2.0), ("a=b", 0.5))                    # the last "=" parts name and weight
-    assert train.relative(config) == ((0.4125, 0.625), (0.0, 1.0))                    # 825 and 1250 of 2000 HU
+    assert relative(config) == ((0.4125, 0.625), (0.0, 1.0))                    # 825 and 1250 of 2000 HU
 
 
 @pytest.mark.parametrize("cases, world, accumulate, steps", [(12, 1, 1, 2), (13, 1, 1, 3), (13, 2, 1, 2), (13, 2, 2, 1), (1, 1, 1, 1)])
 def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, steps):
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--accumulate", str(accumulate)])
-    assert recipe.make_config(args, cases, world).steps_per_epoch == steps                     # of 6 patches a process
+    assert make_config(args, cases, world).steps_per_epoch == steps                     # of 6 patches a process
 
 
 @pytest.mark.parametrize("option", [
@@ -226,7 +234,7 @@ def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
     batch["bits"][0, 0, 0, 0] = 4
     for dice_present in (False, True):
         config, network = TrainConfig(dice_present=dice_present), small_network()
-        objective = train.make_objective(SimpleNamespace(old=None, extend=None), config, network, [], torch.device("cpu"))
+        objective = make_objective(SimpleNamespace(old=None, extend=None), config, network, [], torch.device("cpu"))
         losses.append(training_step(network, [batch], config, objective=objective).item())
     with torch.no_grad():
         falsely = torch.sigmoid(small_network()(batch["image"]))[0, 0].sum().item()
@@ -376,9 +384,9 @@ def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
 
 @pytest.mark.parametrize("kind, precision", [("cpu", "highest"), ("cuda", "high")])
 def test_training_on_a_gpu_multiplies_in_tf32_and_on_a_cpu_as_ever(monkeypatch, kind, precision):
-    monkeypatch.setattr(runtime, "choose_device", torch.device)             # as if there were one
+    monkeypatch.setattr(processes, "choose_device", torch.device)             # as if there were one
     try:
-        assert runtime.start_processes(kind) == (0, 1, torch.device(kind))
+        assert start_processes(kind) == (0, 1, torch.device(kind))
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -398,7 +406,7 @@ def test_one_case_is_learned_by_heart(tmp_path):
 
 def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(train, "PatchDataset", lambda *arguments: made.append(PatchDataset(*arguments)) or made[0])
+    monkeypatch.setattr(batches, "PatchDataset", lambda *arguments: made.append(PatchDataset(*arguments)) or made[0])
     assert main(flags(tmp_path / "run", "--overfit", 1, "--augment", "strong", "--rotate-probability", 1, "--epochs", 1)) == 0
     assert (made[0].augment, made[0].rotate_probability, made[0].shift_probability) == ("paper", 0.0, 0.0)
 

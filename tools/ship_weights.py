@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from uniseg import checkpoint, datasets
-from uniseg.infer import fail
-from uniseg.volume import atomic_write
+from uniseg import checkpoint
+from uniseg.datasets.find import in_order
+from uniseg.machine.console import fail
+from uniseg.machine.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parents[1] / "uniseg" / "weights"
 
@@ -41,7 +42,7 @@ def by_dataset(data):
     names = {}
     for case, classes in data.items():
         names.setdefault(case.partition("/")[0], []).append(classes)
-    return {name: {"cases": len(lists), "classes": datasets.in_order({c for classes in lists for c in classes})}
+    return {name: {"cases": len(lists), "classes": in_order({c for classes in lists for c in classes})}
             for name, lists in names.items()}
 
 

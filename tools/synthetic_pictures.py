@@ -1,6 +1,6 @@
 """The pictures of docs/synthetic.md: synthetic CTs beside real ones, painted lesions, heads.
 
-    python tools/synthetic_pictures.py DATA        # DATA/labelmaps, DATA/train, DATA/unlabelled
+    python -m tools.synthetic_pictures DATA        # DATA/labelmaps, DATA/train, DATA/unlabelled
 
 Real CTs are shown as training sees them, resampled to the grid of the synthetic ones; their licences are named in docs/synthetic.md.
 Grey values are rounded to 64 steps so that the files stay small.
@@ -11,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from uniseg import picture, synthetic, taxonomy
-from uniseg.anatomy import largest_components
-from uniseg.synthetic.__main__ import read_map, read_maps
-from uniseg.synthetic.head import draw_head
-from uniseg.synthetic.lesions import KINDS
-from uniseg.volume import read_ct, resample
+from tools import synthetic
+from uniseg import taxonomy
+from uniseg.imaging.components import largest_components
+from uniseg.imaging.resampling import resample
+from uniseg.imaging.volume import read_ct
+from uniseg.pictures.canvas import write_png
+from uniseg.pictures.slices import panel
+
+from tools.synthetic.__main__ import read_map, read_maps
+from tools.synthetic.head import draw_head
+from tools.synthetic.lesions import KINDS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SPACING_MM, PANEL = 2.0, 232
@@ -39,7 +44,7 @@ def panels(hu, height, window):
 def grey(plane, window, size, labels=None):
     """One slice in a square of `size` pixels, 64 steps of grey."""
     labels = np.zeros(plane.shape, int) if labels is None else labels
-    return picture.panel(plane, labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
+    return panel(plane, labels, SPACING_MM, SPACING_MM, window, size) // 4 * 4
 
 
 def comparison(data):
@@ -81,7 +86,7 @@ def drawn_heads(seeds=(5, 7, 12)):
 
 def main(data):
     for name, rgb in (("synthetic", comparison(data)), ("synthetic_lesions", drawn_lesions(data)), ("synthetic_head", drawn_heads())):
-        picture.write_png(DOCS / f"{name}.png", rgb)
+        write_png(DOCS / f"{name}.png", rgb)
         print(f"docs/{name}.png: {(DOCS / f'{name}.png').stat().st_size / 1e3:.0f} kB")
 
 

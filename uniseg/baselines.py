@@ -20,9 +20,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from .backbones.build import build_backbone, input_channels
 from .losses import SMOOTH, unpack_bits
-from .taxonomy import MERGING_ORDER, kind_of
+from .taxonomy import BY_NAME, MERGING_ORDER, kind_of
 
 BASELINES = ("lwf", "ilt", "plop")      # "none" stands for a first training
 POD_FACTOR = 5e-4                       # authors' code
@@ -155,3 +157,56 @@ def refuse_unlabelled(cases, classes):
         if missing := [name for name in classes if name not in case.names]:
             raise ValueError(f"{case.id}: does not annotate {', '.join(missing)}; a softmax takes what is unlabelled for background. "
                              "Choose --classes that all cases annotate, or use the class-specific heads.")
+
+
+class PlainModel(nn.Module):
+    """A backbone, one 1x1x1 convolution, a softmax over background and K classes.
+
+    forward: image (B, 1, D, H, W) -> margins (B, K, D, H, W), above 0 where the class, or one that lies inside it, has the
+             largest of a voxel's K + 1 scores; so that validation and inference treat it as they do the universal model
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config)
+        self.out = nn.Conv3d(self.backbone.decoder_channels, 1 + len(config.classes), 1)
+
+    @property
+    def classes(self):
+        return self.config.classes
+
+    def forward(self, image, only=None, scores=False):
+        """only: channels to compute (default all); scores: return the scores (B, 1 + K, D, H, W) instead, background first."""
+        raw = self.out(self.backbone(input_channels(image, self.config.input_windows))[1])
+        return raw if scores else margins(raw, self.classes, only)
+
+    def set_prior(self, probability):
+        """Start every class near `probability`, the background at what is left."""
+        with torch.no_grad():
+            left = max(1 - len(self.classes) * probability, probability)
+            self.out.bias.zero_()[0] = math.log(left / probability)
+
+    def describe(self):
+        """See ModelConfig."""
+        return self.config.describe()
+
+
+def insiders(classes):
+    """For each class the channels that count for it: its own and those of the classes inside it (a tumour in its organ).
+
+    A class that may lie in either of two organs counts for neither.
+    """
+    def inside(inner, outer):
+        return inner in BY_NAME and BY_NAME[inner].parents == (outer,)
+    return [[k for k, name in enumerate(classes) if name == outer or inside(name, outer)] for outer in classes]
+
+
+def margins(scores, classes, only=None):
+    """(B, 1 + K, D, H, W) scores, background first -> (B, K or len(only), D, H, W): a class's largest score less the others'."""
+    groups, every = insiders(classes), set(range(1 + len(classes)))
+    out = []
+    for k in range(len(classes)) if only is None else only:
+        own = [channel + 1 for channel in groups[k]]
+        out.append(scores[:, own].amax(1) - scores[:, sorted(every - set(own))].amax(1))
+    return torch.stack(out, dim=1)

@@ -21,9 +21,12 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, released
-from .model import PAPER_WIDTH, build
-from .volume import atomic_write
+from .backbones.build import PAPER_WIDTH
+from .baselines import PlainModel
+from .machine.about import __version__
+from .machine.files import atomic_write
+from .model import ModelConfig, build
+from .weights import released
 
 FORMAT = 1
 
@@ -174,13 +177,19 @@ def _intact(path):
         return False
 
 
+def build_network(description, embedding=None):
+    """The network of a `describe()` dict: the universal model, or the plain network of the baselines where it has a softmax."""
+    config = ModelConfig.of(description)
+    return PlainModel(config) if config.head == "softmax" else build(description, embedding)
+
+
 def load_network(content, path="checkpoint"):
     """The network of `read()`'s content, in float32 and eval mode."""
     if part := content.get("part"):
         what = "a backbone without class heads" if part == "backbone" else "part of a model only"
         raise CheckpointError(f"{path}: {what}, it cannot segment. Train from it: python -m uniseg.train --init FILE.")
     try:
-        network = build(content["network"])
+        network = build_network(content["network"])
         missing, unexpected = network.load_state_dict(content["weights"], strict=False)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -8,7 +8,6 @@ Prints a table of the classes and groups; writes cases.csv and summary.json. How
 """
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -21,13 +20,17 @@ import numpy as np
 import scipy
 from tqdm import tqdm
 
-from . import NOT_A_MEDICAL_DEVICE, __version__, evaluation_folder, infer, taxonomy
-from .datasets import SUFFIXES, DataError, find_datasets, named_folder, read_map
-from .paper_tables import table_lines
-from .readings import in_folder, names_beyond_table_2, predictions, references, safe, stem, with_empty
-from .score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
-from .scores import GROUPS, healthy_rows, in_group, readers, score_case, summarise
-from .significance import paired_tests
+from . import taxonomy
+from .datasets.find import DataError, named_folder, read_map
+from .evaluation import folder as evaluation_folder
+from .evaluation.readings import in_folder, names_beyond_table_2, predictions, references, with_empty
+from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
+from .evaluation.scores import GROUPS, healthy_rows, in_group, readers, score_case, summarise
+from .evaluation.segment import segmented
+from .evaluation.significance import paired_tests
+from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
+from .machine.console import fail, say
+from .paper.tables import table_lines
 
 OUT = Path("evaluation")
 
@@ -82,17 +85,17 @@ def main(argv=None):
             rows, about = pooled(args) if args.read else scored(args)
             tests, notes = compared(args, rows, other) if other is not None and rows else (None, [])
         except (ValueError, OSError) as error:
-            return infer.fail(error, 2, args.verbose)
+            return fail(error, 2, args.verbose)
         about["notes"] += notes
         try:
             if not rows:
                 raise ValueError(f"{args.pred or args.data_root}: no case could be scored, as said above. Mend them first.")
             finish(args, rows, about, tests, began)
         except (ValueError, OSError) as error:
-            return infer.fail(error, 1, args.verbose)
+            return fail(error, 1, args.verbose)
         return 1 if about["failed"] else 0
     except KeyboardInterrupt:
-        infer.say("uniseg: interrupted; finished predictions are kept", sys.stderr)
+        say("uniseg: interrupted; finished predictions are kept", sys.stderr)
         return 130
 
 
@@ -129,7 +132,11 @@ def paired(args, about):
 
     about: gets notes, and what was segmented
     """
-    segmenter = infer.load(args.weights, args.device) if args.data_root else None
+    segmenter = None
+    if args.data_root:
+        from .segmenter import load  # imports torch, which scoring does not need
+
+        segmenter = load(args.weights, args.device)
     more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
     name_map = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
     name_map |= read_map(args.map) if args.map else {}
@@ -165,7 +172,7 @@ def scored(args):
                 continue
             own, left_out = score_case(reference, prediction, seconds.get(reference.name), classes, args.min_lesion_ml)
         except (ValueError, OSError, MemoryError) as error:
-            infer.fail(error, 1, args.verbose, prediction.path)
+            fail(error, 1, args.verbose, prediction.path)
             about["failed"].append(reference.name if reference else prediction.name)
             continue
         rows += [{**row, "fold": args.fold} for row in own]
@@ -201,7 +208,7 @@ def few(names):
 
 def of_fold(wanted, args):
     """The readings that training with --fold and --folds holds out. Raises DataError for references outside datasets."""
-    from .split import fold_of                      # imports torch
+    from .training.split import fold_of  # imports torch
 
     if not all(r.source for r in wanted):
         raise DataError(f"--fold: {args.ref} holds no datasets, only labels. Give the datasets that training was given.")
@@ -253,59 +260,6 @@ def without_unknown(rows, wanted, seconds, classes, notes):
 
 # ------------------------------------------------------------------------------------------------------------- segmenting
 
-def segmented(args, segmenter, wanted, about):
-    """({name: prediction} of the wanted cases, predictions of the healthy), made in --out and kept there. Raises ValueError."""
-    folder, healthy = args.out / "predictions", args.out / "healthy"
-    jobs = [(r.name, r.source[1].image, folder / safe(r.dataset) / f"{r.case}{infer.RESULT}.nii.gz") for r in wanted if r.source]
-    if len(jobs) < len(wanted):
-        raise DataError(f"{args.data_root}: holds labels without CTs. Give datasets, or --pred with --ref.")
-    if args.healthy:
-        jobs += [(case, ct, healthy / f"{case}{infer.RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
-    about["weights"] = segmenter.weights
-    if segmenter.experimental:
-        about["notes"].append(f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
-    left = [job for job in jobs if not is_made(job[2], segmenter, args)]
-    if len(left) < len(jobs):
-        infer.say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} predictions are complete and stay as they are", sys.stderr)
-    failed = set()
-    for name, ct, result in left:
-        try:
-            segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True, experimental=True)
-            result.parent.mkdir(parents=True, exist_ok=True)
-            segmentation.save(result, infer.masks_folder(result))
-        except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-            infer.fail(error, 1, args.verbose, ct)
-            failed.add(infer.masks_folder(result))
-            about["failed"].append(name)
-    made = predictions(folder, wanted) if folder.is_dir() else {}
-    without = list(in_folder(healthy).values()) if args.healthy and healthy.is_dir() else []
-    return {name: r for name, r in made.items() if r.path not in failed}, [r for r in without if r.path not in failed]
-
-
-def healthy_cts(folder):
-    """[(case, CT)] of a folder of CTs, or of datasets, whose labels are not read. Raises DataError."""
-    if not folder.is_dir():
-        raise DataError(f"--healthy {folder}: no such folder. Give the one with CTs of patients without tumour.")
-    files = [f for f in sorted(folder.iterdir()) if f.name.endswith(SUFFIXES) and not f.name.startswith(".")
-             and not infer.stem(f).endswith(infer.RESULT)]
-    if files and not (folder / "dataset.json").is_file():
-        return [(stem(f.name), f) for f in files]
-    return [(safe(f"{d.name}_{case.id}"), case.image) for d in find_datasets(folder) for case in d.cases]
-
-
-def is_made(result, segmenter, args):
-    """Whether a former run finished this prediction with these weights. Raises ValueError for others, unless --overwrite."""
-    if not infer.complete(result, masks=True):
-        return False
-    try:
-        stats = json.loads(result.with_name(f"{infer.stem(result)}.json").read_text(encoding="utf-8"))
-        same = stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess
-    except (ValueError, KeyError, TypeError):                  # of another program
-        same = False
-    if not same and not args.overwrite:
-        raise ValueError(f"{result}: was made with other weights or settings. Give --overwrite to replace it, or another --out.")
-    return same
-
 
 # ------------------------------------------------------------------------------------------------- reading, comparing, saying
 
@@ -354,7 +308,7 @@ def finish(args, rows, about, tests, began):
     if args.out:
         evaluation_folder.write(args.out, rows, result)
     for line in report_lines(args, rows, result):
-        infer.say(line)
+        say(line)
 
 
 def report_lines(args, rows, result):

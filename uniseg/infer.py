@@ -10,24 +10,17 @@ The label map has the input's own grid and the class numbers of `--list-classes`
 import argparse
 import json
 import os
-import re
 import signal
 import sys
-import traceback
 from pathlib import Path
 
-from . import NOT_A_MEDICAL_DEVICE, __version__, layouts, taxonomy
+from . import taxonomy
+from .imaging.file_names import RESULT, SUFFIXES, complete, masks_folder, stem
+from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
+from .machine.console import fail, printable, say
+from .machine.signals import threading_is_main
 
-SUFFIXES = (".nii.gz", ".nii")
-RESULT = "_seg"
 SIDECAR = Path(__file__).with_name("weights") / "default.json"
-
-
-def load(weights=None, device="auto"):
-    """A segmenter.Segmenter with the built-in weights or those of a file: `uniseg.load`."""
-    from .segmenter import load as load_segmenter  # torch is imported here, so that --help answers at once
-
-    return load_segmenter(weights, device)
 
 
 def build_parser():
@@ -67,19 +60,15 @@ def main(argv=None):
         return 130
 
 
-def threading_is_main():
-    """Signals can be set in the main thread only (the tests and notebooks may call main elsewhere)."""
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
-
-
 def run(args):
+    """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
         jobs = [make_demo(args)] if args.demo else plan(args)
         if not jobs:                                # --resume, and nothing is left to do
             return 0
+        from .segmenter import load  # imports torch; all that can be refused without it has been
+
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
     except (ValueError, OSError) as error:
@@ -98,19 +87,6 @@ def run(args):
     if failed and len(jobs) > 1:
         say(f"uniseg: {failed} of {len(jobs)} cases failed", sys.stderr)
     return 1 if failed else 0
-
-
-def fail(error, code, verbose, path=None):
-    """One line on stderr: what, which file, what to do."""
-    if verbose:
-        traceback.print_exception(error)
-    text = printable(re.sub(r"\s*\n\s*", " ", str(error).strip())) or type(error).__name__
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)):
-        text = "out of memory. Name fewer --classes, or use a machine with more memory."
-    if path is not None and printable(str(path)) not in text:
-        text = f"{printable(str(path))}: {text}"
-    say(f"uniseg: error: {text}", sys.stderr)
-    return code
 
 
 def check_options(args):
@@ -145,15 +121,6 @@ def parse_threshold(text):
 
 
 # ------------------------------------------------------------------------------------------------------ which files
-
-def stem(path):
-    """'ct.nii.gz' -> 'ct'"""
-    return layouts.bare(path.name)
-
-
-def masks_folder(result):
-    """ct_seg.nii.gz -> ct_seg"""
-    return result.with_name(stem(result))
 
 
 def identity(path):
@@ -205,11 +172,6 @@ def plan(args):
     return jobs
 
 
-def complete(result, masks):
-    """Whether a former run finished this result: its JSON is written last."""
-    return result.is_file() and result.with_name(f"{stem(result)}.json").is_file() and (not masks or masks_folder(result).is_dir())
-
-
 def nearest(path):
     """' Did you mean x?' where the folder holds a file of a similar name."""
     import difflib
@@ -221,8 +183,8 @@ def nearest(path):
 
 def make_demo(args):
     """Write the phantom as demo_ct.nii.gz; returns its job."""
+    from .imaging.volume import write_volume
     from .phantom import make_phantom
-    from .volume import write_volume
 
     if args.inputs:
         raise ValueError("--demo takes no CT; it makes its own. Leave one of the two out.")
@@ -238,22 +200,6 @@ def make_demo(args):
 
 
 # -------------------------------------------------------------------------------------------------------- what is said
-
-def printable(text):
-    """The text on one line; control characters of a file name cannot steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def say(text, stream=None):
-    """Print a line on stdout, or on `stream`. Neither a reader that left (`| head`) nor one without Unicode stops the work."""
-    stream = stream or sys.stdout
-    try:
-        try:
-            print(text, file=stream, flush=True)
-        except UnicodeEncodeError:
-            print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def report(ct, result, stats):

@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
-from .bits import bounding_box
+from .imaging.bits import bounding_box
 
 
 def dice_from_counts(overlap, predicted, reference):

@@ -1,19 +1,16 @@
-"""The Universal Model, Fig. 2: a backbone, a text embedding a class, and the heads that join them.
+"""The Universal Model, Fig. 1: a backbone, a text embedding a class, and the heads that join them.
 
 Read heads.py and a backbone first, losses.py next.
 """
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from .backbones import BACKBONES
+from .backbones.build import build_backbone, input_channels
 from .heads import LPGS, class_logits, global_average_pooling, reduce_features
-from .taxonomy import BY_NAME
-
-PAPER_WIDTH = {"swin_unetr": 48, "unet": 64, "segresnet": 16}
 
 
 @dataclass(frozen=True)
@@ -98,85 +95,12 @@ class UniversalModel(nn.Module):
         return self.config.describe()
 
 
-# ---------------------------------------------------------------------------------------------- the baselines' network, Section 5
+def build(description, embedding=None):
+    """The UniversalModel of a `describe()` dict. Without an embedding its rows are 0, to be filled by load_state_dict.
 
-class PlainModel(nn.Module):
-    """A backbone, one 1x1x1 convolution, a softmax over background and K classes.
-
-    forward: image (B, 1, D, H, W) -> margins (B, K, D, H, W), above 0 where the class, or one that lies inside it, has the
-             largest of a voxel's K + 1 scores; so that validation and inference treat it as they do the universal model
+    checkpoint.build_network also makes the plain networks of the baselines.
     """
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config)
-        self.out = nn.Conv3d(self.backbone.decoder_channels, 1 + len(config.classes), 1)
-
-    @property
-    def classes(self):
-        return self.config.classes
-
-    def forward(self, image, only=None, scores=False):
-        """only: channels to compute (default all); scores: return the scores (B, 1 + K, D, H, W) instead, background first."""
-        raw = self.out(self.backbone(input_channels(image, self.config.input_windows))[1])
-        return raw if scores else margins(raw, self.classes, only)
-
-    def set_prior(self, probability):
-        """Start every class near `probability`, the background at what is left."""
-        with torch.no_grad():
-            left = max(1 - len(self.classes) * probability, probability)
-            self.out.bias.zero_()[0] = math.log(left / probability)
-
-    def describe(self):
-        """See ModelConfig."""
-        return self.config.describe()
-
-
-def insiders(classes):
-    """For each class the channels that count for it: its own and those of the classes inside it (a tumour in its organ).
-
-    A class that may lie in either of two organs counts for neither.
-    """
-    def inside(inner, outer):
-        return inner in BY_NAME and BY_NAME[inner].parents == (outer,)
-    return [[k for k, name in enumerate(classes) if name == outer or inside(name, outer)] for outer in classes]
-
-
-def margins(scores, classes, only=None):
-    """(B, 1 + K, D, H, W) scores, background first -> (B, K or len(only), D, H, W): a class's largest score less the others'."""
-    groups, every = insiders(classes), set(range(1 + len(classes)))
-    out = []
-    for k in range(len(classes)) if only is None else only:
-        own = [channel + 1 for channel in groups[k]]
-        out.append(scores[:, own].amax(1) - scores[:, sorted(every - set(own))].amax(1))
-    return torch.stack(out, dim=1)
-
-
-# ---------------------------------------------------------------------------------------------------------------- building them
-
-def input_channels(image, windows):
-    """Beyond the paper: one channel a window, each a part (low, high) of the image's range, clipped and scaled to [0, 1].
-
-    image (B, 1, D, H, W) in [0, 1] -> (B, len(windows), D, H, W); without windows the image itself. The one window of the
-    paper, -175 to 250 HU, shows neither lungs nor bone; with a wide image several windows show all three (--input-windows).
-    """
-    if not windows:
-        return image
-    return torch.cat([((image - low) / (high - low)).clamp(0, 1) for low, high in windows], dim=1)
-
-
-def build_backbone(config):
-    """The backbone of a ModelConfig: image, or its input_channels -> (F_E, F_D)."""
-    more = {"merging": config.merging} if config.backbone == "swin_unetr" else {}
-    return BACKBONES[config.backbone](in_channels=max(1, len(config.input_windows)), width=config.width or PAPER_WIDTH[config.backbone], **more)
-
-
-def build(config_dict, embedding=None):
-    """The network of a `describe()` dict; without an embedding its rows are zero, to be filled by load_state_dict."""
-    config = ModelConfig.of(config_dict)
-    if config.head == "softmax":
-        return PlainModel(config)
+    config = ModelConfig.of(description)
     if embedding is None:
         embedding = torch.zeros(len(config.classes), config.text_width)
     return UniversalModel(config, embedding)

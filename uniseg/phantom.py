@@ -8,7 +8,8 @@ those of a contrast CT in the portal venous phase. Sizes and places vary with th
 import numpy as np
 from scipy import ndimage
 
-from .anatomy import bounding_box, largest_components
+from .imaging.bits import bounding_box
+from .imaging.components import largest_components
 
 FIELD_OF_VIEW_MM = (330.0, 240.0, 330.0)
 AIR, FAT, MUSCLE, FLUID, BONE, LUNG = -1000, -100, 55, 15, 300, -850

@@ -8,8 +8,9 @@ anatomy.py first.
 import numpy as np
 from scipy import ndimage
 
-from .anatomy import bounding_box, keep_components, largest, largest_components, split_left_right
-from .bits import get_bit, set_bit
+from .imaging.anatomy import split_left_right
+from .imaging.bits import bounding_box, get_bit, set_bit
+from .imaging.components import keep_components, largest, largest_components
 from .taxonomy import BY_NAME, PAIRS
 
 STEPS = ("sides", "components", "regions")                 # the paper's

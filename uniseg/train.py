@@ -9,9 +9,7 @@ config.json, metrics.jsonl, last.pt (with all that --resume needs), last.prev.pt
 Dice), validation.json (Dice case by case), and what report.py makes to be read.
 """
 
-import contextlib
 import functools
-import itertools
 import math
 import shlex
 import signal
@@ -24,142 +22,41 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, continual, report
-from .baselines import BASELINES, Softmax, refuse_unlabelled
-from .data import PatchDataset
-from .embeddings import class_embeddings, provenance
-from .losses import masked_loss, unpack_bits
-from .model import build
-from .recipe import build_parser, lr_at, make_config
-from .run_folder import has_checkpoint, log, own_run_folder, resume, trim_metrics, write_json, write_validation, written
-from .runtime import (any_signal, end_processes, explain, from_all_ranks, keep_freed_memory, launched, leave,
-                      leave_signals_to_main, signals_noted, start_processes, sum_over_ranks, workers_end_with,
-                      workers_that_fit)
-from .split import choose_classes, gather_cases, preprocessing_of
-from .validation import mean_dice, validate
+from . import checkpoint
+from .embeddings import provenance
+from .machine.console import explain
+from .machine.memory import keep_freed_memory
+from .machine.processes import (
+    any_signal,
+    end_processes,
+    launched,
+    leave,
+    start_processes,
+    sum_over_ranks,
+    workers_end_with,
+)
+from .machine.signals import signals_noted
+from .training import report
+from .training.batches import make_loader, make_patches
+from .training.extension import end_of_extension, options, refuse_another_network
+from .training.network import averaged, make_network
+from .training.objective import make_objective, positive_weights
+from .training.options import build_parser, make_config
+from .training.recipe import lr_at
+from .training.run_folder import (
+    has_checkpoint,
+    log,
+    own_run_folder,
+    resume,
+    trim_metrics,
+    write_json,
+    write_validation,
+    written,
+)
+from .training.split import choose_classes, gather_cases
+from .training.steps import all_finite, learning, skip_step, training_step
+from .training.validation import mean_dice, validate
 
-
-# -------------------------------------------------------------------------------------------------- what a step draws
-
-class SampleNumbers:
-    """The numbers of the samples of each batch from step `start` on, for one of `world` processes.
-
-    Step s draws samples s * G ... (s + 1) * G - 1 with G = batch * world * accumulate, whoever computes them.
-    """
-
-    def __init__(self, config, start, rank=0, world=1):
-        self.config, self.start, self.rank, self.world = config, start, rank, world
-
-    def __iter__(self):
-        c = self.config
-        for step in range(self.start, c.epochs * c.steps_per_epoch):
-            for part in range(c.accumulate):
-                first = ((step * c.accumulate + part) * self.world + self.rank) * c.batch_size
-                yield list(range(first, first + c.batch_size))
-
-    def __len__(self):
-        c = self.config
-        return (c.epochs * c.steps_per_epoch - self.start) * c.accumulate
-
-
-def positive_weights(cases, classes, power=0.0, patch_voxels=0):
-    """BCE weight of each class's positive voxels, (K,), from its mean voxels in the cases that show it (10000 where none does).
-
-    (10000 / mean)^0.6, at least 1, at most 12; with a `power` (patch_voxels / mean)^power, at least 1: at power 1 a class's
-    positives weigh as much as all the rest of a patch.
-    """
-    means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
-    rule = (lambda mean: (patch_voxels / mean) ** power) if power else (lambda mean: min((10000 / mean) ** 0.6, 12.0))
-    return torch.tensor([max(rule(mean), 1.0) for mean in means], dtype=torch.float32)
-
-
-# ------------------------------------------------------------------------------------------------------------------ a step
-
-class PartialLabels:
-    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others.
-
-    sums: tensor (3, K) to which each batch adds those of losses.masked_loss, for `learning` (None: not wanted)
-    dice_of_absent: see losses.masked_loss
-    """
-
-    def __init__(self, sums=None, dice_of_absent=True):
-        self.sums, self.dice_of_absent = sums, dice_of_absent
-
-    def pairs(self, labelled):
-        """Number of (sample, class) pairs that count in the loss."""
-        return float(labelled.sum())
-
-    def __call__(self, model, image, bits, labelled, pairs, weight, cast):
-        """image (B, 1, D, H, W), bits (B, D, H, W) int64, labelled (B, K) bool, weight (B, K) or None; cast: autocast or not."""
-        with cast():
-            logits = model(image)                                                  # (B, K, D, H, W)
-        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight, sums=self.sums,
-                           dice_of_absent=self.dice_of_absent)
-
-
-def training_step(model, batches, config, world=1, weights=None, scaler=None, objective=PartialLabels()):
-    """Forward and backward of one optimiser step over its micro-batches; returns the loss of the joint batch.
-
-    The loss is the mean over all labelled (sample, class) pairs of all ranks and micro-batches: DDP averages gradients
-    over ranks, so each rank divides its own sum by (global pairs / world).
-    """
-    device = next(model.parameters()).device
-    pairs = sum_over_ranks(torch.tensor(sum(objective.pairs(b["labelled"]) for b in batches), device=device)) / world
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.amp)
-    cast = functools.partial(torch.autocast, device.type, dtype=dtype, enabled=dtype is not None)
-    joint = torch.zeros((), device=device)
-    for i, batch in enumerate(batches):
-        wait = contextlib.nullcontext() if i == len(batches) - 1 or world == 1 else model.no_sync()
-        with wait:
-            image, bits, labelled = (batch[key].to(device) for key in ("image", "bits", "labelled"))
-            weight = None if weights is None else weights.to(device).expand_as(labelled)
-            loss = objective(model, image, bits, labelled, pairs, weight, cast)
-            (loss if scaler is None else scaler.scale(loss)).backward()
-        joint += loss.detach()
-    return sum_over_ranks(joint / world)
-
-
-def learning(sums, classes):
-    """How far each class is of which the epoch's patches had voxels: {class: {"probability", "dice"}}, rounded.
-
-    sums:        (3, K), those of losses.masked_loss over the epoch
-    probability: mean predicted probability in the class's voxels
-    dice:        2 sum(p t) / (sum(p) + sum(t)) over all voxels of the patches whose dataset annotates the class
-    """
-    return {name: {"probability": round(both / true, 5), "dice": round(2 * both / (predicted + true), 5)}
-            for name, both, predicted, true in zip(classes, *sums.tolist()) if true}
-
-
-def all_finite(loss, network, scaler=None):
-    """Whether the optimiser may take the step; ranks agree, for loss and gradients are the same on all.
-
-    Of fp16's scaled gradients the scaler decides: infinities among them are its way to find its scale.
-    """
-    norms = [p.grad.norm() for p in network.parameters() if p.grad is not None] if scaler is None else []
-    return math.isfinite(loss) and (not norms or bool(torch.stack(norms).isfinite().all()))
-
-
-def skip_step(args, config, state, loss, parts, rank, world):
-    """Count a step that is not taken. More than --max-skipped in a row end the run, what they drew is saved for a look.
-
-    Raises FloatingPointError.
-    """
-    step, state["skipped"], state["in_a_row"] = state["step"], state["skipped"] + 1, state["in_a_row"] + 1
-    numbers = itertools.chain(*itertools.islice(SampleNumbers(config, step, rank, world), config.accumulate))
-    drawn = from_all_ranks([(rank, n, case) for n, case in zip(numbers, (c for part in parts for c in part["case"]))])
-    drawn = [dict(zip(("rank", "sample", "case"), sample)) for samples in drawn for sample in samples]
-    what = f"loss is {loss}{' but a gradient is not finite' if math.isfinite(loss) else ''} at step {step}, " \
-           f"cases {', '.join(sorted({d['case'] for d in drawn}))}"
-    if state["in_a_row"] > args.max_skipped:
-        if rank == 0:
-            write_json(args.out / "failed_batch.json", {"step": step, "loss": str(loss), "drawn": drawn})
-        raise FloatingPointError(f"{what}. Lower --lr or check the labels of the samples in {args.out / 'failed_batch.json'}; "
-                                 f"{args.out / 'last.pt'} is left as it was.")
-    if rank == 0:
-        tqdm.write(f"uniseg: warning: {what}; skipped, {state['in_a_row']} in a row", file=sys.stderr)
-
-
-# -------------------------------------------------------------------------------------------------------------- the run
 
 class Learner(NamedTuple):
     """All that learns."""
@@ -203,9 +100,9 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     if args.extend is not None:
         old = checkpoint.read(args.extend)
-        parser.set_defaults(**continual.options(old), old=old)
+        parser.set_defaults(**options(old), old=old)
         args = parser.parse_args(argv)
-        continual.refuse_another_network(args, old)
+        refuse_another_network(args, old)
     args.argv = argv
     return args
 
@@ -263,111 +160,6 @@ def run(args, place):
     if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():       # else told by a former run
         end_of_extension(args, config, learner, objective, val_cases, place)
     return code
-
-
-def make_objective(args, config, network, train_cases, device):
-    """What a batch's loss is: that of partial labels, of an extension, or of a plain network. Raises ValueError."""
-    teacher = continual.frozen_teacher(args.old, args.extend, device) if args.old else None
-    if config.head == "softmax":
-        if teacher is not None and config.baseline == "none":
-            raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline {', '.join(BASELINES)}.")
-        refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
-        return Softmax(network, teacher, config.baseline)
-    if config.baseline != "none":
-        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
-    if teacher is None:
-        return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present)
-    return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
-
-
-def end_of_extension(args, config, learner, objective, val_cases, place):
-    """Old classes before and after, new ones after, and what a class costs: extension.json, and printed."""
-    before = validate(objective.teacher, val_cases, config, place)
-    if place[0] == 0:
-        after = report.read_metrics(args.out / "metrics.jsonl")[-1].get("dice", {})
-        found = continual.summary(args.old["network"]["classes"], learner.network,
-                                  mean_dice(before, val_cases, objective.teacher.classes), after, config.patch_size)
-        write_json(args.out / "extension.json", {"checkpoint": args.extend.name, "cases": [c.id for c in val_cases], **found})
-        for line in continual.lines(found):
-            tqdm.write(line, file=sys.stderr)
-
-
-def make_network(args, config, classes, rank):
-    """The network at the start of the run: random, from the weights of --init, or that of --extend with more classes."""
-    network, said = (extended_network if args.old else new_network)(args, config, classes)
-    network.backbone.requires_grad_(config.freeze != "backbone")
-    if config.freeze == "old":
-        continual.freeze_old(network, len(args.old["network"]["classes"]))
-    if config.activation_checkpointing:
-        network.backbone.checkpoint_activations()
-    if said and rank == 0:
-        tqdm.write(said, file=sys.stderr)
-    return network
-
-
-def extended_network(args, config, classes):
-    """(network of --extend with more classes, what is said of it)"""
-    rows = continual.new_embeddings(args.old, classes, args.embeddings, config.seed)
-    old = len(args.old["network"]["classes"])
-    return (continual.grow(args.old, classes, rows, config.prior),
-            f"{args.extend}: {old} classes kept, {len(classes) - old} new: {', '.join(classes[old:])}")
-
-
-def new_network(args, config, classes):
-    """(random network, with --init as much as fits taken from there; what is said of that, "" without --init)"""
-    content = checkpoint.read(args.init, args.partial) if args.init is not None else {"network": {}}
-    embedding = torch.from_numpy(class_embeddings(classes, config.encoding, args.embeddings, config.seed))
-    merging = content["network"].get("merging", "standard")                        # weights of v090 keep its order of corners
-    network = build({"classes": classes, "backbone": config.backbone, "width": config.width, "lpg": config.lpg,
-                     "lpg_hidden": config.lpg_hidden, "merging": merging, "text_width": embedding.shape[1],
-                     "encoding": config.encoding, "head": config.head, "input_windows": relative(config)}, embedding)
-    if config.prior != 0.5:
-        network.set_prior(config.prior)
-    if args.init is None:
-        return network, ""
-    anew = [c.strip() for c in (args.anew or "").split(",") if c.strip()]
-    if unknown := [c for c in anew if c not in classes]:
-        raise ValueError(f"--anew {unknown[0]}: no class of this training. It has {', '.join(classes)}.")
-    fresh = checkpoint.initialise(network, content, args.init, anew)
-    known = [c for k, c in enumerate(classes) if not any(n.startswith((f"lpg.controllers.{k}.", "out.")) for n in fresh)
-             and c in content["network"]["classes"]]
-    return network, (f"{args.init}: {len(network.state_dict()) - len(fresh)} tensors taken, {len(fresh)} start anew; "
-                     f"classes kept: {', '.join(known) or 'none'}")
-
-
-def relative(config):
-    """The input windows of a TrainConfig as parts of the image's range [0, 1], which is its HU window."""
-    low, high = config.hu_window
-    return tuple(((a - low) / (high - low), (b - low) / (high - low)) for a, b in config.input_windows)
-
-
-def averaged(network, decay):
-    """The network with averaged weights: decay of the old average a step, less at first so that the start is forgotten.
-
-    The ramp (1 + n) / (10 + n) after n steps is that of Exponential Moving Average in TensorFlow,
-    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
-    """
-    def update(averages, weights, steps):
-        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + steps.item()) / (10 + steps.item())))
-    return torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=update)
-
-
-def make_patches(args, config, classes, cases):
-    """What the run draws; without augmentation for --overfit. Raises ValueError."""
-    plain = args.overfit is not None
-    return PatchDataset(cases, classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
-                        0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
-                        config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform,
-                        dict(config.dataset_weights))
-
-
-def make_loader(args, config, patches, start, place):
-    """The batches of one process from step `start` on."""
-    rank, world, device = place
-    batch_bytes = config.batch_size * math.prod(config.patch_size) * 12             # image float32, bits int64
-    return torch.utils.data.DataLoader(patches, batch_sampler=SampleNumbers(config, start, rank, world),
-                                       num_workers=workers_that_fit(args.workers, batch_bytes),
-                                       pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
 
 
 def loop(args, config, learner, state, batches, keep, cases, place, noted, objective):
@@ -448,9 +240,9 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
     return 0 if saved else 1
 
 
-def command():
+def command(argv=None):
     """`main` as a process of its own: `python -m uniseg.train`, `uniseg-train`."""
-    leave(main())
+    leave(main(argv))
 
 
 if __name__ == "__main__":

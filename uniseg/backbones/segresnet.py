@@ -5,11 +5,11 @@ https://arxiv.org/abs/1810.11654, without its variational branch. Sub-module nam
 https://github.com/Project-MONAI/MONAI/blob/dev/monai/networks/nets/segresnet.py, so that the weights of SuPreM load.
 """
 
-from collections import OrderedDict
 import math
+from collections import OrderedDict
 
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 from .window_size import check_window_size
 

@@ -10,12 +10,12 @@ Axes: the transformer keeps its grids channels last, (B, D, H, W, C), so that a 
 convolutions keep (B, C, D, H, W). N is the number of windows of a grid, n the number of tokens of a window.
 """
 
-from collections import OrderedDict
 import math
+from collections import OrderedDict
 
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .window_size import check_window_size

@@ -6,8 +6,8 @@ https://github.com/MrGiovanni/ModelsGenesis/blob/master/pytorch/unet3d.py; sub-m
 """
 
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 from .window_size import check_window_size
 

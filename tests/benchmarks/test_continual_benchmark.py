@@ -1,0 +1,157 @@
+"""benchmarks/continual.py: its assemblies hold what each step may see, its tables the paper's numbers and made-up ones of ours."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started: it imports its neighbour
+import continual as benchmark
+import partial_labels
+from continual import (
+    GROUPS,
+    IN_TABLE,
+    METHODS,
+    TABLE_10,
+    TABLE_11,
+    change,
+    names_of,
+    order,
+    table_10,
+    table_11,
+    write_phantoms,
+)
+
+from uniseg.datasets.find import find_datasets
+from uniseg.datasets.masks import case_masks
+from uniseg.imaging.volume import read_ct
+
+NAMED = {name: name for groups in GROUPS.values() for group in groups for label in group for name in names_of(label)}
+
+
+@pytest.fixture(scope="module", params=["tumour", "body"])
+def assembly(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    write_phantoms(out, request.param, patients=1, test_patients=1, spacing_mm=12.0)
+    folders = [f"step{i + 1}" for i in range(len(GROUPS[request.param]))] + ["test"]
+    return request.param, {f: find_datasets(out / request.param / f, NAMED)[0] for f in folders}
+
+
+def test_each_step_labels_its_own_classes_and_the_test_set_all(assembly):
+    protocol, datasets = assembly
+    for i, group in enumerate(GROUPS[protocol], 1):
+        own = {name for label in group for name in names_of(label)}
+        beside = {"liver"} if (protocol, i) == ("tumour", 2) else set()                       # LiTS labels the liver too
+        assert set(datasets[f"step{i}"].annotated) == own | beside
+    assert set(datasets["test"].annotated) == {n for group in GROUPS[protocol] for label in group for n in names_of(label)}
+
+
+def test_patients_are_others_in_every_step_and_carry_every_class_that_is_learned(assembly):
+    protocol, datasets = assembly
+    volumes = {}
+    for name, dataset in datasets.items():
+        ct = read_ct(dataset.cases[0].image)
+        volumes[name] = ct.array
+        empty = [n for n, mask in case_masks(dataset, dataset.cases[0], ct) if not mask.any()]
+        assert not set(empty) - {"celiac_trunk", "right_adrenal_gland", "left_adrenal_gland"}  # thinner than these 12 mm voxels
+    values = list(volumes.values())
+    assert not any(np.array_equal(a, b) for i, a in enumerate(values) for b in values[:i])
+
+
+def made_up(protocol, better):
+    """Results as `main` collects them: every class of a step scores alike, the method `better` a tenth more."""
+    results = {}
+    for method in IN_TABLE[protocol]:
+        steps = []
+        for i in range(len(GROUPS[protocol])):
+            classes = [n for group in GROUPS[protocol][:i + 1] for label in group for n in names_of(label)]
+            steps.append({n: 0.5 - 0.1 * i + 0.1 * (method == better) for n in classes})
+        results[method] = [tuple(steps)]
+    return results
+
+
+def cells(lines, start):
+    return [row.strip("| ").split(" | ") for row in lines if row.startswith(f"| {start} |")]
+
+
+def test_table_10_has_two_steps_a_class_the_means_and_the_papers_row_below():
+    lines = list(table_10(made_up("tumour", "Ours (text)")))
+    first, second = cells(lines, "Ours (text)")
+    assert first == ["Ours (text)"] + ["0.600 / 0.500"] * 8
+    assert second == ["Ours (text)"] + ["0.600 / 0.500"] * 5 + ["N/A / 0.500", "0.600 / 0.500", "N/A / 0.500"]
+    paper_first, paper_second = cells(lines, "ILT, paper")
+    assert paper_first[1:3] == ["0.955 / 0.950", "0.819 / 0.687"]                              # the first step is LwF's
+    assert paper_second[-3:] == ["N/A / 0.335", "0.828 / 0.786", "N/A / 0.754"]
+
+
+def test_table_11_has_the_means_of_each_body_part_after_each_step():
+    lines = list(table_11(made_up("body", "PLOP")))
+    assert cells(lines, "PLOP") == [["PLOP", "0.600", "0.500", "0.400", "0.500", "0.400", "0.400"]]
+    assert cells(lines, "Ours (1-hot), paper") == [["Ours (1-hot), paper", "0.882", "0.767", "0.777", "0.674", "0.665", "0.452"]]
+
+
+def test_the_spread_over_seeds_stands_beside_the_mean():
+    results = made_up("body", "PLOP")
+    results["PLOP"].append(tuple({name: 0.1 for name in step} for step in results["PLOP"][0]))
+    assert cells(list(table_11(results)), "PLOP")[0][1] == "0.350 (0.100 to 0.600)"
+
+
+def test_an_order_other_than_the_papers_is_said():
+    assert "The order is NOT the same." in order("tumour", made_up("tumour", "LwF"))
+    paper = {m: [({}, {n: TABLE_10[m][5] for group in GROUPS["tumour"] for label in group for n in names_of(label)})]
+             for m in IN_TABLE["tumour"]}
+    text = order("tumour", paper)
+    assert "The order is the same." in text and "Ours (text) 0.792 > PLOP 0.768 > ILT 0.754 > LwF 0.748" in text
+
+
+def test_the_change_of_old_classes_is_from_the_step_that_learned_them_to_the_last():
+    text = change("body", made_up("body", "PLOP"))          # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    assert text.count("-0.170") == 5
+    text = change("tumour", made_up("tumour", "LwF"))
+    assert text.count("-0.100") == 4
+
+
+def test_the_papers_means_are_those_of_its_rows():
+    """To the three digits they are printed with; organ means of 13, means of 14. PLOP's mean is 0.767, printed is 0.768."""
+    for method, (one, two, tumour, organ_1, organ_2, mean) in TABLE_10.items():
+        assert np.mean(two) == pytest.approx(organ_2, abs=6e-4), method
+        assert round(np.mean([*two, tumour]), 3) == (0.767 if method == "PLOP" else mean), method
+        if one:
+            assert np.mean(one) == pytest.approx(organ_1, abs=6e-4), method
+
+
+def test_the_papers_numbers_are_those_of_the_specification():
+    assert TABLE_11["Ours (text)"][2:] == (.787, .695, .692, .636) and TABLE_11["LwF"] == (.891, .777, .767, .530, .486, .360)
+    assert set(METHODS) == {*TABLE_11, "Ours (text), longer", "LwF, longer"}
+    assert set(IN_TABLE["tumour"]) == set(TABLE_10) and set(IN_TABLE["body"]) == set(TABLE_11)
+
+
+def test_own_data_takes_the_place_of_the_phantoms_step_by_step(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmark, "train", lambda root, folder, args, steps, seed, options: ran.append((root, options)) or folder / "last.pt")
+    args = benchmark.build_parser().parse_args(["--protocol", "tumour", "--data", "BTCV", "LITS", "TEST", "--paper", "--out", str(tmp_path)])
+    assert benchmark.data_folders(args, "tumour") == ([Path("BTCV"), Path("LITS")], Path("TEST"))
+    last = benchmark.chain(args, "tumour", "PLOP", 0)
+    (first_root, first), (second_root, second) = ran
+    assert (str(first_root), str(second_root)) == ("BTCV", "LITS") and not list(tmp_path.iterdir())
+    assert " ".join(map(str, first)).startswith("--folds 1 --epochs 100 --warmup-epochs 0 --batch-size 2 --lr 1e-4 --weight-decay 1e-5 "
+                                                "--head softmax --classes spleen,right_kidney,")
+    assert list(map(str, second)) == ["--folds", "1", "--baseline", "plop", "--extend", str(last[0]), "--classes", "liver_tumor"]
+
+
+@pytest.mark.slow
+def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "SPACING_MM", 6.0)
+    monkeypatch.setattr(benchmark, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 6.0))
+    small = "--backbone unet --width 2 --lpg-hidden 8 --spacing 6 --patch-size 16 16 16 --folds 1 --prior 0.02 --workers 0".split()
+    monkeypatch.setattr(benchmark, "RECIPE", small)
+    monkeypatch.setattr(benchmark, "EXTEND", small[-6:])
+    monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
+    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(cells(lines, "Ours (text)")[0]) == 7 and any("order is" in line for line in lines)
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}
+    assert len(before) == 3 + 5 + 5
+    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])                 # nothing is trained again
+    assert before == {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}

@@ -1,0 +1,330 @@
+"""anatomy.py: boxes, components, the body, the mid-sagittal plane, and right from left."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from uniseg.imaging.anatomy import Plane, midsagittal_plane, right_side, split_left_right
+from uniseg.imaging.bits import bounding_box
+from uniseg.imaging.body import body_mask, trunk_box
+from uniseg.imaging.components import largest_components
+from uniseg.phantom import make_phantom
+
+IDENTITY = np.eye(4)
+EMPTY = np.zeros((6, 5, 4), bool)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    hu, masks, affine = make_phantom((4.0, 4.0, 4.0), seed=1)
+    return hu, masks, affine
+
+
+def turned(volume, degrees, axes, order, fill):
+    """The patient turned on the table: the array is resampled about its middle, the affine stays."""
+    return ndimage.rotate(volume, degrees, axes=axes, reshape=False, order=order, mode="constant", cval=fill)
+
+
+# --- bounding_box and largest_components
+
+def test_bounding_box_is_tight_and_its_margin_stops_at_the_array():
+    mask = EMPTY.copy()
+    mask[1, 2, 3] = mask[4, 2, 1] = True
+    assert bounding_box(mask) == (slice(1, 5), slice(2, 3), slice(1, 4))
+    assert bounding_box(mask, margin=2) == (slice(0, 6), slice(0, 5), slice(0, 4))
+    assert bounding_box(np.asfortranarray(mask)) == bounding_box(mask)
+
+
+def test_bounding_box_of_nothing_is_none():
+    assert bounding_box(EMPTY) is None
+    assert bounding_box(np.zeros((0, 3, 3), bool)) is None
+
+
+def test_largest_component_joins_voxels_that_touch_by_a_corner():
+    mask = EMPTY.copy()
+    mask[0, 0, 0] = mask[1, 1, 1] = True        # one component of two voxels, by a corner
+    mask[5, 4, 3] = True                        # another of one voxel
+    kept = largest_components(mask)
+    assert kept.sum() == 2 and kept[0, 0, 0] and kept[1, 1, 1]
+    assert np.array_equal(largest_components(mask, 2), mask)
+
+
+def test_largest_components_of_nothing_is_nothing():
+    kept = largest_components(EMPTY, 2)
+    assert kept.shape == EMPTY.shape and not kept.any()
+
+
+# --- body_mask
+
+def test_body_of_air_and_of_a_constant_image_is_empty():
+    assert not body_mask(np.full((20, 20, 5), -1000, np.int16), (3, 3, 3)).any()
+    assert not body_mask(np.zeros((20, 20, 5), np.int16), (3, 3, 3)).any()
+
+
+def test_body_holds_organs_and_lungs_but_no_table(patient):
+    hu, masks, affine = patient
+    body = body_mask(hu, (4, 4, 4))
+    for name, mask in masks.items():
+        assert body[mask].all(), name
+    below = affine[1, 3] + affine[1, 1] * np.arange(hu.shape[1]) < -106       # mm: there is only the table
+    assert not body[:, below].any()
+    assert 0.4 < body.mean() < 0.7
+
+
+def test_body_of_a_fine_grid_is_the_coarse_one_within_its_sampling_step():
+    fine, coarse = (make_phantom((s, s, s), seed=1)[0] for s in (2.0, 4.0))
+    share = body_mask(fine, (2, 2, 2)).mean(), body_mask(coarse, (4, 4, 4)).mean()
+    assert body_mask(fine, (2, 2, 2)).shape == fine.shape
+    assert abs(share[0] - share[1]) < 0.03
+
+
+def test_body_of_single_slices_and_odd_sizes():
+    disc = np.hypot(*np.ogrid[-40:41, -30:31])[..., None] < 25
+    hu = np.where(disc, 40, -1000).astype(np.int16)
+    body = body_mask(hu, (1.0, 1.0, 8.0))
+    assert body.shape == (81, 61, 1)
+    assert 2 * (body & disc).sum() / (body.sum() + disc.sum()) > 0.9
+
+
+def chest(width=80, depth=60):
+    """Axial slices 4 mm apart of 4 mm voxels: an oval chest with two lungs of -850 HU around a middle of soft tissue; hu, lungs."""
+    x, y = np.ogrid[-width / 2 + 0.5:width / 2, -depth / 2 + 0.5:depth / 2]
+    def oval(radius_x, radius_y):
+        return (x / radius_x) ** 2 + (y / radius_y) ** 2 < 1
+    lungs = oval(30, 20) & (abs(x) > 6)
+    hu = np.where(lungs, -850, np.where(oval(34, 24), 40, -1000))
+    noise = np.random.default_rng(0).normal(0, 20, (*hu.shape, 4))
+    return (hu[..., None] + noise).astype(np.int16), np.repeat(lungs[..., None], 4, axis=2)
+
+
+def test_lungs_that_the_field_of_view_cuts_are_body_and_the_air_beside_the_patient_is_not():
+    hu, lungs = chest()
+    for cut in (np.s_[20:60], np.s_[20:], np.s_[:, 15:], np.s_[20:60, 15:], np.s_[10:40, 20:]):     # both lungs, one, through the front ...
+        body = body_mask(hu[cut], (4, 4, 4))
+        assert body[lungs[cut]].all(), cut
+        assert np.mean(body[hu[cut] < -930]) < 0.02, cut                    # noise apart, that is air
+    assert not body_mask(hu, (4, 4, 4))[:, [0, -1]].any()
+
+
+def test_air_of_a_clipped_ct_or_of_a_scanner_that_is_off_is_not_taken_for_a_lung():
+    hu, _ = chest()
+    for other in (np.maximum(hu, -900), np.maximum(hu, -500), hu + 30):
+        for cut in (np.s_[:], np.s_[8:72], np.s_[20:60, 10:]):              # whole, both flanks cut, both lungs cut
+            mask = body_mask(other[cut], (4, 4, 4))
+            assert not mask[~body_mask(hu[cut], (4, 4, 4))].any() and mask[hu[cut] > -300].mean() > 0.9
+
+
+def test_a_table_that_the_field_of_view_cuts_is_no_body():
+    hu, _ = chest()
+    cut = np.s_[8:72]                                                       # through both flanks
+    body = body_mask(hu[cut], (4, 4, 4))
+    hu[:, :4] = np.random.default_rng(1).normal(-930, 30, hu[:, :4].shape)  # foam up to the last row, then air up to the back
+    assert np.array_equal(body_mask(hu[cut], (4, 4, 4)), body)
+
+
+@pytest.mark.parametrize("padding", [-1024, -1000])
+def test_lungs_that_a_circular_field_of_view_cuts_are_body(padding):
+    hu, lungs = (array[20:60, 10:50] for array in chest())
+    x, y = np.ogrid[-19.5:20, -19.5:20]
+    hu, lungs = np.where((np.hypot(x, y) > 20)[..., None], padding, hu), lungs & (np.hypot(x, y) < 18)[..., None]
+    body = body_mask(hu, (4, 4, 4))
+    assert body[lungs].all() and not body[hu == padding].any()
+
+
+def test_lung_alone_is_no_body():
+    assert not body_mask(np.random.default_rng(0).normal(-850, 20, (20, 20, 3)), (4, 4, 4)).any()
+
+
+# --- trunk_box
+
+def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):
+    """A trunk of the given half width (mm) with arms, x of each arm's middle beyond the trunk's side: a body mask of ten slices."""
+    n = [int(520 // spacing_mm), int(300 // spacing_mm)]
+    x, y = (spacing_mm * (np.ogrid[tuple(map(slice, n))][a] - (n[a] - 1) / 2) for a in (0, 1))
+    body = (x / half_width) ** 2 + (y / (depth * half_width)) ** 2 <= 1
+    for side in arms:
+        body = body | (np.hypot(x - side * (half_width + 0.8 * arm), y + 20) <= arm)
+    return np.repeat(body[:, :, None], 10, axis=2), x.ravel()
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 5.0])
+@pytest.mark.parametrize("arms", [(1,), (-1,), (-1, 1)])
+def test_the_trunk_s_box_leaves_arms_out_that_touch_the_trunk_and_none_of_the_trunk(arms, spacing_mm):
+    body, x = trunk(arms, spacing_mm)
+    box, whole = trunk_box(body, (spacing_mm,) * 3, 2), bounding_box(body, 2)
+    ends = x[box[0].start], x[box[0].stop - 1]
+    assert box[1:] == whole[1:]
+    for end, side, widest in ((ends[0], -1, whole[0].start), (ends[1], 1, whole[0].stop - 1)):
+        if side in arms:
+            assert 160 <= side * end <= 160 + 25, (side, ends)                        # at most a third of the arm's width is left
+        else:
+            assert end == x[widest]
+
+
+@pytest.mark.parametrize("half_width, depth", [(160, 0.65), (160, 0.5), (220, 0.8), (60, 0.65), (40, 1.0)])
+def test_without_arms_the_trunk_s_box_is_the_body_s_for_the_stout_the_slender_and_the_small(half_width, depth):
+    for spacing_mm in (1.5, 4.0):
+        body, _ = trunk((), spacing_mm, half_width, depth)
+        assert trunk_box(body, (spacing_mm,) * 3, 2) == bounding_box(body, 2)
+
+
+def test_a_body_that_fills_the_field_of_view_or_is_not_there_has_the_box_it_has():
+    full = np.ones((30, 20, 5), bool)
+    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
+    full[:, 17:] = False                                                              # cut at both sides and at the back
+    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
+    assert trunk_box(EMPTY, (3.0,) * 3) is None
+
+
+def test_the_trunk_s_box_of_the_phantom_is_its_body_s(patient):
+    body = body_mask(patient[0], (4, 4, 4))
+    assert trunk_box(body, (4.0,) * 3, 4) == bounding_box(body, 4)
+
+
+# --- midsagittal_plane
+
+def test_plane_of_nothing_is_the_middle_of_the_array():
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = -100, 50, 7
+    plane = midsagittal_plane(np.full((11, 9, 5), -1000, np.int16), affine)
+    assert plane == Plane(-100 + 2.0 * 5, 0.0, 0.0)
+
+
+def test_plane_of_an_upright_patient_is_the_spine(patient):
+    hu, _, affine = patient
+    plane = midsagittal_plane(hu, affine)
+    assert abs(plane.a) < 2.0 and abs(plane.b) < 0.03 and abs(plane.c) < 0.03
+
+
+def test_plane_moves_with_the_affine(patient):
+    hu, _, affine = patient
+    moved = affine.copy()
+    moved[:3, 3] += 100, -40, 700
+    plane = midsagittal_plane(hu, moved)
+    assert abs(plane.a - 100 + plane.b * -40 + plane.c * 700) < 3.0
+
+
+@pytest.mark.parametrize("degrees", [-15, -8, 10, 15])
+def test_plane_follows_a_patient_rotated_about_his_long_axis(patient, degrees):
+    hu, _, affine = patient
+    plane = midsagittal_plane(turned(hu, degrees, (0, 1), 1, -1000), affine)
+    # ndimage.rotate turns axis 0 towards axis 1: the point (0, y) of the plane comes to lie at x = -tan(angle) y.
+    assert abs(abs(plane.b) - np.tan(np.radians(abs(degrees)))) < 0.05
+    assert np.sign(plane.b) == np.sign(rotation_slope(degrees))
+    assert abs(plane.a) < 4.0
+
+
+def rotation_slope(degrees):
+    """dx/dy of the line x = 0 after the same rotation, measured on a picture of that line."""
+    line = np.zeros((61, 61))
+    line[29:32] = 1.0
+    x, y = np.nonzero(ndimage.rotate(line, degrees, axes=(0, 1), reshape=False, order=1) > 0.5)
+    return np.polyfit(y, x, 1)[0]
+
+
+@pytest.mark.parametrize("degrees", [-10, 12])
+def test_plane_follows_a_patient_who_lies_aslant(patient, degrees):
+    hu, _, affine = patient
+    plane = midsagittal_plane(turned(hu, degrees, (0, 2), 1, -1000), affine)
+    assert abs(plane.c - rotation_slope(degrees)) < 0.05
+
+
+def test_plane_does_not_mind_an_arm_or_a_field_of_view_off_centre(patient):
+    hu, _, affine = patient
+    with_arm = np.pad(hu, ((0, 15), (0, 0), (0, 0)), constant_values=-1000)
+    with_arm[-16:-4, 25:40, 30:] = 60                                       # at the patient's right flank
+    assert abs(midsagittal_plane(with_arm, affine).a) < 6.0
+    cut = hu[14:]                                                           # 56 mm less on the patient's left
+    moved = affine.copy()
+    moved[0, 3] += 14 * 4.0
+    plane = midsagittal_plane(cut, moved)
+    assert abs(plane.a) < 6.0 and abs(plane.b) < 0.1
+
+
+def test_mirror_of_a_point_lies_as_far_on_the_other_side():
+    plane = Plane(3.0, 0.2, -0.1)
+    points = np.random.default_rng(0).normal(size=(50, 3)) * 40
+    mirrored = plane.mirror(points)
+    assert np.allclose(plane.mirror(mirrored), points)
+    assert (plane.is_right(points) != plane.is_right(mirrored)).all()
+    assert np.allclose(Plane(3.0, 0.0, 0.0).mirror(np.array([[10.0, 5.0, 6.0]])), [[-4.0, 5.0, 6.0]])
+
+
+# --- right and left
+
+def test_the_right_is_where_the_first_index_is_large():
+    assert right_side((4, 1, 1), IDENTITY, Plane(1.5, 0, 0)).ravel().tolist() == [False, False, True, True]
+    assert Plane(1.5, 0, 0).is_right([2, 0, 0]) and not Plane(1.5, 0, 0).is_right([1, 0, 0])
+
+
+def test_right_side_agrees_with_the_points_of_an_oblique_anisotropic_grid():
+    affine = np.array([[0.8, 0.1, -0.2, 5], [-0.1, 0.7, 0.3, -9], [0.05, -0.2, 2.5, 40], [0, 0, 0, 1]])
+    plane = Plane(4.0, 0.3, -0.15)
+    index = np.moveaxis(np.indices((9, 8, 7)), 0, -1)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    assert np.array_equal(right_side((9, 8, 7), affine, plane), plane.is_right(points))
+    box = (slice(2, 6), slice(1, 8), slice(3, 4))
+    assert np.array_equal(right_side((9, 8, 7), affine, plane, box), plane.is_right(points)[box])
+
+
+def halves():
+    """12 voxels from left to right, the plane between voxels 5 and 6."""
+    return np.zeros((12, 3, 3), bool), Plane(5.5, 0.0, 0.0)
+
+
+def test_no_component_gives_two_empty_masks():
+    mask, plane = halves()
+    right, left = split_left_right(mask, IDENTITY, plane)
+    assert not right.any() and not left.any() and right.shape == left.shape == mask.shape
+
+
+@pytest.mark.parametrize("start, on_right", [(1, False), (8, True)])
+def test_a_lone_component_goes_to_the_side_where_it_lies(start, on_right):
+    mask, plane = halves()
+    mask[start:start + 3] = True
+    right, left = split_left_right(mask, IDENTITY, plane)
+    assert right.any() == on_right and left.any() == (not on_right)
+    assert np.array_equal(right | left, mask)
+
+
+def test_three_components_go_each_to_its_side():
+    mask, plane = halves()
+    mask[0:2] = mask[3:5] = mask[9:11] = True
+    right, left = split_left_right(mask, IDENTITY, plane)
+    assert right.sum() == 2 * 9 and left.sum() == 4 * 9
+
+
+def test_a_component_that_reaches_a_little_over_the_middle_stays_whole():
+    mask, plane = halves()
+    mask[5:12] = True                              # 6 of 7 slices are on the right
+    right, left = split_left_right(mask, IDENTITY, plane)
+    assert np.array_equal(right, mask) and not left.any()
+
+
+def test_organs_that_touch_are_cut_by_the_plane():
+    mask, plane = halves()
+    mask[2:10] = True
+    right, left = split_left_right(mask, IDENTITY, plane)
+    assert right[6:10].all() and not right[:6].any()
+    assert left[2:6].all() and not left[6:].any()
+
+
+def test_splitting_the_mirrored_patient_gives_the_mirrored_and_swapped_sides(patient):
+    hu, masks, affine = patient                    # the phantom's world origin is the array's middle
+    kidneys = masks["right_kidney"] | masks["left_kidney"]
+    right, left = split_left_right(kidneys, affine, midsagittal_plane(hu, affine))
+    swapped_right, swapped_left = split_left_right(kidneys[::-1], affine, midsagittal_plane(hu[::-1], affine))
+    assert np.array_equal(right, masks["right_kidney"]) and np.array_equal(left, masks["left_kidney"])
+    assert np.array_equal(swapped_right, left[::-1]) and np.array_equal(swapped_left, right[::-1])
+
+
+@pytest.mark.parametrize("degrees, axes", [(15, (0, 1)), (-15, (0, 1)), (10, (0, 2))])
+def test_kidneys_adrenals_lungs_and_hips_of_a_rotated_patient_are_told_apart(patient, degrees, axes):
+    hu, masks, affine = patient
+    plane = midsagittal_plane(turned(hu, degrees, axes, 1, -1000), affine)
+    for organ in ("{}_kidney", "{}_adrenal_gland", "{}_lung", "{}_head_of_femur"):
+        truth = {side: turned(masks[organ.format(side)].astype(np.uint8), degrees, axes, 0, 0) > 0
+                 for side in ("right", "left")}
+        right, left = split_left_right(truth["right"] | truth["left"], affine, plane)
+        wrong = (right & truth["left"]).sum() + (left & truth["right"]).sum()
+        assert wrong <= 0.01 * (right | left).sum(), organ

@@ -1,0 +1,291 @@
+"""Training beyond the paper's recipe, each option off by default: what it changes and what it leaves; and fine-tuning (Section 4.6)."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import Patient, write_dataset
+from runs import assert_same_run, ended, in_a_process, interrupted_by
+
+import uniseg
+from uniseg import checkpoint
+from uniseg.data import PatchDataset
+from uniseg.datasets.cases import prepare
+from uniseg.datasets.find import read_dataset
+from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.train import main
+from uniseg.training.network import averaged
+from uniseg.training.options import build_parser
+
+TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
+        "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3", "--val-every", "1", "--folds", "3",
+        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def flags(phantom_root, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def plain(flags, tmp_path_factory):
+    """A run without options. Not to be written to."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert main(flags(out)) == 0
+    return out
+
+
+def weights(out, name="last.pt"):
+    return checkpoint.read(out / name)["weights"]
+
+
+def losses(out):
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def refusal(capsys, arguments):
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ averaged weights
+
+def test_the_average_forgets_its_start_and_then_decays_as_asked():
+    """Weights 1, 2, 3, ... after each step; the average by hand: a += (1 - d) (w - a), d = min(decay, (1 + n) / (10 + n))."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    average, by_hand = averaged(network, 0.5), None
+    for step in range(20):
+        with torch.no_grad():
+            network.weight.fill_(step + 1.0)
+        average.update_parameters(network)
+        by_hand = step + 1.0 if by_hand is None else by_hand + (1 - min(0.5, (1 + step) / (10 + step))) * (step + 1 - by_hand)
+        assert average.module.weight.item() == pytest.approx(by_hand)
+    assert 18 < by_hand < 20
+
+
+def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp_path):
+    assert main(flags(tmp_path / "run", "--ema", 0.9)) == 0
+    trained = weights(tmp_path / "run")
+    assert "those of the averaged weights (`--ema`)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert all(torch.equal(t, trained[n]) for n, t in weights(plain).items())        # the training itself is the same
+    kept = checkpoint.read(tmp_path / "run" / "last.pt")["training"]["average"]
+    best = weights(tmp_path / "run", "best.pt")
+    assert not all(torch.equal(best[n], trained[n]) for n in trained)
+    assert {n.removeprefix("module.") for n in kept} - {"n_averaged"} == set(best)
+
+
+def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
+    assert main(flags(tmp_path / "whole", "--ema", 0.9, "--epochs", 3)) == 0
+    assert main(flags(tmp_path / "half", "--ema", 0.9, "--epochs", 3)) == 0
+    content = checkpoint.read(tmp_path / "whole" / "last.pt")
+    assert content["training"]["average"]["n_averaged"] == 6
+    halves = checkpoint.read(tmp_path / "half" / "last.pt")["training"]["average"]
+    assert all(torch.equal(t, halves[n]) for n, t in content["training"]["average"].items())
+
+
+# -------------------------------------------------------------------------------------------- the same numbers, otherwise
+
+def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
+    swin = ("--backbone", "swin_unetr", "--width", 12, "--patch-size", 32, 32, 64, "--batch-size", 1, "--epochs", 1)
+    assert main(flags(tmp_path / "plain", *swin)) == 0
+    assert main(flags(tmp_path / "sparing", *swin, "--activation-checkpointing")) == 0
+    assert losses(tmp_path / "sparing") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
+    sparing = weights(tmp_path / "sparing")
+    assert all(torch.allclose(t.float(), sparing[n].float(), atol=1e-6) for n, t in weights(tmp_path / "plain").items())
+
+
+@pytest.mark.slow                                       # a minute or more in the compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_to_the_same_weights(flags, plain, tmp_path):
+    """But for a convolution's bias before a normalisation, which takes it away again: its gradient is rounding alone, and AdamW
+    makes whole steps of that. Hence the logits are compared too, and nothing else may depend on those biases."""
+    process = in_a_process(*flags(tmp_path / "run", "--compile"))           # its compiler minds what else was imported
+    err = ended(process, seconds=500)
+    assert process.returncode == 0, err
+    image = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    networks = [checkpoint.load_network(checkpoint.read(out / "last.pt")).eval() for out in (plain, tmp_path / "run")]
+    with torch.no_grad():
+        logits = [network(image) for network in networks]
+        assert torch.allclose(*logits, atol=1e-3)
+        for network, before in zip(networks, logits):
+            for name, weight in network.named_parameters():
+                if name.endswith("conv1.bias"):
+                    weight.zero_()
+            assert torch.allclose(network(image), before, atol=1e-4)
+    one, other = (network.state_dict() for network in networks)
+    assert all(torch.allclose(t.float(), other[n].float(), atol=1e-3) for n, t in one.items())
+
+
+# ------------------------------------------------------------------------------------------------------- lesions, deformation
+
+@pytest.fixture(scope="module")
+def two_lesions(tmp_path_factory):
+    """A liver with a tumour of 9 x 9 x 9 voxels and one of a single voxel, at 1.5 mm."""
+    root = tmp_path_factory.mktemp("lesions")
+    masks = {name: np.zeros((40, 40, 40), bool) for name in ("liver", "liver_tumor")}
+    masks["liver"][5:35, 5:35, 5:35] = True
+    masks["liver_tumor"][8:17, 8:17, 8:17] = masks["liver_tumor"][30, 30, 30] = True
+    folder = write_dataset(root / "set", {"liver": ("liver",), "liver tumor": ("liver_tumor",)},
+                           {"x": Patient(np.zeros((40, 40, 40), np.int16), masks, np.diag([1.5, 1.5, 1.5, 1.0]))})
+    dataset = read_dataset(folder)
+    return prepare(dataset, dataset.cases[0], Preprocessing(), root / "cache")
+
+
+def centres(case, **options):
+    """The patches' centre voxels, as bits, of 400 samples of one voxel."""
+    dataset = PatchDataset([case], ("liver", "liver_tumor"), Preprocessing(), (1, 1, 1), rotate_probability=0.0, shift_probability=0.0,
+                           foreground=1.0, **options)
+    rng = [np.random.default_rng((0, g)) for g in range(400)]
+    return [tuple(int(c) for c in dataset._centre(case, r)) for r in rng]
+
+
+def test_each_lesion_is_drawn_as_often_however_small(two_lesions):
+    """Of 27000 voxels of liver one is the small lesion. Standard deviation of the share: 0.025."""
+    small = (27, 27, 27)                                                     # the cache begins 2 voxels before the liver, at 3
+    drawn = centres(two_lesions, lesions=1.0)
+    bits = two_lesions.bits
+    assert all(bits[c] & 2 for c in drawn)                                   # every centre is in a lesion
+    assert abs(drawn.count(small) / 400 - 0.5) < 0.1
+    without = centres(two_lesions)
+    assert sum(bool(bits[c] & 2) for c in without) < 40 and without.count(small) < 3
+
+
+def test_a_case_without_lesions_is_drawn_as_ever(tmp_path, two_lesions):
+    masks = {"liver": np.zeros((12, 12, 12), bool), "liver_tumor": np.zeros((12, 12, 12), bool)}
+    masks["liver"][4:8, 4:8, 4:8] = True
+    folder = write_dataset(tmp_path / "set", {"liver": ("liver",), "liver tumor": ("liver_tumor",)},
+                           {"x": Patient(np.zeros((12, 12, 12), np.int16), masks, np.diag([1.5, 1.5, 1.5, 1.0]))})
+    dataset = read_dataset(folder)
+    case = prepare(dataset, dataset.cases[0], Preprocessing(), tmp_path / "cache")
+    assert centres(case, lesions=1.0) == centres(case)
+
+
+def test_deformation_changes_shapes_and_is_the_same_for_the_same_number(two_lesions):
+    def sample(g, **options):
+        return PatchDataset([two_lesions], ("liver", "liver_tumor"), Preprocessing(), (24, 24, 24), rotate_probability=0.0,
+                            shift_probability=0.0, foreground=1.0, **options)[g]
+    straight, bent, again = sample(3), sample(3, deform_mm=6.0), sample(3, deform_mm=6.0)
+    assert np.array_equal(bent["bits"], again["bits"]) and np.array_equal(bent["image"], again["image"])
+    changed = (bent["bits"] != straight["bits"]).mean()
+    assert 0.001 < changed < 0.3 and bent["image"].shape == straight["image"].shape
+
+
+def test_all_of_it_together_runs(flags, tmp_path):
+    assert main(flags(tmp_path / "run", "--lesions", 0.5, "--deform", 20, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
+    assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+# -------------------------------------------------------------------------------------- input windows, weights of datasets
+
+WINDOWS = ("--hu-window", -1000, 1000, "--input-windows", -175, 250, -1000, 1000, -1000, -200)
+WEIGHTS = ("--dataset-weights", "Chest=3", "Vessels=0.5")
+
+
+@pytest.fixture(scope="module")
+def windowed(flags, tmp_path_factory):
+    """A run of two epochs with three windows and weights of datasets. Not to be written to."""
+    out = tmp_path_factory.mktemp("windowed") / "run"
+    assert main(flags(out, *WINDOWS, *WEIGHTS)) == 0
+    return out
+
+
+def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
+    content = checkpoint.read(windowed / "last.pt")
+    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]                  # of 2000 HU from -1000
+    assert content["preprocessing"]["hu_window"] == [-1000.0, 1000.0]
+    assert content["weights"]["backbone.down_tr64.ops.0.conv1.weight"].shape[1] == 3
+    assert np.isfinite(losses(windowed)).all()
+    found = uniseg.load(windowed / "last.pt").segment(phantom_ct.path, threshold=1e-6, postprocess=False)
+    assert set(found.stats["classes"]) == set(content["network"]["classes"]) and found.mask("liver").shape == phantom_ct.masks["liver"].shape
+
+
+def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, windowed, tmp_path, capsys, monkeypatch):
+    """Stopped within its second epoch, it ends like the run that was not."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupted_by(signal.SIGTERM, patch, "training_step", call=3)
+        assert main(flags(out, *WINDOWS, *WEIGHTS)) == 143
+    assert main(flags(out, *WINDOWS, *WEIGHTS, "--resume")) == 0
+    assert_same_run(out, windowed)
+    said = refusal(capsys, flags(out, *WINDOWS[:6], *WEIGHTS[:2], "--resume"))
+    assert "input_windows: ((-175.0, 250.0), (-1000.0, 1000.0), (-1000.0, -200.0)) -> ((-175.0, 250.0),)" in said
+    assert "dataset_weights: (('Chest', 3.0), ('Vessels', 0.5)) -> (('Chest', 3.0),)" in said
+
+
+def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convolution(flags, plain, tmp_path, capsys):
+    """The same classes at learning rate 1e-12: all else stays as it was."""
+    assert main(flags(tmp_path / "run", "--init", plain / "last.pt", *WINDOWS, "--lr", "1e-12", "--epochs", 1)) == 0
+    said, (before, after) = capsys.readouterr().err, (weights(plain), weights(tmp_path / "run"))
+    changed = [n for n, t in before.items() if t.shape != after[n].shape or not torch.allclose(t, after[n], atol=1e-9)]
+    assert changed == ["backbone.down_tr64.ops.0.conv1.weight"] and after[changed[0]].shape[1] == 3
+    assert f"{len(before) - 1} tensors taken, 1 start anew" in said
+
+
+# ------------------------------------------------------------------------------------------------ fine-tuning, Section 4.6
+
+def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain, tmp_path):
+    before = weights(plain, "best.pt")
+    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--freeze", "backbone")) == 0
+    after = weights(tmp_path / "run")
+    learned = {n.split(".")[0] for n in after if not torch.equal(after[n], before[n])}
+    assert learned == {"GAP", "precls_conv", "lpg"}
+
+
+def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know(flags, plain, tmp_path, capsys):
+    """Learning rate 1e-12: what was taken stays as it was, to the last printed digit."""
+    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr", "1e-12")) == 0
+    said = capsys.readouterr().err
+    before, after = checkpoint.read(plain / "best.pt"), checkpoint.read(tmp_path / "run" / "last.pt")
+    assert after["network"]["classes"] == ["spleen", "liver", "left_lung"] and "classes kept: spleen, liver, left_lung" in said
+    for new, name in enumerate(after["network"]["classes"]):
+        old = before["network"]["classes"].index(name)
+        assert old != new or name == "spleen"                                # by name, not by place
+        for part in ("0.weight", "2.bias"):
+            assert torch.allclose(after["weights"][f"lpg.controllers.{new}.{part}"], before["weights"][f"lpg.controllers.{old}.{part}"],
+                                  atol=1e-9)
+
+
+def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path, capsys):
+    options = ("--init", plain / "best.pt", "--anew", "liver", "--prior", "0.02", "--lr", "1e-12")
+    assert main(flags(tmp_path / "run", *options)) == 0
+    before, after = (checkpoint.read(path) for path in (plain / "best.pt", tmp_path / "run" / "last.pt"))
+    names = after["network"]["classes"]
+    assert f"classes kept: {', '.join(n for n in names if n != 'liver')}\n" in capsys.readouterr().err
+    for k, name in enumerate(names):
+        old, new = (c["weights"][f"lpg.controllers.{k}.2.bias"] for c in (before, after))
+        assert torch.allclose(old, new, atol=1e-9) == (name != "liver"), name
+    prior = torch.sigmoid(after["weights"][f"lpg.controllers.{names.index('liver')}.2.bias"][-1])
+    assert abs(float(prior) - 0.02) < 1e-6
+    assert main(flags(tmp_path / "other", "--init", plain / "best.pt", "--anew", "livre")) == 2
+    assert "--anew livre: no class of this training. It has spleen, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
+    (("--weight-positives", "--balance-loss", "0.7"), "--weight-positives and --balance-loss: both weigh the same voxels."),
+    (("--dice-present", "--head", "softmax"), "--dice-present: the losses of --extend and --head softmax know no absent classes."),
+    (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
+    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"), "--anew with --head softmax: one layer serves all classes"),
+    (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
+    (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
+def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):
+    assert message in refusal(capsys, flags(tmp_path / "run", *options))
+
+
+def test_compiling_without_a_compiler_is_refused_at_once(flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "--compile: no C++ compiler found. Install g++" in refusal(capsys, flags(tmp_path / "run", "--compile"))
+
+
+def test_every_option_beyond_the_paper_is_off_by_default():
+    args = build_parser().parse_args(["--data-root", "x"])
+    assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.deform, args.augment, args.freeze) == \
+        (1, "off", 0, 0, 0, 0, "paper", "nothing")
+    assert args.pad == "air"
+    assert not (args.activation_checkpointing or args.compile or args.weight_positives or args.antialias or args.input_windows
+                or args.dataset_weights or args.balance_loss or args.dice_present)

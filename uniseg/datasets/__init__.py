@@ -1,0 +1,1 @@
+"""From folders of published datasets to preprocessed cases. Read find.py first."""

@@ -1,0 +1,122 @@
+"""The bytes of a file, whether compressed or not, read without trusting anything that the file says of itself."""
+
+import difflib
+import os
+import stat
+import zlib
+from pathlib import Path
+
+from ..machine.files import FileError, one_line
+
+DEFLATE_RATIO = 1032           # deflate cannot expand a byte to more than 1032 bytes (zlib's technical details)
+DAMAGED = "Copy or download the file again"
+
+
+class VolumeError(FileError):
+    """A file that is not a usable volume; the text is one line for the user."""
+
+
+def refuse(path, what, remedy):
+    """Raise the one-line error of every refused volume."""
+    raise VolumeError(one_line(path, what, remedy))
+
+
+class ByteStream:
+    """The bytes of a file, decompressed when its content (not its name) is gzip.
+
+    `read` delivers at most what was asked for, so that memory never depends on what a header promises. Reading to the
+    end checks the CRC and the length of every gzip member.
+    """
+
+    def __init__(self, path, notes):
+        self.path, self.notes = path, notes
+        self.file = _open_regular(path)
+        self.opened = os.fstat(self.file.fileno())
+        self.size = self.opened.st_size                       # on disk
+        self.head = self.file.read(512)
+        self.file.seek(0)
+        self.compressed = self.head[:2] == b"\x1f\x8b"
+        self.delivered = 0
+        self.inflate = zlib.decompressobj(wbits=31)           # 31: one gzip member with its CRC
+        self.pending = b""                                    # read from the file, not yet given to the decompressor
+        self.ended = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def read(self, size):
+        """The next `size` bytes; fewer at the end of the data."""
+        try:
+            data = self._inflate(size) if self.compressed else self.file.read(size)
+        except OSError as error:
+            refuse(self.path, f"cannot be read: {error.strerror}", "Check the disk or the network share")
+        self.delivered += len(data)
+        return data
+
+    def changed(self):
+        """Whether somebody wrote to the file since it was opened."""
+        now = os.fstat(self.file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self.opened.st_size, self.opened.st_mtime_ns)
+
+    def _inflate(self, size):
+        parts = []
+        while size > 0 and not self.ended:
+            if self.inflate.eof:
+                self._next_member()
+                continue
+            data = self.inflate.unconsumed_tail or self.pending or self.file.read(1 << 18)
+            self.pending = b""
+            try:
+                part = self.inflate.decompress(data, size)
+            except zlib.error as error:
+                what = "CRC mismatch" if "data check" in str(error) else "corrupt gzip stream"
+                refuse(self.path, f"{what}, the file is damaged ({error})", DAMAGED)
+            if not data and not part:
+                raise EOFError                                # inside a member; the caller knows what is missing
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _next_member(self):
+        """Go on with the next gzip member (bgzip and pigz write several); zeros between members are padding."""
+        rest = self.inflate.unused_data.lstrip(b"\0")
+        while len(rest) < 2 and (more := self.file.read(1 << 18)):
+            rest = (rest + more).lstrip(b"\0")
+        if rest[:2] == b"\x1f\x8b":
+            self.inflate, self.pending = zlib.decompressobj(wbits=31), rest
+            return
+        self.ended = True
+        if rest:
+            self.notes.append("bytes that are not gzip follow the compressed data; they are ignored")
+
+
+def _open_regular(path):
+    """Open a regular, non-empty file for reading, or say why that cannot be done."""
+    path = Path(path)
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return open(path, "rb")
+    except FileNotFoundError:
+        refuse(path, "no such file", _suggest_name(path))
+    except PermissionError:
+        refuse(path, "permission denied", "Make the file readable for this user")
+    except (OSError, ValueError) as error:                    # a loop of links, a name that is too long or holds NUL
+        refuse(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}", "Check the path")
+    if stat.S_ISDIR(status.st_mode):
+        refuse(path, "is a folder", "Give a .nii.gz file; a DICOM folder is converted first, for example by dcm2niix")
+    if not stat.S_ISREG(status.st_mode):
+        refuse(path, "not a regular file", "Save the CT to a .nii.gz file first")
+    refuse(path, "empty file", DAMAGED)
+
+
+def _suggest_name(path):
+    if path.is_symlink():
+        return "It is a symbolic link to a file that does not exist"
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} does not exist either"
+    close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"Did you mean '{close[0]}'?" if close else "Check the path"

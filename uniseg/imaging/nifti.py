@@ -1,0 +1,290 @@
+"""NIfTI files as bytes: a reader that trusts no header, and a writer that never leaves half a file.
+
+nibabel interprets the header; the voxels are read here, because a CT that comes from elsewhere may be truncated,
+corrupt or hostile, and several of these faults pass silently through `nibabel.load` (a gzip file with a wrong
+checksum, for one). Whatever is refused is refused in one line, `<path>: <what>. <what to do>`, as `VolumeError`.
+Extensions of the header are skipped, never parsed. What the voxels mean (orientation, HU, labels) is in `volume.py`,
+which is the file to use.
+"""
+
+import contextlib
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.nifti1 import xform_codes
+from nibabel.spatialimages import HeaderDataError
+
+from ..machine.files import atomic_write
+from .byte_stream import DAMAGED, DEFLATE_RATIO, ByteStream, refuse
+
+BLOCK_BYTES = 4 << 20          # voxels are read and written in blocks of this size; a multiple of every itemsize
+SLACK_BYTES = 64               # zero bytes tolerated behind the voxels: some writers pad
+MAX_OFFSET = 64 << 20          # header extensions larger than this are not those of a CT
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}   # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON
+
+
+# --------------------------------------------------------------------------------------------------- bytes in
+
+
+# --------------------------------------------------------------------------------------------------- the header
+
+def read_nifti(path, max_voxels):
+    """Read a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img).
+
+    returns: voxels  (X * Y * Z,) as stored, Fortran order, native byte order; 64-bit types as float32
+             shape   (X, Y, Z)
+             header  nibabel's header
+             notes   list of warnings
+    """
+    path, notes = Path(path), []
+    if path.name.lower().endswith((".img", ".img.gz")):
+        path = _pair_member(path, ".hdr")
+    with ByteStream(path, notes) as stream:
+        header, single = _parse_header(stream)
+        _repair_codes(header, notes)
+        shape = grid_shape(header["dim"], path)
+        dtype = _stored_dtype(header, path)
+        offset = _vox_offset(header, single, path)
+        with contextlib.nullcontext(stream) if single else ByteStream(_pair_member(path, ".img"), notes) as data:
+            _note_name(data)
+            _check_promise(data, shape, dtype, offset, max_voxels)
+            _skip_extensions(data, offset, header)
+            return _read_payload(data, math.prod(shape), dtype), shape, header, notes
+
+
+def _pair_member(path, suffix):
+    """The other file of a .hdr/.img pair, compressed or not."""
+    name = path.name.removesuffix(".gz")
+    candidates = [path.with_name(name[:-4] + suffix + gz) for gz in ("", ".gz")]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    refuse(path, f"is one half of a .hdr/.img pair and {candidates[0].name} is missing", "Put both files in one folder")
+
+
+def _note_name(stream):
+    named_gz = stream.path.name.lower().endswith(".gz")
+    if named_gz != stream.compressed:
+        stream.notes.append("named .gz but not compressed" if named_gz else
+                            "compressed although its name does not end in .gz")
+
+
+def _parse_header(stream):
+    """nibabel's header of the first bytes, unrepaired, and whether the voxels are in the same file."""
+    path, head = stream.path, stream.head
+    if head.startswith(b"version https://git-lfs"):
+        refuse(path, "git-lfs pointer, not the file itself", "Run git lfs pull")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        start = head.lstrip()[:9].decode("ascii", "replace")
+        refuse(path, f"not gzip and not NIfTI; starts with '{start}' (a failed download?)", "Download the file again")
+    if head[128:132] == b"DICM":
+        refuse(path, "a DICOM file", "Convert the series to NIfTI first, for example by dcm2niix")
+    try:
+        block = stream.read(348)
+        for size, kind in ((348, nib.Nifti1Header), (540, nib.Nifti2Header)):
+            for endian in "<>":
+                if block[:4] == struct.pack(endian + "i", size):
+                    block += stream.read(size - 348)
+                    if len(block) == size:
+                        header = kind(block, endianness=endian, check=False)
+                        magic = bytes(header["magic"].item())[:3]
+                        if magic in (b"n+1", b"n+2", b"ni1", b"ni2"):
+                            return header, magic[1:2] == b"+"
+    except EOFError:
+        refuse(path, "truncated inside the header", DAMAGED)
+    if len(block) < 348:
+        refuse(path, f"not NIfTI: {len(block)} bytes, and a header has 348", DAMAGED)
+    refuse(path, f"not NIfTI; starts with {block[:8]!r}", "Convert the CT to .nii.gz")
+
+
+def _repair_codes(header, notes):
+    """Unknown sform and qform codes mean "not set", as nibabel reads them."""
+    for field in ("qform_code", "sform_code"):
+        if int(header[field]) not in xform_codes.value_set("code"):
+            notes.append(f"{field} {int(header[field])} in the header is unknown; it is read as 0")
+            header[field] = 0
+
+
+def grid_shape(dim, path):
+    """(X, Y, Z) of the header's dim field [n, X, Y, Z, T, ...]; a single time point is squeezed."""
+    ndim, dims = int(dim[0]), [int(n) for n in dim[1:]]
+    shape = dims[:ndim] if 1 <= ndim <= 7 else []
+    if not shape or min(shape) < 1:
+        refuse(path, f"bad dimensions in the header: {[ndim, *dims]}", DAMAGED)
+    if ndim < 3:
+        refuse(path, f"{ndim}-D; need a 3-D CT", "Stack the slices into one volume first")
+    if math.prod(shape[4:]) > 1:
+        refuse(path, f"{ndim}-D, shape {tuple(shape)}; need a 3-D CT", "Save one volume with three axes first")
+    if math.prod(shape[3:]) > 1:
+        refuse(path, f"4-D, shape {tuple(shape)}; need a 3-D CT",
+               "Save one volume first: nib.save(img.slicer[..., 0], 'one.nii.gz')")
+    return tuple(shape[:3])
+
+
+def _stored_dtype(header, path):
+    code = int(header["datatype"])
+    if code in (128, 2304):
+        refuse(path, "RGB image (a screenshot export?)", "Export the CT itself, in Hounsfield units")
+    if code in (32, 1792, 2048):
+        refuse(path, "complex voxels; need a CT in Hounsfield units", "Export the CT itself")
+    try:
+        dtype = header.get_data_dtype()
+    except (HeaderDataError, KeyError):
+        dtype = np.dtype("V")
+    if dtype.kind not in "iuf":
+        refuse(path, f"unknown voxel type (NIfTI datatype {code})", "Save the CT as int16")
+    return dtype
+
+
+def _vox_offset(header, single, path):
+    offset, least = float(header["vox_offset"]), header.sizeof_hdr + 4 if single else 0
+    if not (least <= offset <= MAX_OFFSET and offset.is_integer()):
+        refuse(path, f"bad vox_offset {offset:g} in the header", DAMAGED)
+    return int(offset)
+
+
+def _check_promise(stream, shape, dtype, offset, max_voxels):
+    """Compare what the header promises with what the file can hold, before anything is allocated."""
+    voxels = math.prod(shape)                                 # Python integers: no overflow
+    promised = offset + voxels * dtype.itemsize
+    grid = " x ".join(map(str, shape))
+    if stream.compressed and promised > DEFLATE_RATIO * stream.size + SLACK_BYTES:
+        refuse(stream.path, f"the header promises {promised:,} bytes ({grid}), more than {stream.size:,} compressed "
+               "bytes can hold", DAMAGED)
+    if not stream.compressed and stream.size < promised:
+        refuse(stream.path, f"truncated: expected {promised:,} bytes ({grid}), got {stream.size:,}", DAMAGED)
+    if not stream.compressed and stream.size > promised + SLACK_BYTES:
+        _refuse_surplus(stream, promised)
+    if voxels > max_voxels:
+        refuse(stream.path, f"{voxels:,} voxels ({grid}), more than the limit of {int(max_voxels):,}",
+               "Raise --max-voxels if the memory allows it, or crop the CT")
+
+
+def _refuse_surplus(stream, promised):
+    refuse(stream.path, f"more data than declared: the header stands for {promised:,} bytes",
+           "The header is wrong; save the CT again with the program that made it")
+
+
+def _skip_extensions(stream, offset, header):
+    """Go to the voxels. Extensions are not parsed, but one that does not fit before the voxels shows a broken file."""
+    try:
+        skipped = stream.read(offset - stream.delivered)
+    except EOFError:
+        skipped = b""
+    if stream.delivered < offset:
+        refuse(stream.path, f"truncated: the voxels start at byte {offset:,}, the file ends before", DAMAGED)
+    at = 4 if skipped[:1].strip(b"\0") else len(skipped)      # the first of 4 bytes says whether extensions follow
+    while at + 8 <= len(skipped):
+        size, = struct.unpack_from(header.endianness + "i", skipped, at)
+        if size == 0:
+            return
+        if size < 8 or at + size > len(skipped):
+            refuse(stream.path, f"header extension of {size:,} bytes does not fit before the voxels", DAMAGED)
+        at += size
+
+
+def _read_payload(stream, voxels, dtype):
+    """All voxels, in blocks; memory grows with the bytes that arrive. Reads to the end, where gzip keeps its CRC."""
+    kept = np.dtype(np.float32) if dtype.itemsize >= 8 else dtype.newbyteorder("=")
+    buffer, expected = bytearray(), stream.delivered + voxels * dtype.itemsize
+    try:
+        while stream.delivered < expected:
+            wanted = min(BLOCK_BYTES, expected - stream.delivered)
+            block = stream.read(wanted)
+            if len(block) < wanted:
+                refuse(stream.path, f"truncated: expected {expected:,} bytes, got {stream.delivered:,}", DAMAGED)
+            if kept != dtype:
+                with np.errstate(over="ignore"):              # beyond float32 becomes inf, and is counted as such later
+                    block = np.frombuffer(block, dtype).astype(kept).data.cast("B")
+            buffer += block
+        surplus = stream.read(SLACK_BYTES + 1)
+    except EOFError:
+        what = "truncated (CRC missing)" if len(buffer) == voxels * kept.itemsize else "truncated"
+        refuse(stream.path, f"{what}: the gzip stream ends early", DAMAGED)
+    if len(surplus) > SLACK_BYTES or surplus.strip(b"\0"):
+        _refuse_surplus(stream, expected)
+    if stream.changed():
+        refuse(stream.path, "changed while it was read", "Wait until it is complete, then try again")
+    return np.frombuffer(buffer, kept)
+
+
+# --------------------------------------------------------------------------------------------------- the affine
+
+def header_affine(header, path, notes):
+    """The affine (4, 4) of a header: sform before qform, as the standard says; what is doubtful goes to `notes`."""
+    header = header.copy()
+    zooms = np.abs(header["pixdim"][1:4].astype(float))
+    header["pixdim"][1:4] = zooms
+    if header["pixdim"][0] not in (-1, 1):                    # qfac; the standard reads 0 as 1
+        header["pixdim"][0] = 1
+    sform = usable_affine(header.get_sform) if header["sform_code"] else None
+    qform = usable_affine(header.get_qform) if header["qform_code"] else None
+    if sform is not None:
+        affine = sform
+        if qform is not None and _differ(sform, qform):
+            notes.append("sform and qform of the header differ; the sform is used")
+    elif qform is not None:
+        affine = qform
+        if header["sform_code"]:
+            notes.append("the sform of the header is not a valid affine; the qform is used")
+    elif header["sform_code"] or header["qform_code"]:
+        refuse(path, "the header holds no valid affine (sform, qform)", "Save the CT again with its orientation")
+    else:
+        affine = usable_affine(header.get_base_affine)
+        if affine is None:
+            refuse(path, f"no orientation and no voxel size in the header (pixdim {zooms.tolist()})",
+                   "Save the CT again with its affine")
+        axes = "".join(nib.aff2axcodes(affine))
+        notes.append(f"no orientation information (sform and qform codes are 0); the axes are assumed to be {axes}")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(zooms, sizes, rtol=0.01):
+        notes.append(f"voxel size {format_mm(zooms)} in the header disagrees with its affine, {format_mm(sizes)}; "
+                     "the affine is used")
+    return affine
+
+
+def usable_affine(get):
+    """The affine that `get` returns when it is finite, of this world and invertible, else None."""
+    try:
+        with np.errstate(all="ignore"):
+            affine = get()
+    except (ValueError, HeaderDataError):                     # an impossible quaternion
+        return None
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e9:       # mm, or micrometres
+        return None
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if sizes.min() < 1e-6:
+        return None
+    return affine if abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3 else None
+
+
+def _differ(affine, other):
+    """More than 1 % in a voxel size, 1 degree in an axis, or half a voxel in the origin."""
+    sizes, others = (np.linalg.norm(a[:3, :3], axis=0) for a in (affine, other))
+    cosines = (affine[:3, :3] / sizes * other[:3, :3] / others).sum(axis=0)
+    return bool((abs(sizes / others - 1) > 0.01).any() or (cosines < np.cos(np.radians(1.0))).any()
+                or np.linalg.norm(affine[:3, 3] - other[:3, 3]) > 0.5 * sizes.min())
+
+
+def format_mm(sizes):
+    return " x ".join(f"{size:.4g}" for size in np.atleast_1d(sizes))
+
+
+# --------------------------------------------------------------------------------------------------- bytes out
+
+
+def write_nifti(path, array, header):
+    """Write `array` (X, Y, Z) under a complete `header`, block by block, atomically, equal bytes for equal input."""
+    planes = max(1, BLOCK_BYTES // max(1, array[..., :1].nbytes))
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        with contextlib.ExitStack() as stack:
+            if str(path).endswith(".gz"):                     # mtime and name would make equal results differ
+                file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0))
+            file.write(header.binaryblock)
+            file.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))
+            for start in range(0, array.shape[2], planes):
+                file.write(array[..., start:start + planes].astype(header.get_data_dtype()).tobytes(order="F"))

@@ -1,0 +1,303 @@
+"""CT volumes: in and out of NIfTI, their orientation, Hounsfield units and resampling (Section 4.1.2). No torch here.
+
+Axes, for the whole package: an array is (D, H, W) in RAS+. The index of axis 0 grows from the patient's left to the
+right, of axis 1 from posterior to anterior, of axis 2 from inferior to superior. Arrays keep the Fortran order of
+NIfTI files (axis 0 is the fastest), so that `array.T` is C-contiguous. An array never travels without its affine
+(4, 4), which maps indices to millimetres; the voxel size is always that of the affine. Every step that changes the
+grid has its inverse beside it. How bytes are read and written safely is in `nifti.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+
+from .byte_stream import refuse
+from .nifti import MM_PER_UNIT, format_mm, grid_shape, header_affine, read_nifti, usable_affine, write_nifti
+
+MAX_VOXELS = 2_000_000_000     # 4 GB as int16; a whole body at 0.7 mm has half of that
+AIR_HU = -1024                 # the lowest value of a CT; scanners pad with -2000, -3024 or -32768
+MAX_NONFINITE = 0.01           # of the voxels; more NaN than that is a broken file, not a defect at the edge
+CHUNK = 1 << 20                # voxels converted at a time
+NOT_HU = "results are unreliable unless the CT is in Hounsfield units"
+
+
+@dataclass
+class Geometry:
+    """The grid of the source file, kept to write results on it."""
+
+    shape: tuple               # (X, Y, Z) as stored
+    affine: np.ndarray         # (4, 4) as stored, float64
+    header: nib.Nifti1Header   # or Nifti2Header
+    orientation: np.ndarray    # (3, 2) nibabel's ornt, stored axes -> RAS+
+
+
+@dataclass
+class Volume:
+    array: np.ndarray          # (D, H, W) RAS+
+    affine: np.ndarray         # (4, 4) of `array`, in mm
+    geometry: Geometry
+    warnings: list             # of str, one line each
+
+
+# --------------------------------------------------------------------------------------------------- in
+
+def read_ct(source, max_voxels=MAX_VOXELS):
+    """Read a CT as RAS+ in HU, int16 whenever that loses nothing, else float32.
+
+    source: a path (.nii, .nii.gz, .hdr/.img; NIfTI-1 or -2) or a nibabel image
+    The array is a view of the voxels as stored: strides are negative where an axis had to be flipped.
+    """
+    name, stored, shape, header, affine, scaling, notes = _load(source, max_voxels)
+    hu = _to_hu(stored, *scaling, name, notes)
+    _note_implausible_hu(hu, notes)
+    return _oriented(hu.reshape(shape, order="F"), affine, header, name, notes)
+
+
+def read_label_map(source, max_voxels=MAX_VOXELS):
+    """Read a label map as RAS+ integers (uint8, uint16 or int32); a float like 0.9999 is rounded, 1.5 is refused."""
+    name, stored, shape, header, affine, scaling, notes = _load(source, max_voxels)
+    labels = _to_labels(stored, *scaling, name)
+    return _oriented(labels.reshape(shape, order="F"), affine, header, name, notes)
+
+
+def _load(source, max_voxels):
+    """Name, flat stored voxels, shape, header, affine, (slope, intercept) and warnings of a path or a nibabel image."""
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        return _load_image(source)
+    stored, shape, header, notes = read_nifti(source, max_voxels)
+    affine = header_affine(header, source, notes)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or np.isnan(slope):                         # the standard: no scaling
+        slope, intercept = 1.0, 0.0
+    if not np.isfinite([slope, intercept]).all():
+        refuse(source, f"bad scaling in the header: slope {slope}, intercept {intercept}", "Save the CT again as int16")
+    return Path(source), stored, shape, header, affine, (slope, intercept), notes
+
+
+def _load_image(image):
+    """The same of a nibabel image, whose voxels nibabel has read or will read now."""
+    name = image.get_filename() or "image in memory"
+    shape = grid_shape((image.ndim, *image.shape), name)
+    if not isinstance(image.header, nib.Nifti1Header):
+        image = nib.Nifti1Image.from_image(image)
+    header, data = image.header.copy(), image.dataobj
+    scaling = (1.0, 0.0)
+    if isinstance(data, nib.arrayproxy.ArrayProxy):
+        stored, scaling = data.get_unscaled(), (float(data.slope), float(data.inter))
+    else:
+        stored = np.array(data, order="F")                    # a copy: the caller's array stays as it is
+    if stored.dtype.kind not in "biuf":
+        refuse(name, f"voxels of type {stored.dtype}; need a CT in Hounsfield units", "Save the CT as int16")
+    stored = np.require(stored.astype(stored.dtype.newbyteorder("="), copy=False), requirements=["F", "W"])
+    if image.affine is None:
+        refuse(name, "image without affine", "Give it one")
+    return name, stored.reshape(-1, order="F"), shape, header, np.array(image.affine, float), scaling, []
+
+
+def _oriented(array, affine, header, name, notes):
+    """The Volume of a stored array: axes permuted and flipped to RAS+, as a view."""
+    affine_mm = _in_mm(affine, header, notes)
+    _check_axes(affine_mm, name, notes)
+    ras, ras_affine, orientation = to_ras(array, affine_mm)
+    return Volume(ras, ras_affine, Geometry(array.shape, affine, header, orientation), notes)
+
+
+def _in_mm(affine, header, notes):
+    """Honour a unit of metres or micrometres when it gives voxels of a plausible size; many files state it wrongly."""
+    factor = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    if factor == 1.0:
+        return affine
+    if (np.abs(np.log10(voxel_size_mm(affine) * factor)) > 1.5).any():     # outside 0.03 to 30 mm
+        notes.append("the header's unit of length gives impossible voxels; millimetres are assumed")
+        return affine
+    notes.append("the header's affine is not in millimetres; it is converted")
+    return np.diag([factor, factor, factor, 1.0]) @ affine
+
+
+def _check_axes(affine, name, notes):
+    """Axes of a scanner are at right angles (a tilted gantry shears them); its voxels are neither tiny nor flat."""
+    sizes = voxel_size_mm(affine)
+    axes = affine[:3, :3] / sizes
+    shear = np.degrees(np.arcsin(min(1.0, np.abs(axes.T @ axes - np.eye(3)).max())))
+    if shear > 5.0:
+        refuse(name, f"sheared affine, {shear:.1f} degrees off right angles (a tilted gantry?)",
+               "Resample the CT to a rectangular grid first")
+    if sizes.min() < 0.1 or sizes.max() > 20 or sizes.max() / sizes.min() > 20:
+        notes.append(f"unusual voxel size {format_mm(sizes)} mm")
+
+
+# --------------------------------------------------------------------------------------------------- values
+
+def _chunks(flat):
+    return (slice(start, start + CHUNK) for start in range(0, flat.size, CHUNK))
+
+
+def _to_hu(stored, slope, intercept, name, notes):
+    """HU of flat stored voxels: int16 when exact, else float32. The input's memory is used again where it can be."""
+    if stored.dtype.kind in "biu":
+        ends = sorted(int(end) * slope + intercept for end in (stored.min(), stored.max()))
+        if slope.is_integer() and intercept.is_integer() and -2**31 <= ends[0] and ends[1] <= 32767:
+            hu = stored if stored.dtype == np.int16 else np.empty(stored.size, np.int16)
+            if hu is not stored or ends[0] < AIR_HU or (slope, intercept) != (1.0, 0.0):
+                for part in _chunks(stored):
+                    hu[part] = np.maximum(stored[part].astype(np.int64) * int(slope) + int(intercept), AIR_HU)
+            return hu
+    return _exact_int16(_to_float_hu(stored, slope, intercept, name, notes))
+
+
+def _to_float_hu(stored, slope, intercept, name, notes):
+    """float32 HU; a few NaN or infinite voxels become air, many are refused."""
+    hu = stored if stored.dtype == np.float32 else np.empty(stored.size, np.float32)
+    nonfinite, largest = 0, 0.0
+    for part in _chunks(stored):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = (stored[part].astype(np.float64) * slope + intercept).astype(np.float32)
+        finite = np.isfinite(values)
+        nonfinite += finite.size - np.count_nonzero(finite)
+        values[~finite] = AIR_HU
+        largest = max(largest, float(np.abs(values).max()))
+        np.maximum(values, AIR_HU, out=hu[part])
+    if nonfinite >= MAX_NONFINITE * hu.size:
+        refuse(name, f"{nonfinite:,} of {hu.size:,} voxels are NaN or infinite", "Convert the CT again from its source")
+    if nonfinite:
+        notes.append(f"{nonfinite:,} voxels are NaN or infinite; they are read as air ({AIR_HU} HU)")
+    if largest > 2**24:
+        notes.append(f"values up to {largest:.3g}; beyond 2^24 they are not exact, and no HU")
+    return hu
+
+
+def _exact_int16(hu):
+    """The same values as int16 when all are integers that fit: half the memory, whatever type they were stored in."""
+    for part in _chunks(hu):
+        if hu[part].max() > 32767 or (np.rint(hu[part]) != hu[part]).any():
+            return hu
+    return hu.astype(np.int16)
+
+
+def _note_implausible_hu(hu, notes):
+    """Warn about values that are not Hounsfield units: air is -1000 and water 0."""
+    low, high = float(hu.min()), float(hu.max())
+    if low == high or low < -200:
+        return                                                # constant: nothing to find, the body search says so
+    sample = hu[::97]                                         # a prime: no fixed column of the image
+    if low >= 0 and high <= 255:
+        notes.append(f"values from {low:g} to {high:g} look like a grey picture, not HU; {NOT_HU}")
+    elif low >= 0 and np.mean((sample > 900) & (sample < 1200)) > 0.05:
+        notes.append(f"values from {low:g} to {high:g} look like HU + 1024; subtract 1024 before use")
+    else:
+        notes.append(f"values from {low:g} to {high:g} hold no air (below -200 HU); {NOT_HU}")
+
+
+def _to_labels(stored, slope, intercept, name):
+    """Smallest of uint8, uint16, int32 that holds the labels; values further than 1e-3 from an integer are refused."""
+    labels = np.empty(stored.size, np.int32)
+    wrong, examples = 0, []
+    for part in _chunks(stored):
+        values = stored[part].astype(np.float64) * slope + intercept
+        with np.errstate(invalid="ignore"):
+            good = (np.abs(values - np.rint(values)) <= 1e-3) & (np.abs(values) < 2**24)
+        if not good.all():
+            wrong += good.size - np.count_nonzero(good)
+            examples += [f"{value:.6g}" for value in values[~good][:3]]
+            values[~good] = 0
+        labels[part] = np.rint(values)
+    if wrong:
+        refuse(name, f"not a label map: {wrong:,} voxels are no integers (such as {', '.join(examples[:3])})",
+               "Give integer labels; interpolate label maps with nearest neighbours")
+    if labels.min() < 0 or labels.max() > 65535:
+        return labels
+    return labels.astype(np.uint8 if labels.max() <= 255 else np.uint16)
+
+
+def scale_hu(hu, hu_window=(-175.0, 250.0)):
+    """Map Hounsfield units linearly to [0, 1], float32; values outside `hu_window` saturate.
+
+    >>> scale_hu(np.array([-1000, -175, 37.5, 250, 3000])).tolist()
+    [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    low, high = hu_window
+    scaled = np.array(hu, dtype=np.float32)                   # keeps the memory order
+    scaled -= low
+    scaled /= high - low
+    return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+# --------------------------------------------------------------------------------------------------- orientation, out
+
+def voxel_size_mm(affine):
+    """Lengths (3,) of the affine's columns."""
+    return np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
+
+
+def to_ras(array, affine):
+    """Permute and flip the axes (never resample) so that they point right, anterior, superior, as well as they can.
+
+    returns: view of `array`, its affine, and the orientation (3, 2) that `from_ras` takes back
+    """
+    orientation = io_orientation(affine)
+    return apply_orientation(array, orientation), affine @ inv_ornt_aff(orientation, array.shape), orientation
+
+
+def from_ras(array, orientation):
+    """The inverse of `to_ras`: the view of a RAS+ array in the axes of the source."""
+    ras = [[0, 1], [1, 1], [2, 1]]
+    return apply_orientation(array, ornt_transform(ras, orientation))
+
+
+def write_volume(path, array, affine):
+    """Write a volume (D, H, W) with its affine as NIfTI-1, in the array's own type; both codes say scanner space."""
+    header = nib.Nifti1Image(np.asarray(array), affine).header
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1)
+    header.set_xyzt_units("mm")
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["vox_offset"] = header.sizeof_hdr + 4
+    write_nifti(path, np.asarray(array), header)
+
+
+def write_label_map(path, array_ras, geometry, description=""):
+    """Write integer labels (or a mask) given in RAS+ on the grid of the source: its shape, affine, codes and units.
+
+    uint8, or uint16 when a label is above 255. The file appears complete or not at all (`atomic_write`).
+    """
+    stored = from_ras(np.asarray(array_ras), geometry.orientation)
+    if stored.shape != tuple(geometry.shape):
+        refuse(path, f"labels of shape {stored.shape} do not fit the CT's grid {tuple(geometry.shape)}",
+               "Bring them back to the CT's grid first")
+    if not str(path).endswith((".nii", ".nii.gz")):
+        refuse(path, "not a name for a label map", "Use .nii.gz or .nii")
+    low, high = (int(stored.min()), int(stored.max())) if stored.dtype.kind in "biu" else (-1, -1)
+    if low < 0 or high > 65535:
+        refuse(path, f"labels must be integers from 0 to 65535, got {stored.dtype} from {stored.min()} to "
+               f"{stored.max()}", "Renumber the labels")
+    write_nifti(path, stored, _label_header(geometry, np.uint8 if high <= 255 else np.uint16, high, description))
+
+
+def _label_header(geometry, dtype, largest, description):
+    """The source's header made into that of a label map (NIfTI intent 1002)."""
+    kind = nib.Nifti2Header if isinstance(geometry.header, nib.Nifti2Header) else nib.Nifti1Header
+    header = kind()
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+                  "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        header[field] = geometry.header[field]
+    pixdim = geometry.header["pixdim"][:4].astype(float)
+    sizes = voxel_size_mm(geometry.affine)
+    header["pixdim"][0] = pixdim[0] if pixdim[0] in (-1, 1) else 1
+    header["pixdim"][1:4] = np.where(np.isfinite(pixdim[1:]) & (pixdim[1:] != 0), np.abs(pixdim[1:]), sizes)
+    header.set_data_dtype(dtype)
+    header.set_data_shape(geometry.shape)
+    header.set_intent("label")
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_min"], header["cal_max"] = 0, largest
+    header["vox_offset"] = header.sizeof_hdr + 4
+    written = usable_affine(header.get_best_affine)
+    if written is None or not np.array_equal(written, geometry.affine):   # a broken sform, or an affine set in memory
+        header.set_sform(geometry.affine, code=int(header["sform_code"]) or 1)
+    return header
+
+
+# --------------------------------------------------------------------------------------------------- resampling

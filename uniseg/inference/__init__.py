@@ -1,0 +1,1 @@
+"""What segmenter.py is made of. Read segmenter.py first."""

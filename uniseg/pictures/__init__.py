@@ -1,0 +1,1 @@
+"""Pictures without a plotting package: CT slices with masks, line charts, PNG files."""

@@ -1,0 +1,1 @@
+"""The built-in weights, and how weights that others have published are read."""

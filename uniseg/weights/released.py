@@ -1,0 +1,175 @@
+"""Weights published by others: recognised by their keys, renamed entry by entry, nothing skipped in silence.
+
+    Universal Model (ICCV 2023), SuPreM      net         shared LPG, 32 classes; Swin UNETR or U-Net
+    continual learning (MedIA 2024)          net         independent LPG, 38 classes; Swin UNETR
+    SuPreM's SegResNet                       net         backbone only
+    MONAI's self-supervised Swin UNETR       state_dict  backbone only; model_swinvit.pt: its transformer only
+    Models Genesis                           state_dict  U-Net backbone only
+
+Where each is published: README, "Released weights". Read checkpoint.py for the project's own files.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+
+from ..backbones.swin_unetr import relative_position_index
+from ..model import build
+from ..taxonomy import NAMES
+
+CONTAINERS = ("net", "state_dict", "model")            # keys under which weights lie; a bare state dict will do too
+# Classes 33 to 38 of the continual model: https://github.com/MrGiovanni/ContinualLearning, utils/label_transfer_felix.py
+JHH_NAMES = ("common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
+             "cbd_stent")
+# No released file stores these: they are the paper's (Section 4.1.2).
+PREPROCESSING = {"spacing_mm": [1.5, 1.5, 1.5], "hu_window": [-175.0, 250.0], "window": [96, 96, 96], "antialias": False}
+TITLES = {"swin_unetr": "Swin UNETR", "unet": "U-Net", "segresnet": "SegResNet"}
+
+# The tensor that tells each backbone and its width: its first axis is the width.
+ANCHORS = {"swin_unetr": "swinViT.patch_embed.proj.weight", "unet": "down_tr64.ops.1.conv1.weight",
+           "segresnet": "convInit.conv.weight"}
+FIRST_CONV = {"swin_unetr": "swinViT.patch_embed.proj.weight", "unet": "down_tr64.ops.0.conv1.weight",
+              "segresnet": "convInit.conv.weight"}
+HEADS = ("organ_embedding", "GAP.", "precls_conv.")
+LPG = ("controller.", "controllers.", "text_to_vision.")
+IGNORED = (
+    (r"\.(running_mean|running_var|num_batches_tracked)$", "running statistics; the U-Net uses those of the window"),
+    (r"^(out|out_tr|conv_final)\.", "classifier of the task it was trained on"),
+    (r"^(rotation_head|rotation_pre|contrastive_head|contrastive_pre|convTrans3d|conv|norm|mask_token)\b",
+     "head of its self-supervised training"),
+)
+
+
+@dataclass
+class Report:
+    """What became of every entry of a released file. Shapes are tuples."""
+
+    container: str                                     # key of the weights in the file; "" for a bare state dict
+    entries: int = 0
+    loaded: dict = field(default_factory=dict)         # our name: the file's name
+    missing: dict = field(default_factory=dict)        # our name: shape
+    unexpected: dict = field(default_factory=dict)     # the file's name: shape
+    ignored: dict = field(default_factory=dict)        # the file's name: why it is not needed
+    mismatched: dict = field(default_factory=dict)     # the file's name: (its shape, ours)
+
+    @property
+    def complete(self):
+        return not (self.missing or self.unexpected or self.mismatched)
+
+
+def find_weights(content):
+    """(key, state dict) of an unpickled file: under one of CONTAINERS, or the file itself. Raises ValueError."""
+    for key in (*CONTAINERS, ""):
+        inner = content.get(key) if key and isinstance(content, dict) else content
+        if isinstance(inner, dict) and any(isinstance(v, torch.Tensor) for v in inner.values()):
+            return key, {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)}
+    keys = ", ".join(map(str, content))[:80] if isinstance(content, dict) else type(content).__name__
+    raise ValueError(f"no weights found (it holds {keys or 'nothing'}). A state dict is expected, bare or under net, "
+                     "state_dict or model")
+
+
+def our_name(name):
+    """Name in the state dict of model.UniversalModel of the entry that a released file calls `name`.
+
+    >>> our_name("module.swinViT.patch_embed.proj.weight"), our_name("controller.bias")
+    ('backbone.swinViT.patch_embed.proj.weight', 'lpg.controller.bias')
+    >>> our_name("module.layers1.0.blocks.0.mlp.fc1.bias")       # model_swinvit.pt
+    'backbone.swinViT.layers1.0.blocks.0.mlp.linear1.bias'
+    """
+    name = name.removeprefix("module.").removeprefix("backbone.")
+    if name.startswith(HEADS):
+        return name
+    if name.startswith(LPG):
+        return "lpg." + name
+    name = name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
+    if re.match(r"(patch_embed|layers[1-4])\.", name):
+        name = "swinViT." + name
+    return "backbone." + name
+
+
+def recognise(entries):
+    """The ModelConfig, as a dict, that fits the entries {our name: tensor}; `classes` is empty for a backbone without heads.
+
+    Raises ValueError where no backbone, or more than one input channel, is found.
+    """
+    backbone = next((b for b, anchor in ANCHORS.items() if "backbone." + anchor in entries), None)
+    if backbone is None:
+        raise ValueError(f"no entry belongs to a backbone of uniseg ({', '.join(TITLES.values())})")
+    first = entries.get("backbone." + FIRST_CONV[backbone])
+    if first is not None and first.ndim == 5 and first.shape[1] != 1:
+        raise ValueError(f"its {TITLES[backbone]} takes {first.shape[1]} input channels, a CT has one")
+    config = {"classes": [], "backbone": backbone, "width": entries["backbone." + ANCHORS[backbone]].shape[0],
+              "merging": "v090" if backbone == "swin_unetr" else "standard"}
+    embedding = entries.get("organ_embedding")
+    if embedding is None:
+        return config
+    classes, config["text_width"] = embedding.shape
+    config["classes"] = list(NAMES + JHH_NAMES if classes == 38 else
+                             NAMES if classes == len(NAMES) else (f"class_{i}" for i in range(1, classes + 1)))
+    if (controller := entries.get("lpg.controllers.0.0.weight")) is not None:
+        config |= {"lpg": "independent", "lpg_hidden": controller.shape[0]}
+    else:
+        words = entries.get("lpg.text_to_vision.weight")
+        config |= {"lpg": "shared", "lpg_hidden": 0 if words is None else words.shape[0]}
+    return config
+
+
+def expected_shapes(config):
+    """{our name: shape} of what a file of this kind has to hold: the whole model, or the backbone alone."""
+    backbone_only = not config["classes"]
+    with torch.device("meta"):
+        network = build({**config, "classes": ["any"]} if backbone_only else config)
+    return {name: tuple(t.shape) for name, t in network.state_dict().items()
+            if not backbone_only or name.startswith("backbone.")}
+
+
+def translate(content):
+    """An unpickled released file -> (configuration, weights, report), weights under our names in float32.
+
+    `weights` holds what was loaded, whether or not the report is complete. Raises ValueError where nothing matches.
+    """
+    container, state = find_weights(content)
+    report = Report(container, len(state))
+    ours = {}
+    for theirs in state:
+        if reason := _why_ignored(theirs):
+            report.ignored[theirs] = reason
+        else:
+            ours[our_name(theirs)] = theirs
+    config = recognise({name: state[theirs] for name, theirs in ours.items()})
+    expected = expected_shapes(config)
+    weights = {}
+    for name, theirs in ours.items():
+        tensor = state[theirs]
+        if name not in expected:
+            report.unexpected[theirs] = tuple(tensor.shape)
+            continue
+        # 1x1x1 convolutions of the released LPGs are linear layers here: (153, 512, 1, 1, 1) -> (153, 512).
+        same = tuple(tensor.shape) == expected[name]
+        if not same and tuple(tensor.shape) == expected[name] + (1, 1, 1):
+            tensor, same = tensor.reshape(expected[name]), True
+        if not same or name.endswith("relative_position_index") and not torch.equal(tensor, relative_position_index()):
+            report.mismatched[theirs] = (tuple(tensor.shape), expected[name])
+            continue
+        weights[name] = tensor.float() if tensor.is_floating_point() else tensor
+        report.loaded[name] = theirs
+    report.missing = {n: shape for n, shape in expected.items() if n not in ours}
+    if not weights:
+        raise ValueError(f"no entry fits the {TITLES[config['backbone']]} that it seems to be")
+    return config, weights, report
+
+
+def _why_ignored(theirs):
+    name = theirs.removeprefix("module.").removeprefix("backbone.")
+    return next((reason for pattern, reason in IGNORED if re.search(pattern, name)), None)
+
+
+def title(config):
+    """What a file of this configuration is, in words."""
+    backbone = TITLES[config["backbone"]]
+    if not config["classes"]:
+        return f"{backbone} backbone, without class heads"
+    if config.get("head") == "softmax":
+        return f"{backbone} with a softmax, a baseline of Section 5, {len(config['classes'])} classes"
+    return f"Universal Model, {backbone}, {config['lpg']} LPG, {len(config['classes'])} classes"
