@@ -50,11 +50,6 @@ def pack(masks):
     return bits
 
 
-def unpack(bits, count):
-    """A bit volume -> the list of its first `count` masks; the inverse of `pack`."""
-    return [get_bit(bits, k) for k in range(count)]
-
-
 def bounding_box(mask, margin=0):
     """Slices of the smallest box around the True voxels, grown by `margin` voxels within the array; None when empty.
 
