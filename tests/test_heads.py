@@ -181,9 +181,17 @@ def test_class_logits_are_float32_under_autocast():
         logits = class_logits(features, theta)
         assert logits.dtype == torch.float32 and torch.equal(logits, expected)
         assert class_logits(features.bfloat16(), theta.bfloat16()).dtype == torch.float32
-        gradients = torch.autograd.grad(logits.sum(), (features, theta))
+    gradients = torch.autograd.grad(logits.sum(), (features, theta))                  # outside, as in training
     assert all(g.dtype == torch.float32 for g in gradients)
     torch.testing.assert_close(gradients, torch.autograd.grad(class_logits(features, theta).sum(), (features, theta)))
+
+
+def test_the_kernels_backward_pass_is_float32_even_inside_autocast():
+    features, theta = (x.requires_grad_() for x in random_input())
+    expected = torch.autograd.grad(class_logits(features, theta).sum(), (features, theta))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradients = torch.autograd.grad(class_logits(features, theta).sum(), (features, theta))
+    torch.testing.assert_close(gradients, expected)
 
 
 # -------------------------------------------------------------------------- Eq. (1), the language-driven parameter generator
