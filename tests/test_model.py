@@ -268,7 +268,7 @@ def test_describe_is_plain_json_from_which_build_makes_the_same_network():
 
 @pytest.mark.parametrize("shape", [(2, 6), (3, 5), (6, 3)])
 def test_an_embedding_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=rf"has shape \({shape[0]}, {shape[1]}\), the model wants \(3, 6\): one row a class"):
+    with pytest.raises(ValueError, match=rf"has shape \({shape[0]}, {shape[1]}\), the model wants \(3, 6\): one row per class"):
         UniversalModel(ModelConfig(THREE, "unet", 8, text_width=6), torch.zeros(shape))
 
 

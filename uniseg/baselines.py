@@ -171,7 +171,7 @@ class PlainModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config)
+        self.backbone = build_backbone(config.backbone, config.width, config.merging, len(config.input_windows))
         self.out = nn.Conv3d(self.backbone.decoder_channels, 1 + len(config.classes), 1)
 
     @property

@@ -99,7 +99,7 @@ class SharedLPG(nn.Module):
         return [self.controller.bias]
 
 
-LPGS = {"independent": IndependentLPG, "shared": SharedLPG}
+LPGS: dict[str, type[IndependentLPG] | type[SharedLPG]] = {"independent": IndependentLPG, "shared": SharedLPG}
 
 
 def class_logits(features: Tensor, theta: Tensor) -> Tensor:
