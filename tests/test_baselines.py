@@ -280,6 +280,6 @@ def test_what_a_baseline_cannot_do_is_refused_in_one_line(first, tmp_path, capsy
     new = ("--extend", first / "first" / "last.pt", "--data-root", first / "new", "--folds", 1, "--classes", "liver tumor")
     assert "a network with a softmax. Say how to extend it: --baseline lwf, ilt, plop." in refused(*new)
     assert "--hard-pseudo and --old-labels are for class-specific heads" in refused(*new, "--baseline", "lwf", "--hard-pseudo")
-    assert "--freeze old: only a network with one MLP a class" in refused(*new, "--baseline", "lwf", "--freeze", "old")
+    assert "--freeze old: only a network with one MLP per class" in refused(*new, "--baseline", "lwf", "--freeze", "old")
     assert "does not annotate liver; a softmax takes what is unlabelled for background. Choose --classes that all cases annotate" in refused(
         "--data-root", first, "--include", "Old", "Part", "--head", "softmax", "--folds", 1, *TINY[:12])

@@ -188,7 +188,7 @@ def test_with_old_weights_frozen_only_the_new_mlps_learn():
     training_step(network, [new_batch()], TrainConfig(), objective=continual.Extension(Known(), frozen=True))
     learning = {n for n, p in network.named_parameters() if p.grad is not None}
     assert learning == {n for n in network.state_dict() if n.startswith(("lpg.controllers.2.", "lpg.controllers.3."))}
-    with pytest.raises(ValueError, match="--freeze old: only a network with one MLP a class"):
+    with pytest.raises(ValueError, match="--freeze old: only a network with one MLP per class"):
         continual.freeze_old(grown(old_content(lpg="shared")), 2)
 
 

@@ -1,9 +1,9 @@
 """The three refinements of binary predictions in Section 4.1.2: sides, components, anatomical regions; and one of ours.
 
-Masks are passed as a bit volume (imaging/bits.py) on one grid, so classes may overlap. The fields of taxonomy.py control
-each step. A step works on one class at a time, inside its bounding box, and leaves classes that taxonomy.py does not
-list as they are. Section 4.1.2 then merges the masks into one label map: that is in imaging/merging.py, which
-inference/native_grid.py calls on the CT's own grid.
+Masks are passed as a bit volume (imaging/bits.py) on one grid, so classes may overlap. The fields of taxonomy.py
+control each step. A step works on one class at a time, inside its bounding box, and leaves classes that taxonomy.py
+does not list as they are. Section 4.1.2 then merges the masks into one label map: that is in imaging/merging.py,
+which inference/native_grid.py calls on the CT's own grid.
 
 Read taxonomy.py and imaging/anatomy.py first.
 """
@@ -38,7 +38,7 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
     affine:  (4, 4) of that grid
     plane:   the patient's mid-sagittal plane (None: the sides stay as they are)
     steps:   some of ALL_STEPS; they always run in the order of ALL_STEPS
-    in_pieces: names that keep all their components. Beyond the paper, for networks that find a long thin organ in pieces.
+    in_pieces: names that keep all their components; beyond the paper, for networks that find a long organ in pieces
     returns: the new bits, and a list of sentences that say what changed
 
     Raises ValueError for an unknown step.
@@ -46,7 +46,8 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
     unknown = set(steps) - set(ALL_STEPS)
     if unknown:
         raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
-    bits, notes = bits.copy(order="K"), []
+    notes: list[str] = []
+    bits = bits.copy(order="K")
     if "sides" in steps and plane is not None:
         correct_sides(bits, names, affine, plane, notes)
     if "components" in steps:
@@ -95,7 +96,8 @@ def keep_once(bits: np.ndarray, names: Names, notes: list[str], in_pieces: Colle
             _replace(bits, names, name, lambda mask, box: mask & kept[box], "outside the two largest components", notes)
     for name in names:
         if name not in done and name in BY_NAME and BY_NAME[name].components:
-            _replace(bits, names, name, lambda mask, box: largest_components(mask), "outside the largest component", notes)
+            _replace(bits, names, name, lambda mask, box: largest_components(mask),
+                     "outside the largest component", notes)
 
 
 def drop_stubs(bits: np.ndarray, names: Names, voxel_mm3: float, notes: list[str]) -> None:
@@ -155,7 +157,7 @@ def keep_lesions(mask: np.ndarray, most: int, min_voxels: float) -> np.ndarray:
 
 
 def _region(parents: Sequence[np.ndarray], spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The union of the parents, closed and then dilated with a box of REGION_MARGIN_MM; empty if the parents are."""
+    """The union of the parents, closed and then dilated by a box of REGION_MARGIN_MM; empty if the parents are."""
     union = np.logical_or.reduce(parents)
     radii = [max(1, round(REGION_MARGIN_MM / s)) for s in spacing_mm]
     box = bounding_box(union, margin=2 * max(radii))
@@ -163,7 +165,8 @@ def _region(parents: Sequence[np.ndarray], spacing_mm: Sequence[float] | np.ndar
     if box is None:
         return region
     inside = union[box].astype(np.uint8)
-    for change, outside in ((ndimage.maximum_filter1d, 0), (ndimage.minimum_filter1d, 1), (ndimage.maximum_filter1d, 0)):
+    dilate, erode = (ndimage.maximum_filter1d, 0), (ndimage.minimum_filter1d, 1)
+    for change, outside in (dilate, erode, dilate):      # a closing is a dilation and an erosion
         for axis, radius in enumerate(radii):            # a box element is separable: one pass per axis
             inside = change(inside, 2 * radius + 1, axis=axis, mode="constant", cval=outside)
     region[box] = inside.astype(bool)
@@ -187,9 +190,9 @@ def _moved(affine: np.ndarray, box: Box) -> np.ndarray:
     return affine
 
 
-def _replace(bits: np.ndarray, names: Names, name: str, change: Callable[[np.ndarray, Box], np.ndarray], reason: str,
-             notes: list[str]) -> None:
-    """Replace the mask of a class by change(mask inside its bounding box, box), and note how many voxels that removes."""
+def _replace(bits: np.ndarray, names: Names, name: str, change: Callable[[np.ndarray, Box], np.ndarray],
+             reason: str, notes: list[str]) -> None:
+    """Replace the mask of a class by change(mask in its bounding box, box), and note how many voxels that removes."""
     k = names.index(name)
     mask = get_bit(bits, k)
     box = bounding_box(mask)
