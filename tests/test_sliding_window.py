@@ -123,12 +123,13 @@ def test_an_identity_model_returns_its_input(shape, overlap):
     assert torch.allclose(logits[0], image, atol=1e-5) and torch.allclose(logits[1], -image, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, window", [((23, 19, 31), (7, 5, 9)), ((20, 16, 40), (16, 16, 16)), ((12, 15, 29), (11, 13, 7))])
+@pytest.mark.parametrize("shape, window", [((23, 19, 31), (7, 5, 9)), ((20, 16, 40), (16, 16, 16)),
+                                           ((12, 15, 29), (11, 13, 7))])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_stream_equals_the_whole_volume_bit_for_bit(shape, window, batch_size, monkeypatch):
     monkeypatch.setattr("uniseg.sliding_window.windows_at_once", lambda window, device: batch_size)
     image, model = noise(*shape), convolution(3)
-    one_by_one = lambda patches: torch.cat([model(p[None]) for p in patches])         # noqa: E731  a batch may round otherwise
+    one_by_one = lambda patches: torch.cat([model(p[None]) for p in patches])  # noqa: E731  a batch may round otherwise
     logits = stitched(sliding_window(image, one_by_one, 3, window, 0.5))
     assert torch.equal(logits, whole_volume(image, model, 3, window, 0.5))
 
@@ -136,7 +137,8 @@ def test_the_stream_equals_the_whole_volume_bit_for_bit(shape, window, batch_siz
 def test_two_overlapping_windows_are_the_weighted_mean_of_their_logits():
     weights = gaussian_weights((1, 1, 4)).ravel()
     answers = iter([1.0, 4.0])                                       # the first window says 1 everywhere, the second 4
-    logits = stitched(sliding_window(torch.zeros(1, 1, 6), lambda x: torch.full_like(x, next(answers)), 1, (1, 1, 4))).ravel()
+    logits = stitched(sliding_window(torch.zeros(1, 1, 6), lambda x: torch.full_like(x, next(answers)), 1,
+                                     (1, 1, 4))).ravel()
     assert logits[:2].tolist() == [1, 1] and logits[4:].tolist() == [4, 4]
     for here, first, second in ((2, 2, 0), (3, 3, 1)):
         expected = (weights[first] * 1 + weights[second] * 4) / (weights[first] + weights[second])
@@ -194,7 +196,8 @@ def test_voxels_that_no_window_covers_are_surely_empty():
 
 
 def test_without_any_body_the_model_is_not_asked():
-    logits = stitched(sliding_window(np.zeros((3, 9, 9), np.float32), None, 2, (4, 4, 4), body=np.zeros((3, 9, 9), bool)))
+    logits = stitched(sliding_window(np.zeros((3, 9, 9), np.float32), None, 2, (4, 4, 4),
+                                     body=np.zeros((3, 9, 9), bool)))
     assert logits.shape == (2, 3, 9, 9) and (logits == EMPTY_LOGIT).all()
 
 

@@ -42,7 +42,7 @@ def outputs(network):
 
 
 def deviations(outputs, file):
-    """Deviation of (bottleneck, features) from golden/<file>.npz, as fractions of a standard deviation; `pytest -s` prints them."""
+    """Deviation of (bottleneck, features) from golden/<file>.npz, in standard deviations. `pytest -s` prints both."""
     figures = golden(file)
     found = [deviation(figures, name, actual) for name, actual in zip(("bottleneck", "decoder"), outputs)]
     print(file, [f"{d:.1e}" for d in found])
