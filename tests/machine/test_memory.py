@@ -195,7 +195,7 @@ def test_too_little_memory_is_an_error_of_that_case_in_one_line_and_the_next_one
     write_torso(tmp_path / "big.nii", (256, 256, 150), (1.5, 1.5, 1.5))
     write_torso(tmp_path / "small.nii", (4, 4, 4), (1.5, 1.5, 1.5))
     done = subprocess.run([sys.executable, "-c", TOO_LITTLE], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"})
     lines = [line for line in done.stderr.splitlines() if "warning" not in line]
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert lines == ["uniseg: error: big.nii: out of memory. Name fewer --classes, or use a machine with more memory.",

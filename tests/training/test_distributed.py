@@ -117,7 +117,7 @@ def one_of_two(rank, folder, runs):
     for name, (port, fault, options) in runs.items():
         found[name] = a_run(rank, port, fault, options)
     torch.save(found, f"{folder}/rank{rank}.pt")
-    os._exit(0)                                                                       # why: runtime.leave
+    os._exit(0)                                                                       # why: processes.leave
 
 
 def a_run(rank, port, fault, options):
@@ -348,7 +348,8 @@ def test_t17_one_process_trains_where_torch_has_no_distributed_package(flags, tm
 
 @pytest.mark.parametrize("world, said", [("1", "done, taken down"), ("2", "done, ")])
 def test_a_process_of_several_leaves_with_its_exit_code_before_gloo_meets_a_dying_interpreter(world, said):
-    code = "import atexit; from uniseg.machine.device import leave; atexit.register(print, 'taken down', end=''); print('done, ', end=''); leave(3)"
+    code = ("import atexit; from uniseg.machine.processes import leave; atexit.register(print, 'taken down', end='');"
+            " print('done, ', end=''); leave(3)")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": world},
                           capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, said)
