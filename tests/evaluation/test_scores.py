@@ -1,6 +1,7 @@
 """Means, intervals, tests and the paper's tables, from rows written by hand: scores.py, significance.py, paper_tables.py."""
 
 import numpy as np
+import pytest
 from scipy.stats import wilcoxon
 
 from uniseg.evaluation import scores
