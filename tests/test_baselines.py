@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import TINY, batch_of
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import TINY, batch_of
 from uniseg import checkpoint, continual, train
 from uniseg.baselines import (
     BASELINES,

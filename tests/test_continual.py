@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import TINY, assert_equal_state, batch_of, gradients, metrics
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import TINY, assert_equal_state, batch_of, gradients, metrics
 from uniseg import checkpoint, continual, train
 from uniseg.datasets.cases import Case
 from uniseg.datasets.find import find_datasets

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from released_files import FILES, write_released
 from stand_in import TOLERANCE, deviation, golden, stand_in_image
-
 from uniseg import checkpoint
 from uniseg.backbones import BACKBONES
 from uniseg.backbones.build import input_channels

@@ -159,7 +159,8 @@ def _to_nearest(positions: np.ndarray, others: np.ndarray, shape: Sequence[int],
     outside = np.ones(shape, bool)
     outside[tuple(others.T)] = False
     nearest = ndimage.distance_transform_edt(outside, sampling=spacing_mm, return_distances=False, return_indices=True)
-    return np.linalg.norm((positions - nearest[(slice(None), *positions.T)].T) * spacing_mm, axis=1)
+    at_positions = (slice(None), *positions.T)
+    return np.linalg.norm((positions - nearest[at_positions].T) * spacing_mm, axis=1)
 
 
 def agreement(predicted: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float] | np.ndarray,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from stand_in import GOLDEN, TOLERANCE, deviation, golden, load_stand_in, stand_in_image
 from torch import nn
 
+from stand_in import GOLDEN, TOLERANCE, deviation, golden, load_stand_in, stand_in_image
 from uniseg.backbones import BACKBONES, SegResNet, SwinUNETR, UNet
 from uniseg.backbones.swin_unetr import (
     CORNERS,
