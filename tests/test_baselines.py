@@ -45,7 +45,7 @@ def plain(classes=CLASSES, backbone="unet", width=2, seed=2):
     return PlainModel(ModelConfig(classes, backbone, width, head="softmax"))
 
 
-# ---------------------------------------------------------------------------------------------------- one class a voxel
+# -------------------------------------------------------------------------------------------------- one class per voxel
 
 def test_a_voxel_gets_the_class_of_the_latest_kind_organs_vessels_tumours():
     target = torch.zeros(1, 3, 1, 1, 4)
@@ -114,7 +114,7 @@ def test_dice_is_that_of_the_softmax_over_the_patch(channels):
 
 
 def slow_pod(x, scales=(1, 2, 4)):
-    """Every mean along one axis within every block, as a sorted list: the order does not matter to a distance."""
+    """All means along one axis within all blocks, as a sorted list: a distance does not depend on the order."""
     values = []
     channels, sizes = x.shape[0], x.shape[1:]
     for s in scales:
@@ -137,7 +137,7 @@ def test_the_local_pod_embedding_holds_the_means_along_each_axis_in_each_block_o
 
 
 def test_plops_distance_by_hand():
-    """One voxel-wide difference: maps of ones and of twos; squares 1 and 4 differ by 3 in every mean."""
+    """Maps of ones and of twos: their squares 1 and 4 differ by 3 in every mean."""
     a, b = torch.full((1, 1, 4, 4, 4), 1.0), torch.full((1, 1, 4, 4, 4), 2.0)
     length = sum(s ** 3 * 3 * (4 // s) ** 2 for s in (1, 2, 4))
     expected = 5e-4 * math.sqrt(14 / 1) * math.sqrt(length * 3.0 ** 2)
@@ -161,7 +161,7 @@ def step_loss(method, teacher=True):
 
 
 def expected_terms(batch, network, old):
-    """{term: value} of the written-down losses, with the functions that the slow loops above pin."""
+    """{term: value} of the losses as documented, from the functions that the slow loops above test."""
     with torch.no_grad():
         names = {*LEVELS["unet"]}
         with watched(network.backbone, names) as maps:

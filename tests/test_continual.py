@@ -105,7 +105,7 @@ def test_a_table_of_another_width_is_refused_with_what_to_make():
 # -------------------------------------------------------------------------------------------------------------- Eq. (5)
 
 class Known(torch.nn.Module):
-    """A stand-in teacher of two classes: logits that can be worked out from the image."""
+    """A stand-in teacher of two classes, whose logits can be computed from the image by hand."""
 
     classes = OLD
 
@@ -315,7 +315,7 @@ def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, e
 
 
 def test_old_data_is_not_read(assembly, tmp_path, monkeypatch):
-    """All that is opened below the folder of the old data, during an extension: nothing."""
+    """During an extension, no file below the folder of the old data is opened."""
     opened = []
     import builtins
     real = builtins.open
@@ -388,7 +388,7 @@ def test_a_resume_from_another_old_model_is_refused(assembly, extended, capsys):
 
 @pytest.mark.slow
 def test_one_class_is_learned_where_the_folder_is_one_of_masks(assembly, tmp_path):
-    """TotalSegmentator's form: a file a structure; a class beyond Table 2 is the file of its name."""
+    """TotalSegmentator's form: one file per structure. A class beyond Table 2 is read from the file of its name."""
     hu, masks, affine = make_phantom((12.0,) * 3, 9, beyond=True)
     case = tmp_path / "TotalSegmentator" / "s0001"
     (case / "segmentations").mkdir(parents=True)
@@ -450,7 +450,7 @@ def test_old_alone_can_be_frozen_only_in_an_extension(refused):
 # -------------------------------------------------------------------------------------------- more classes than Table 2
 
 def many(count):
-    """Names of `count` classes: Table 2's, then others of the shipped table of embeddings."""
+    """`count` class names: Table 2's first, then others of the shipped table of embeddings."""
     from uniseg.embeddings import load_table
     return tuple(load_table()["name"][:count].tolist())
 
@@ -469,7 +469,7 @@ def test_40_classes_grow_to_64_and_to_no_more(tmp_path):
 
 @pytest.mark.slow
 def test_64_classes_go_through_training_bits_label_map_and_json(tmp_path):
-    """Bit 63 is the sign of the int64 that a batch carries; numbers of the label map go on at 33."""
+    """Bit 63 is the sign of the int64 bits of a batch. Labels of classes beyond Table 2 start at 33."""
     classes = many(64)
     batch = {"image": torch.rand(1, 1, 16, 16, 16), "bits": torch.full((1, 16, 16, 16), -2 ** 63),
              "labelled": torch.ones(1, 64, dtype=bool),

@@ -33,7 +33,7 @@ def tool():
 
 
 def tiny_table(names=("spleen", "thymoma"), width=3):
-    """Row i, version j holds the number 1 + 10 i + j, so that a mix-up shows."""
+    """A table whose row i, version j holds the number 1 + 10 i + j, so that a test notices a mix-up."""
     table = np.zeros(len(names), table_dtype(width))
     table["name"], table["text"], table["encoder"] = names, names, "by-hand"
     for j, version in enumerate(embeddings.PROMPTS):

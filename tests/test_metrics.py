@@ -1,4 +1,4 @@
-"""Dice, surface distances and detection on masks and counts whose figures can be worked out by hand."""
+"""Dice, surface distances and detection on masks and counts with answers that can be computed by hand."""
 
 import tracemalloc
 from itertools import permutations, product
@@ -82,7 +82,7 @@ def edges_of(corner, corners):
 
 
 def slow_area(code):
-    """Of the corners inside, or of those outside where they are fewer: the sum over pieces of a known shape."""
+    """The area from the corners inside (or outside, if these are fewer): a sum over pieces of known shape."""
     left, area = corners_of(code if code.bit_count() <= 4 else 255 - code), 0.0
     while left:
         piece = [left.pop()]
@@ -158,7 +158,7 @@ def test_voxels_that_touch_at_an_edge_or_a_corner_keep_surfaces_of_their_own():
 
 
 def slow_surface(mask, spacing_mm):
-    """Cube by cube: (place in mm, area) of each surface element."""
+    """The surface elements, cube by cube: (position in mm, area) of each."""
     padded, found = np.pad(mask, 1), []
     for place in np.ndindex(*(n + 1 for n in mask.shape)):
         code = code_of(c for c in CORNERS if padded[tuple(np.add(place, c))])
@@ -195,7 +195,7 @@ def test_agreement_equals_a_slow_loop_from_the_definition(seed):
 
 
 def plates(shift):
-    """A plate of one voxel in thickness, and the same one `shift` voxels further along the first axis."""
+    """A plate one voxel thick, and the same plate `shift` voxels further along the first axis."""
     here, there = np.zeros((2, 9, 14, 12), bool)
     here[2, 2:12, 2:10] = there[2 + shift, 2:12, 2:10] = True
     return here, there

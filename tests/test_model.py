@@ -1,4 +1,4 @@
-"""The whole model: sizes, names and figures of the released ones, and what training and inference rely on."""
+"""The whole model: sizes, names and outputs of the released models, and what training and inference rely on."""
 
 import json
 import tempfile
@@ -37,14 +37,14 @@ def random_image(backbone="unet", batch=1):
 
 
 def paper_model(backbone, lpg, classes=NAMES):
-    """At the paper's width with CLIP's 512 numbers a class, on the meta device: shapes and names, no numbers."""
+    """The paper's width, with CLIP's 512 numbers per class, on the meta device: shapes and names, no values."""
     with torch.device("meta"):
         return build({"classes": classes, "backbone": backbone, "lpg": lpg, "text_width": 512})
 
 
 
 def released_model(file):
-    """The model that a file like the released one makes, read as a user's would be: container, prefixes and all."""
+    """The model that is loaded from a file of the released form, including its container and prefixes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file
         write_released(path, file)
@@ -81,7 +81,7 @@ def test_a_narrower_lpg_is_a_matter_of_one_setting():
     ("clip_driven_universal_unet.pth", "unet", "shared", 117 - 14 * 3),    # less the running statistics of its 14 norms
     ("continual_swin_unetr_38class.pth", "swin_unetr", "independent", 157 + 9 + 4 * 38)])
 def test_every_tensor_has_a_name_and_size_of_the_released_files(file, backbone, lpg, entries):
-    """Linear layers stand there as 1x1x1 convolutions, (153, 512, 1, 1, 1)."""
+    """The released files store linear layers as 1x1x1 convolutions, (153, 512, 1, 1, 1)."""
     released = {our_name(name): shape for name, shape in FILES[file][1].items()
                 if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
     released = {name: shape[:2] if name.startswith("lpg.") and shape[2:] == (1, 1, 1) else shape for name,
@@ -154,7 +154,7 @@ def check_figures(file, outputs):
 
 
 def all_outputs(model):
-    """What the golden figures hold, the whole of it, from one pass."""
+    """All tensors that the golden files hold, from one forward pass."""
     outputs = {}
     hooks = [model.backbone.register_forward_hook(lambda _, __, out: outputs.update(bottleneck=out[0], decoder=out[1])),
              model.GAP.register_forward_hook(lambda _, __, out: outputs.update(gap=out.flatten(1)))]

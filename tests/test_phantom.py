@@ -1,4 +1,4 @@
-"""phantom.py: the synthetic patient is the same in mm on each grid, obeys inclusion, and looks like a CT."""
+"""phantom.py: the synthetic patient is the same in mm on every grid, holds its tumours in its organs, looks like a CT."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ def stitched(slabs):
 
 
 def whole_volume(image, predict, classes, window, overlap):
-    """Section 4.1.2 as it reads, with one sum for the whole volume; no padding, no skipping."""
+    """Section 4.1.2 as written: one sum for the whole volume, no padding, no skipped windows."""
     weights = gaussian_weights(window)
     total, norm = torch.zeros(classes, *image.shape), torch.zeros(image.shape)
     xs, ys, zs = (window_starts(n, w, overlap) for n, w in zip(image.shape, window))

@@ -157,7 +157,7 @@ def test_every_paired_organ_has_a_merged_name():
 
 @pytest.mark.parametrize("given", ["cancer", "tumour", "Vessel", "cyst"])
 def test_a_name_that_could_be_several_classes_is_none(given):
-    """MSD calls the tumours of liver, lung and pancreas "cancer": guessing would mix them, so the user has to say."""
+    """MSD calls the tumours of liver, lung and pancreas "cancer". A guess would mix them, so the user must choose."""
     with pytest.raises(ValueError, match=f"unknown class name '{given}'"):
         resolve(given)
 

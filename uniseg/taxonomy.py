@@ -28,7 +28,7 @@ class AnatomicalClass:
     text: str                    # replaces [CLS] in the prompts of Section 4.4.1
     parents: tuple[str, ...] = ()   # the class lies inside one of these organs
     partner: str = ""            # the same organ on the other side of the body
-    components: int = 0          # connected components to keep; 0 means any number. The two lungs share theirs.
+    components: int = 0          # connected components to keep; 0: any number. Both lungs together keep two.
     adult_ml: float = 0.0        # volume in ml in the reference adult woman, see below; 0 where none is given
     tolerance_mm: float = 2.0    # tolerance of the normalised surface Dice
     max_lesions: int = 0         # keep at most this many lesions, the largest ones; 0 means any number (authors' code)

@@ -1,4 +1,4 @@
-"""Backbones: sizes, names and figures of the released architectures; the traps of Swin UNETR one by one."""
+"""Backbones: sizes, names and outputs of the released architectures; the pitfalls of Swin UNETR one by one."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ NARROW = [("swin_unetr", 12), ("swin_unetr", 24), ("unet", 16), ("unet", 24), ("
 
 
 def without_memory(name, **options):
-    """The backbone on the meta device: shapes and names, no numbers."""
+    """The backbone on the meta device: shapes and names, no values."""
     with torch.device("meta"):
         return BACKBONES[name](**options)
 
@@ -323,7 +323,7 @@ def test_swin_unetr_v090_computes_what_the_released_model_does():
 
 @pytest.mark.parametrize("part, largest, rms", [("bottleneck", 1.854, 0.355), ("decoder", 1.094, 0.217)])
 def test_with_the_same_weights_the_two_orders_of_corners_are_a_third_of_a_standard_deviation_apart(part, largest, rms):
-    """Between the original networks' own figures; what a wrong order costs whoever loads the released weights."""
+    """The difference between the original networks' outputs: the cost of a wrong order with the released weights."""
     v090, standard = (golden(file)[part] for file in ("universal_swinunetr_shared", "monai16_swin_backbone"))
     difference = (standard - v090) / v090.std()
     assert abs(difference).max() == pytest.approx(largest, abs=1e-3)
