@@ -1,4 +1,4 @@
-"""phantom.py: the synthetic patient is the same in mm on every grid, its tumours lie in its organs, it looks like a CT."""
+"""phantom.py: a patient that is the same in mm on every grid, has its tumours in its organs, and looks like a CT."""
 
 import numpy as np
 import pytest
