@@ -1,7 +1,7 @@
 """Several processes as one: their gradient, their validation, and what each fault of one of them does to all. gloo on the CPU.
 
 The quick tests share two groups of processes: each of two, and of four, does all its work once and leaves the results in files.
-Ids like T8 are those of the project's table of faults.
+Ids like T8 are those of docs/faults.md.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Runs that are interrupted, damaged or doubled: what they leave, and that --resume ends like a run that nothing disturbed.
 
-Ids like D21, R4 are those of the project's table of faults. Runs of several processes: test_distributed.py.
+Ids like D21, R4 are those of docs/faults.md. Runs of several processes: test_distributed.py.
 """
 
 import contextlib
