@@ -1,15 +1,27 @@
-"""The documents: every link leads somewhere, every part of the paper has its row, the misprints named are misprints."""
+"""The pages: links lead somewhere, commands and files exist, lengths are kept, the misprints named are misprints."""
 
+import argparse
 import ast
+import contextlib
+import importlib
+import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from tools import house
 from uniseg import taxonomy
+from uniseg.__main__ import COMMANDS
+from uniseg.machine.about import NOT_A_MEDICAL_DEVICE, __version__
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "paper_to_code.md"
+FAULTS = ROOT / "docs" / "faults.md"
+PAGES = [*(ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+         *sorted((ROOT / "docs").glob("*.md"))]
+OF_EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 SECTIONS = ["1", "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2", "3.2.1", "3.2.2", "3.2.3", "3.2.4", "3.3", "4.1.1", "4.1.2", "4.2.1",
@@ -56,8 +68,7 @@ def leads_nowhere(text, target, folder):
     return ""
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md"))],
-                         ids=lambda page: page.name)
+@OF_EACH_PAGE
 def test_every_link_leads_to_a_file_and_to_the_name_it_speaks_of(page):
     wrong = [f"[{text}]: {what}" for text, target in links(page) if (what := leads_nowhere(text, target, page.parent))]
     assert not wrong, wrong
@@ -162,3 +173,192 @@ def test_the_external_volumes_of_table_1_are_neither_6173_nor_6162():
     volumes = {d.name: d.volumes for d in taxonomy.DATASETS}
     ircad, totalsegmentator, jhh, ucsf = volumes["3D-IRCADb"], volumes["TotalSegmentator"], 5038, 11
     assert ircad + totalsegmentator + jhh == 6082 and 6082 + ucsf == 6093 and 6173 - 6162 == ucsf
+
+
+# ---------------------------------------------------------------------------------------------------- lengths and lines
+
+def parts(page):
+    """(number, line, whether it is in a block of code) for each line of a page."""
+    code = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = line.startswith("```")
+        code = code != fence
+        yield number, line, code or fence
+
+
+@pytest.mark.parametrize("name, most", [("README.md", 160), ("MODEL_CARD.md", 120)])
+def test_the_first_pages_stay_short(name, most):
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
+
+
+@OF_EACH_PAGE
+def test_prose_wraps_at_100_characters(page):
+    """Tables, code and the targets of links do not count."""
+    prose = [(number, line) for number, line, code in parts(page) if not code and not line.startswith(("|", "    ", "!["))]
+    assert [(n, line) for n, line in prose if len(LINK.sub(r"\1", line)) > 100] == []
+
+
+def test_readme_shows_a_picture_and_says_once_what_uniseg_is_not_for():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first_screen = "\n".join(text.splitlines()[:22])
+    assert "](docs/readme.png)" in first_screen and "CC BY 4.0" in first_screen
+    assert first_screen.count("\npip install") == 2 and " ".join(text.split()).count(NOT_A_MEDICAL_DEVICE) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- commands
+
+def commands(page):
+    """The arguments of each `python` and `torchrun` command in the page's blocks of code, as lists of words.
+
+    Continued lines are joined. Commands that take their program from stdin, and those with a shell's variables, are left out.
+    """
+    lines = "\n".join(line for _, line, code in parts(page) if code and not line.startswith("```")).replace("\\\n", " ")
+    for line in lines.splitlines():
+        for part in re.split(r"&&|;| do ", line.split("  #")[0].split(" # ")[0]):
+            words = re.findall(r"^\s*(?:[A-Z_]+=\S+ )*((?:python3?|torchrun) .*)", part)
+            if words and not re.search(r"[$<>{]|(^|\s)- |\.\.\.", words[0]):
+                yield shlex.split(words[0])
+
+
+def program(words):
+    """(module or file, its arguments) of a command. `python -m uniseg infer ...` is that of uniseg.infer."""
+    if words[0] == "torchrun" or words[1] == "-m":
+        at = words.index("-m")
+        name, arguments = words[at + 1], words[at + 2:]
+        if name == "uniseg" and arguments and arguments[0] in COMMANDS:
+            return f"uniseg.{COMMANDS[arguments[0]][0]}", arguments[1:]
+        return ("uniseg.datasets.check" if name == "uniseg.data" else name), arguments
+    return words[1], words[2:]
+
+
+def help_of(name):
+    """What `--help` of a module with a `main` prints."""
+    module = importlib.import_module(name)
+    if hasattr(module, "build_parser"):
+        return module.build_parser().format_help()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        module.main(["--help"])
+    return printed.getvalue()
+
+
+def wrong_with(words):
+    """What is wrong with a command of a page, or ''."""
+    name, arguments = program(words)
+    if name.endswith(".py"):
+        if not (ROOT / name).is_file():
+            return f"no file {name}"
+        name = name[:-3].replace("/", ".")
+    if not name.startswith(("uniseg", "tools", "benchmarks")):
+        return ""                                                          # pytest and the like
+    if name == "uniseg":
+        return f"no command {arguments[0]}" if arguments and not arguments[0].startswith("-") else ""
+    path = ROOT / name.replace(".", "/")
+    if not (path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()):
+        return f"no module {name}"
+    if name.startswith("benchmarks") or not arguments:
+        return ""
+    text = help_of(f"{name}.__main__" if path.is_dir() else name)
+    unknown = [word for word in arguments if re.match(r"--?[a-z]", word) and not re.search(rf"(?<![\w-]){word}(?![\w-])", text)]
+    return f"{name} has no option {' '.join(unknown)}" if unknown else ""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "weights_history.md"], ids=lambda page: page.name)
+def test_every_command_names_a_module_and_options_that_exist(page):
+    """But for the recipe of the shipped weights, whose commands are those of their time."""
+    wrong = [f"{' '.join(words)}: {what}" for words in commands(page) if (what := wrong_with(words))]
+    assert wrong == []
+
+
+def test_readmes_commands_are_accepted_by_their_parsers():
+    seen = set()
+    for words in commands(ROOT / "README.md"):
+        name, arguments = program(words)
+        module = importlib.import_module(name) if name.startswith("uniseg.") else argparse
+        if hasattr(module, "build_parser"):
+            module.build_parser().parse_args(arguments)
+            seen.add(name)
+    assert {"uniseg.infer", "uniseg.train", "uniseg.evaluate", "uniseg.datasets.check"} <= seen
+
+
+def test_wrong_commands_are_seen():
+    assert wrong_with(shlex.split("python -m uniseg.infer ct.nii.gz --masks")) == ""
+    assert wrong_with(shlex.split("python -m uniseg infer ct.nii.gz --mask")) == "uniseg.infer has no option --mask"
+    assert wrong_with(shlex.split("torchrun --nproc-per-node 4 -m uniseg.train --data ROOT")) == "uniseg.train has no option --data"
+    assert wrong_with(shlex.split("python -m uniseg.layout")) == "no module uniseg.layout"
+    assert wrong_with(shlex.split("python tools/gone.py")) == "no file tools/gone.py"
+    assert wrong_with(shlex.split("python -m uniseg layout")) == "no command layout"
+
+
+# ----------------------------------------------------------------------------------------------------------------- files
+
+FILE_NAME = re.compile(r"(?<![\w/.:*}-])((?:\.\./)*[\w./-]*\w\.(?:py|md|npy|cff|toml))(?![\w/*-])")
+OF_OTHERS = {   # files that are not part of the repository: what a run leaves, what a user or a publisher has
+    "own.npy": "a user's table"}
+
+
+def files():
+    """The repository's files, relative to its root."""
+    left_out = {".git", ".venv", "build", "dist", "runs", "shared"}
+    return {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.*")
+            if path.is_file() and not left_out & set(path.relative_to(ROOT).parts)}
+
+
+@OF_EACH_PAGE
+def test_every_file_that_a_page_names_exists(page):
+    names = {f"/{name}" for name in files()}
+    text = re.sub(r"https?://\S+", "", page.read_text(encoding="utf-8"))
+    missing = [name for name in FILE_NAME.findall(text) if name not in OF_OTHERS
+               and not any(known.endswith("/" + name.replace("../", "")) for known in names)]
+    assert sorted(set(missing)) == []
+
+
+# ------------------------------------------------------------------------------------------- design, faults, citation
+
+def test_the_drawing_of_the_house_is_that_of_the_sources():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert house.drawing().strip() in text.split("<!-- house -->")[1].split("<!-- /house -->")[0]
+
+
+def fault_rows():
+    """{id: cell of the tests} of docs/faults.md."""
+    rows = [line.strip("| ").split(" | ") for line in FAULTS.read_text(encoding="utf-8").splitlines()
+            if re.match(r"\| [A-Z]\d", line)]
+    return {row[0]: row[-1] for row in rows}
+
+
+def test_every_fault_has_its_row_and_every_row_its_test_or_says_that_there_is_none():
+    expected = [f"P{n}" for n in range(1, 11)]
+    for letter, last in (("F", 62), ("O", 18), ("W", 14), ("D", 26)):
+        expected += [f"{letter}{n:02}" for n in range(1, last + 1)]
+    expected += [f"R{n}" for n in range(1, 14)] + [f"T{n}" for n in range(1, 18)]
+    rows = fault_rows()
+    assert list(rows) == expected
+    assert [i for i, cell in rows.items() if not LINK.search(cell) and not cell.startswith("none")] == []
+
+
+def test_every_test_that_a_fault_names_exists_and_so_do_its_cases():
+    for i, cell in fault_rows().items():
+        for name, target, case in re.findall(r"\[([\w.]+)\]\(([^)]+)\)(?: \(([\w-]+)\))?", cell):
+            path = (FAULTS.parent / target).resolve()
+            assert leads_nowhere(name, target, FAULTS.parent) == "", i
+            assert not case or f'id="{case}' in path.read_text(encoding="utf-8"), (i, case)
+
+
+def test_an_id_in_a_tests_name_leads_to_that_test_from_the_table():
+    rows = fault_rows()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for name in re.findall(r"^def (test_(?:[fowdrt]\d+_)+\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            for i in re.findall(r"(?<=_)([fowdrt]\d+)(?=_)", re.match(r"test_(?:[fowdrt]\d+_)+", name)[0]):
+                assert i.upper() in rows, f"{path.name}: {name}"
+
+
+def test_the_citation_file_has_the_required_fields_and_the_version_of_the_package():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE))
+    assert {"cff-version", "message", "title", "authors", "license", "preferred-citation"} <= fields.keys()
+    assert fields["cff-version"] == "1.2.0" and fields["version"] == __version__
+    doi = re.search(r"doi: (\S+)", text)[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert doi in readme
+    assert all(family in readme for family in re.findall(r"family-names: (\w+)", text))
