@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import functools
 import importlib
 import io
 import re
@@ -35,6 +36,7 @@ def links(page):
             if not target.startswith(("http", "#"))]
 
 
+@functools.cache
 def names_in(path):
     """Every name a Python file defines: functions, classes, constants, and `Class.member`."""
     names = set()
