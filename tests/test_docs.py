@@ -25,8 +25,8 @@ PAGES = [*(ROOT / name for name in ("README.md", "MODEL_CARD.md", "CONTRIBUTING.
 OF_EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
-SECTIONS = ["1", "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2", "3.2.1", "3.2.2", "3.2.3", "3.2.4", "3.3", "4.1.1", "4.1.2", "4.2.1",
-            "4.2.2", "4.2.3", "4.3", "4.4.1", "4.4.2", "4.5", "4.6", "4.7", "5.1.1", "5.1.2", "5.1.3", "5.2", "5.3", "5.4", "6"]
+SECTIONS = ("1 2.1 2.2 2.3 2.4 2.5 3.1 3.2 3.2.1 3.2.2 3.2.3 3.2.4 3.3 4.1.1 4.1.2 4.2.1 "
+            "4.2.2 4.2.3 4.3 4.4.1 4.4.2 4.5 4.6 4.7 5.1.1 5.1.2 5.1.3 5.2 5.3 5.4 6").split()
 
 
 def links(page):
@@ -56,7 +56,7 @@ def names_in(path):
 
 
 def leads_nowhere(text, target, folder):
-    """What is wrong with a link, or ''. Its text is a file's name, or `module.name` of something that the file defines."""
+    """What is wrong with a link, or ''. Its text is a file's name, or `module.name` of what the file defines."""
     path = (folder / target).resolve()
     if not path.exists():
         return f"no file {target}"
@@ -76,12 +76,31 @@ def test_every_link_leads_to_a_file_and_to_the_name_it_speaks_of(page):
     assert not wrong, wrong
 
 
+def slug(heading):
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@OF_EACH_PAGE
+def test_every_anchor_is_that_of_a_heading(page):
+    missing = []
+    for _, target in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if anchor and not target.startswith("http"):
+            text = (page.parent / path if path else page).read_text(encoding="utf-8")
+            if anchor not in {slug(line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}:
+                missing.append(target)
+    assert missing == []
+
+
 def test_a_link_to_nothing_is_seen():
     assert leads_nowhere("heads.IndependentLPG", "../uniseg/heads.py", PAGE.parent) == ""
     assert leads_nowhere("model.UniversalModel.forward", "../uniseg/model.py", PAGE.parent) == ""
-    assert leads_nowhere("heads.NoSuchThing", "../uniseg/heads.py", PAGE.parent) == "no NoSuchThing in ../uniseg/heads.py"
+    nothing = leads_nowhere("heads.NoSuchThing", "../uniseg/heads.py", PAGE.parent)
+    assert nothing == "no NoSuchThing in ../uniseg/heads.py"
     assert leads_nowhere("model.UniversalModel.backward", "../uniseg/model.py", PAGE.parent)
-    assert leads_nowhere("losses.masked_loss", "../uniseg/heads.py", PAGE.parent) == "losses.masked_loss is not in ../uniseg/heads.py"
+    elsewhere = leads_nowhere("losses.masked_loss", "../uniseg/heads.py", PAGE.parent)
+    assert elsewhere == "losses.masked_loss is not in ../uniseg/heads.py"
     assert leads_nowhere("gone.py", "../uniseg/gone.py", PAGE.parent) == "no file ../uniseg/gone.py"
 
 
@@ -91,28 +110,35 @@ def test_the_page_has_links_by_name_in_most_rows():
 
 
 @pytest.mark.parametrize("part, expected", [
-    ("Sections", SECTIONS), ("Equations", [f"({n})" for n in range(1, 6)]), ("Tables", [f"Table {n}" for n in range(1, 12)]),
+    ("Sections", SECTIONS), ("Equations", [f"({n})" for n in range(1, 6)]),
+    ("Tables", [f"Table {n}" for n in range(1, 12)]),
     ("Figures", [f"Fig. {n}" for n in range(1, 8)])])
 def test_every_section_equation_table_and_figure_of_the_paper_has_a_row(part, expected):
     text = PAGE.read_text(encoding="utf-8").split(f"## {part}\n")[1].split("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:]
     assert list(dict.fromkeys(rows)) == expected
-    assert all(len(line.split("|")[-2].strip()) > 2 for line in text.splitlines() if line.startswith("| "))      # none is empty
+    last_cells = [line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert all(len(cell) > 2 for cell in last_cells)                                # none is empty
 
 
 # ------------------------------------------------------------------------------- the paper's numbers, computed again
 
 TABLE_7 = {  # the 32 classes in the order of Table 2; the printed mean
-    "one-hot": ("91.92 91.98 92.14 71.75 70.28 95.10 80.52 83.57 82.71 67.81 74.06 64.52 66.96 55.66 71.03 79.63 66.75 69.22 78.05 "
-                "69.87 76.74 66.15 70.27 60.23 78.92 63.84 68.02 55.48 52.31 53.87 48.39 35.81", 70.42),
-    "BioBERT": ("94.65 93.26 92.98 75.14 72.32 95.09 87.68 91.05 83.91 67.83 80.51 65.94 68.72 68.61 59.14 75.40 69.09 71.24 81.78 "
-                "65.58 74.51 69.51 74.39 79.07 80.69 57.41 63.44 39.70 57.88 58.57 54.19 20.33", 71.55),
-    "v1": ("92.35 91.83 91.89 72.45 71.38 90.23 73.07 86.77 78.17 74.00 74.91 72.07 72.42 62.42 74.53 79.32 76.52 70.32 75.65 63.11 "
-           "75.06 66.47 74.61 72.53 79.28 56.62 76.24 61.05 56.49 73.60 55.03 32.87", 73.49),
-    "v2": ("93.05 92.14 91.42 75.88 75.56 94.75 75.79 91.15 80.64 78.90 78.94 79.98 79.73 66.01 68.65 75.87 82.98 74.88 70.82 64.64 "
-           "70.06 68.8 69.98 75.73 84.04 67.04 82.09 77.75 67.45 75.38 55.55 35.79", 75.66),
-    "v3": ("94.69 94.09 92.77 73.45 72.87 95.71 89.19 92.19 83.44 59.20 86.09 64.75 70.18 71.11 65.43 77.48 62.11 71.77 81.47 79.42 "
-           "86.71 72.96 84.94 89.45 77.55 68.72 74.87 65.46 73.53 73.12 60.66 30.44", 76.11)}
+    "one-hot": (
+        "91.92 91.98 92.14 71.75 70.28 95.10 80.52 83.57 82.71 67.81 74.06 64.52 66.96 55.66 71.03 79.63 "
+        "66.75 69.22 78.05 69.87 76.74 66.15 70.27 60.23 78.92 63.84 68.02 55.48 52.31 53.87 48.39 35.81", 70.42),
+    "BioBERT": (
+        "94.65 93.26 92.98 75.14 72.32 95.09 87.68 91.05 83.91 67.83 80.51 65.94 68.72 68.61 59.14 75.40 "
+        "69.09 71.24 81.78 65.58 74.51 69.51 74.39 79.07 80.69 57.41 63.44 39.70 57.88 58.57 54.19 20.33", 71.55),
+    "v1": (
+        "92.35 91.83 91.89 72.45 71.38 90.23 73.07 86.77 78.17 74.00 74.91 72.07 72.42 62.42 74.53 79.32 "
+        "76.52 70.32 75.65 63.11 75.06 66.47 74.61 72.53 79.28 56.62 76.24 61.05 56.49 73.60 55.03 32.87", 73.49),
+    "v2": (
+        "93.05 92.14 91.42 75.88 75.56 94.75 75.79 91.15 80.64 78.90 78.94 79.98 79.73 66.01 68.65 75.87 "
+        "82.98 74.88 70.82 64.64 70.06 68.8 69.98 75.73 84.04 67.04 82.09 77.75 67.45 75.38 55.55 35.79", 75.66),
+    "v3": (
+        "94.69 94.09 92.77 73.45 72.87 95.71 89.19 92.19 83.44 59.20 86.09 64.75 70.18 71.11 65.43 77.48 "
+        "62.11 71.77 81.47 79.42 86.71 72.96 84.94 89.45 77.55 68.72 74.87 65.46 73.53 73.12 60.66 30.44", 76.11)}
 TABLE_4 = {  # dataset-agnostic training, the 12 columns; the printed mean
     "TransUNet": ("94.90 90.89 90.45 70.82 80.31 95.01 90.11 91.30 84.21 74.53 83.21 71.27", 84.75),
     "Swin UNETR": ("91.04 86.93 86.83 67.73 77.87 95.14 86.77 89.92 84.34 73.88 82.27 65.34", 82.33),
@@ -161,13 +187,14 @@ def test_organs_and_tumours_of_table_7_beside_fig_3():
 
 
 def test_the_other_means_of_the_paper_fit():
-    assert round(mean("96.81 70.18 96.96 87.87 66.15 76.45 85.16 67.21 63.92 69.63 96.84"), 2) == 79.74              # Table 5
+    assert round(mean("96.81 70.18 96.96 87.87 66.15 76.45 85.16 67.21 63.92 69.63 96.84"), 2) == 79.74    # Table 5
     assert round(mean("96.93 67.14 96.09 82.34 64.39 76.31 84.42 64.68 59.49 70.31 95.31"), 2) == 77.95
-    for sensitivity, specificity, harmonic in ((88.89, 95, 91.84), (91.67, 95, 93.31), (93.98, 91.25, 92.59)):       # Table 6
+    table_6 = ((88.89, 95, 91.84), (91.67, 95, 93.31), (93.98, 91.25, 92.59))
+    for sensitivity, specificity, harmonic in table_6:
         assert abs(2 * sensitivity * specificity / (sensitivity + specificity) - harmonic) < 0.01
-    assert round(mean("95.76 94.99 94.42 88.79 97.03 89.36 80.99 97.71 96.72"), 2) == 92.86                          # Table 8
+    assert round(mean("95.76 94.99 94.42 88.79 97.03 89.36 80.99 97.71 96.72"), 2) == 92.86    # Table 8
     assert round(mean("93.94 91.53 90.21 84.15 96.25 92.51 82.72 77.35 79.64 57.10"), 2) == 84.54
-    step_2 = "0.941 0.860 0.872 0.728 0.690 0.955 0.862 0.909 0.872 0.742 0.808 0.703 0.683"                        # Table 10
+    step_2 = "0.941 0.860 0.872 0.728 0.690 0.955 0.862 0.909 0.872 0.742 0.808 0.703 0.683"    # Table 10
     assert round(mean(step_2), 3) == 0.817 and round(mean(step_2 + " 0.466"), 3) == 0.792
 
 
@@ -196,7 +223,8 @@ def test_the_first_pages_stay_short(name, most):
 @OF_EACH_PAGE
 def test_prose_wraps_at_100_characters(page):
     """Tables, code and the targets of links do not count."""
-    prose = [(number, line) for number, line, code in parts(page) if not code and not line.startswith(("|", "    ", "!["))]
+    prose = [(number, line) for number, line, code in parts(page)
+             if not code and not line.startswith(("|", "    ", "!["))]
     assert [(n, line) for n, line in prose if len(re.sub(r"\]\([^)\s]*\)", "]", line)) > 100] == []
 
 
@@ -207,12 +235,12 @@ def test_readme_shows_a_picture_and_says_once_what_uniseg_is_not_for():
     assert first_screen.count("\npip install") == 2 and " ".join(text.split()).count(NOT_A_MEDICAL_DEVICE) == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------------------------- commands
 
 def commands(page):
     """The arguments of each `python` and `torchrun` command in the page's blocks of code, as lists of words.
 
-    Continued lines are joined. Commands that take their program from stdin, and those with a shell's variables, are left out.
+    Continued lines are joined. Commands that read their program from stdin and those with shell variables are left out.
     """
     lines = "\n".join(line for _, line, code in parts(page) if code and not line.startswith("```")).replace("\\\n", " ")
     for line in lines.splitlines():
@@ -261,13 +289,16 @@ def wrong_with(words):
     if name.startswith("benchmarks") or not arguments:
         return ""
     text = help_of(f"{name}.__main__" if path.is_dir() else name)
-    unknown = [word for word in arguments if re.match(r"--?[a-z]", word) and not re.search(rf"(?<![\w-]){word}(?![\w-])", text)]
+    options = [word for word in arguments if re.match(r"--?[a-z]", word)]
+    unknown = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]
     return f"{name} has no option {' '.join(unknown)}" if unknown else ""
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "weights_history.md"], ids=lambda page: page.name)
+@OF_EACH_PAGE
 def test_every_command_names_a_module_and_options_that_exist(page):
-    """But for the recipe of the shipped weights, whose commands are those of their time."""
+    """The recipe of the shipped weights is left out: its commands are those of their time."""
+    if page.name == "weights_history.md":
+        return
     wrong = [f"{' '.join(words)}: {what}" for words in commands(page) if (what := wrong_with(words))]
     assert wrong == []
 
@@ -286,13 +317,14 @@ def test_readmes_commands_are_accepted_by_their_parsers():
 def test_wrong_commands_are_seen():
     assert wrong_with(shlex.split("python -m uniseg.infer ct.nii.gz --masks")) == ""
     assert wrong_with(shlex.split("python -m uniseg infer ct.nii.gz --mask")) == "uniseg.infer has no option --mask"
-    assert wrong_with(shlex.split("torchrun --nproc-per-node 4 -m uniseg.train --data ROOT")) == "uniseg.train has no option --data"
+    torchrun = shlex.split("torchrun --nproc-per-node 4 -m uniseg.train --data ROOT")
+    assert wrong_with(torchrun) == "uniseg.train has no option --data"
     assert wrong_with(shlex.split("python -m uniseg.layout")) == "no module uniseg.layout"
     assert wrong_with(shlex.split("python tools/gone.py")) == "no file tools/gone.py"
     assert wrong_with(shlex.split("python -m uniseg layout")) == "no command layout"
 
 
-# ----------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------------------------- files
 
 FILE_NAME = re.compile(r"(?<![\w/.:*}-])((?:\.\./)*[\w./-]*\w\.(?:py|md|npy|cff|toml))(?![\w/*-])")
 OF_OTHERS = {   # files that are not part of the repository: what a run leaves, what a user or a publisher has
