@@ -178,6 +178,7 @@ def test_t1_t2_two_processes_give_loss_and_gradient_of_the_joint_batch(two, name
     assert loss.item() == 0 if name == "nobody" else loss.item() > 0.5
 
 
+@pytest.mark.slow
 def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(two):
     network = small_network()
     batches = [batch_of(i, labelled) for i, labelled in enumerate(["111", "010", "100", "000"])]
@@ -310,6 +311,7 @@ def test_t4_processes_whose_cases_annotate_different_classes_give_the_gradient_o
         assert torch.allclose(found["gradients"], gradients(network), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_t5_t11_fewer_cases_than_processes_are_prepared_and_validated_as_by_one(four, flags):
     """Cases are not repeated to fill up the ranks, so none counts twice."""
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(flags("unused")), 0, 1)
