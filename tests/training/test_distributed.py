@@ -188,6 +188,7 @@ def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(
         assert torch.allclose(found["accumulate"][1], gradients(network), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", objectives())
 def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_batch(two, name):
     network, objective = objectives()[name]
@@ -197,6 +198,7 @@ def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_
         assert torch.allclose(found[name][1], gradients(network), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_t3_a_process_without_labelled_classes_keeps_its_weights_equal_to_the_others(two):
     a, b = (found["weights"] for found in two[0])
     assert_equal_state(a, b)
@@ -212,6 +214,7 @@ def errors(found, name):
     return codes, lines
 
 
+@pytest.mark.slow
 def test_t15_a_nan_in_one_process_skips_the_step_in_both(two):
     found, folder = two
     assert errors(found, "nan") == ((0, 0), ([], []))
@@ -223,6 +226,7 @@ def test_t15_a_nan_in_one_process_skips_the_step_in_both(two):
     assert all(int(s["step"]) == 3 for s in content["training"]["optimizer"]["state"].values())
 
 
+@pytest.mark.slow
 def test_t15_both_stop_where_no_more_may_be_skipped_and_both_batches_are_saved(two):
     found, folder = two
     codes, lines = errors(found, "failed")
@@ -233,6 +237,7 @@ def test_t15_both_stop_where_no_more_may_be_skipped_and_both_batches_are_saved(t
     assert [(d["rank"], d["sample"]) for d in drawn] == [(0, 2), (1, 3)]
 
 
+@pytest.mark.slow
 def test_t7_a_bad_file_met_by_rank_1_ends_both_and_is_named_with_the_rank(two, bad_root):
     found, folder = two
     codes, lines = errors(found, "bad")
@@ -242,6 +247,7 @@ def test_t7_a_bad_file_met_by_rank_1_ends_both_and_is_named_with_the_rank(two, b
     assert not (folder / "bad" / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_d13_what_rank_1_cannot_read_is_left_out_by_both(two):
     found, folder = two
     assert errors(found, "skip bad") == ((0, 0), ([], []))
@@ -251,6 +257,7 @@ def test_d13_what_rank_1_cannot_read_is_left_out_by_both(two):
     assert [r["left_out"] for r in metrics(folder / "skip")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_t8_a_process_that_stalls_is_waited_for_no_longer_than_the_timeout(two):
     found, _ = two
     codes, lines = errors(found, "stall")
