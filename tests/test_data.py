@@ -1,7 +1,7 @@
 """data.py, augment.py: on which side a kidney lies, what the cache holds, what a patch is.
 
 Small arrays are written so that the answer can be read off them; the patients are phantoms, whose sides are known. Ids like
-D06 are those of the project's table of faults.
+D06 are those of docs/faults.md.
 """
 
 import dataclasses

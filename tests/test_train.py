@@ -1,7 +1,6 @@
 """train.py: the recipe's pure parts by hand, one step against a joint batch, then whole runs, and what is refused.
 
-Runs that are interrupted: test_resume.py; several processes: test_distributed.py. Ids like D12 are those of the project's table of
-faults.
+Runs that are interrupted: test_resume.py; several processes: test_distributed.py. Ids like D12 are those of docs/faults.md.
 """
 
 import json
