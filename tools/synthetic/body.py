@@ -150,7 +150,7 @@ def arms(skin: NDArray, grid: Grid, highest_mm: float, rng: np.random.Generator 
     depth, bone = (np.full(grid.shape, -1e3, np.float32) for _ in range(2))
     if rng is None:
         return depth, bone
-    shown = (skin > 0).any(axis=1)                                                          # (D, W)
+    shown = np.any(skin > 0, axis=1)                                                          # (D, W)
     shown = shown[:, shown.any(axis=0) & (grid.axes()[2] < highest_mm)]
     if not shown.size:
         return depth, bone

@@ -130,7 +130,8 @@ def _filling(patient: Patient, name: str, mask: NDArray, grid: Grid, rng: np.ran
     stretch = _stretches(axes, length, rng)
     ends, order = np.cumsum(rng.dirichlet(SPARSE * np.array(odds))), rng.permutation(3)
     first, second, third = (fillings[number] for number in order)
-    content = np.where(below_quantile(stretch, ends[0]), first, np.where(below_quantile(stretch, ends[1]), second, third))
+    content = np.where(below_quantile(stretch, ends[1]), second, third)
+    content = np.where(below_quantile(stretch, ends[0]), first, content)
     if oral and rng.random() < REACHED:                          # mixes with fluid and stool alike, diluted on its way
         reached = below_quantile(_stretches(axes, 1.5 * length, rng), rng.uniform(0.3, 1.1))
         contrast = rng.uniform(60, 400) + rng.uniform(0, 40) * field(axes, 30.0, rng)
@@ -162,9 +163,7 @@ def _stretches(axes: list[NDArray], length_mm: float, rng: np.random.Generator) 
 # ---------------------------------------------------------------------------------------------------------------- lungs
 
 def lungs(patient: Patient, rng: np.random.Generator) -> None:
-    """Lung tissue, denser towards the back, with vessels and main bronchi; emphysema or consolidation in a fifth
-    each.
-    """
+    """Lung tissue, denser towards the back, with vessels and main bronchi; emphysema, consolidation in some."""
     heart_part = patient.part("heart")
     heart_mm = centre_mm(*heart_part[1:]) if heart_part else np.array([0, 0, np.inf])
     emphysema, dense = rng.random() < 0.2, rng.random() < 0.2
@@ -243,7 +242,8 @@ def bones(patient: Patient, rng: np.random.Generator) -> None:
         patient.paint(box, mask, spongy + (1 - inner) * share * (compact - spongy))
     if (part := patient.part("costal_cartilages")) is not None:
         box, mask, grid = part
-        calcification = np.clip(field(grid.axes(), 8.0, rng) - rng.uniform(1.0, 2.5), 0, 1) * (1 - lumen(mask, grid, 3.0))
+        calcification = np.clip(field(grid.axes(), 8.0, rng) - rng.uniform(1.0, 2.5), 0, 1)
+        calcification = calcification * (1 - lumen(mask, grid, 3.0))
         patient.paint(box, mask, patient.hu["cartilage"] + 250 * calcification)
 
 
@@ -304,8 +304,10 @@ def texture(patient: Patient, rng: np.random.Generator) -> None:
 # ------------------------------------------------------------------------------------------------------- blood vessels
 
 def blood_vessels(patient: Patient, rng: np.random.Generator) -> None:
-    """Calcification in the walls of arteries, mixing in the cava, a mottled arterial spleen, vessels of liver and
-    mesentery.
+    """Details of arteries, cava and spleen, and the vessels of liver and mesentery.
+
+    Arteries are calcified in some patients. In the cava, bright blood of the kidneys mixes with darker blood, and the
+    spleen is mottled in the arterial phase.
     """
     arteries = patient.part("aorta", "iliac_artery_left", "iliac_artery_right")
     if arteries is not None and rng.random() < 0.4:
@@ -355,9 +357,7 @@ def _liver_vessels(patient: Patient, rng: np.random.Generator) -> None:
 
 
 def _mesentery(patient: Patient, rng: np.random.Generator) -> None:
-    """Arteries and veins in the fat between the bowel and the root of the mesentery, which lies in front of the
-    aorta.
-    """
+    """Arteries and veins in the fat between bowel and mesenteric root, which lies in front of the aorta."""
     if (part := patient.part("small_bowel", "colon", "duodenum", margin_mm=10.0)) is None:
         return
     box, mask, grid = part
