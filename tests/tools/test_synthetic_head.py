@@ -27,8 +27,8 @@ def test_the_same_seed_is_the_same_ct_and_another_seed_is_another_head():
 def drawn():
     """A head without tilt or scanner: Head, HU, depth below the skin, depth in the braincase."""
     grid = Grid((-110.0, -130.0, -170.0), 5.0, (45, 54, 54))
-    place = np.stack(np.meshgrid(*grid.axes(), indexing="ij"))
-    patient = head.Head(grid, np.eye(3), place, np.full(grid.shape, -1000.0, np.float32))
+    reference = np.stack(np.meshgrid(*grid.axes(), indexing="ij"))
+    patient = head.Head(grid, np.eye(3), reference, np.full(grid.shape, -1000.0, np.float32))
     hu = head.tissues.draw_hu("native", np.random.default_rng(0)) | {name: mean for name, (mean, _) in head.LITERATURE.items()}
     hu["vein"] = hu["right_blood"]
     skin, cavity = head.soft_tissue(patient, hu, np.random.default_rng(1))
@@ -56,7 +56,7 @@ def test_brain_skull_air_and_eyes_have_their_hu(drawn):
     patient, skin, cavity = drawn
     inner = patient.image[cavity > 12]
     assert 20 < np.median(inner) < 45 and np.percentile(inner, 99) < 120
-    shell = patient.image[(cavity < -1) & (cavity > -4) & (patient.place[2] > 10)]
+    shell = patient.image[(cavity < -1) & (cavity > -4) & (patient.reference[2] > 10)]
     assert 500 < np.median(shell) < 1500
     assert (patient.image[skin < -5] == -1000).all()
     assert at(patient, 0, 15, -105) < -800                                           # the pharynx

@@ -57,7 +57,8 @@ LITERATURE = {
 # Tissue -> class of hu.json that is homogeneous and outlined well enough to stand for it. The means of kidneys and
 # hollow organs mix several contents; adrenal glands, and the cava in the arterial phase, are too small or too mixed.
 MEASURED_AS = {"liver": "liver", "spleen": "spleen", "pancreas": "pancreas", "blood": "aorta",
-               "caval_blood": "postcava", "portal_blood": "portal_and_splenic_vein", "bile": "gall_bladder", "bladder_urine": "bladder"}
+               "caval_blood": "postcava", "portal_blood": "portal_and_splenic_vein", "bile": "gall_bladder",
+               "bladder_urine": "bladder"}
 
 _TISSUES = [                                        # the first pattern that matches the whole name of the structure
     (r"adrenal_gland_.*", "adrenal"), (r"aorta|.*_artery_.*|brachiocephalic_trunk", "blood"),
