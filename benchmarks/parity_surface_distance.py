@@ -32,7 +32,8 @@ def ellipsoids(rng: np.random.Generator) -> Sequence[NDArray[np.bool_]]:
     """Two ellipsoids whose centres are up to 4 voxels apart along each axis."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 36, 24)], indexing="ij"), axis=-1)
     centre = rng.uniform(8, 16, 3)
-    return [(((grid - centre - shift) / rng.uniform(3, 11, 3)) ** 2).sum(-1) < 1 for shift in (0, rng.uniform(-4, 4, 3))]
+    return [(((grid - centre - shift) / rng.uniform(3, 11, 3)) ** 2).sum(-1) < 1
+            for shift in (0, rng.uniform(-4, 4, 3))]
 
 
 def noise(rng: np.random.Generator) -> Sequence[NDArray[np.bool_]]:

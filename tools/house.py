@@ -42,9 +42,7 @@ class Arrow(NamedTuple):
 
 
 def module_name(path: Path, package: Path = PACKAGE) -> str:
-    """`imaging.volume` for uniseg/imaging/volume.py, `imaging` for its __init__.py, `__init__` for
-    uniseg/__init__.py.
-    """
+    """`imaging.volume` for uniseg/imaging/volume.py, `imaging` for its __init__.py, `__init__` for the top one."""
     parts = list(path.relative_to(package).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -89,8 +87,7 @@ def upward(found: set[Arrow]) -> list[Arrow]:
 
 
 def circles(found: set[Arrow]) -> list[list[str]]:
-    """The groups of files that import each other, directly or through others: Tarjan's strongly connected components.
-    """
+    """The groups of files that import each other in a circle (Tarjan's strongly connected components)."""
     targets: dict[str, set[str]] = {}
     for source, target in found:
         targets.setdefault(source, set()).add(target)
