@@ -1,4 +1,6 @@
-"""benchmarks/continual.py: its assemblies hold what each step may see, its tables the paper's numbers and made-up ones of ours."""
+"""benchmarks/continual.py: its assemblies hold what each step may see, its tables the paper's numbers and made-up
+ones of ours.
+"""
 
 import sys
 from pathlib import Path
@@ -6,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started: it imports its neighbour
+# as where the script is started: it imports its neighbour
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import continual as benchmark
 import partial_labels
 from continual import (
@@ -42,7 +45,7 @@ def test_each_step_labels_its_own_classes_and_the_test_set_all(assembly):
     protocol, datasets = assembly
     for i, group in enumerate(GROUPS[protocol], 1):
         own = {name for label in group for name in names_of(label)}
-        beside = {"liver"} if (protocol, i) == ("tumour", 2) else set()                       # LiTS labels the liver too
+        beside = {"liver"} if (protocol, i) == ("tumour", 2) else set()  # LiTS labels the liver too
         assert set(datasets[f"step{i}"].annotated) == own | beside
     assert set(datasets["test"].annotated) == {n for group in GROUPS[protocol] for label in group for n in names_of(label)}
 
@@ -54,7 +57,8 @@ def test_patients_are_others_in_every_step_and_carry_every_class_that_is_learned
         ct = read_ct(dataset.cases[0].image)
         volumes[name] = ct.array
         empty = [n for n, mask in case_masks(dataset, dataset.cases[0], ct) if not mask.any()]
-        assert not set(empty) - {"celiac_trunk", "right_adrenal_gland", "left_adrenal_gland"}  # thinner than these 12 mm voxels
+        # thinner than these 12 mm voxels
+        assert not set(empty) - {"celiac_trunk", "right_adrenal_gland", "left_adrenal_gland"}
     values = list(volumes.values())
     assert not any(np.array_equal(a, b) for i, a in enumerate(values) for b in values[:i])
 
@@ -106,14 +110,17 @@ def test_an_order_other_than_the_papers_is_said():
 
 
 def test_the_change_of_old_classes_is_from_the_step_that_learned_them_to_the_last():
-    text = change("body", made_up("body", "PLOP"))          # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    text = change("body", made_up("body", "PLOP"))
     assert text.count("-0.170") == 5
     text = change("tumour", made_up("tumour", "LwF"))
     assert text.count("-0.100") == 4
 
 
 def test_the_papers_means_are_those_of_its_rows():
-    """To the three digits they are printed with; organ means of 13, means of 14. PLOP's mean is 0.767, printed is 0.768."""
+    """To the three digits they are printed with; organ means of 13, means of 14. PLOP's mean is 0.767, printed is
+    0.768.
+    """
     for method, (one, two, tumour, organ_1, organ_2, mean) in TABLE_10.items():
         assert np.mean(two) == pytest.approx(organ_2, abs=6e-4), method
         assert round(np.mean([*two, tumour]), 3) == (0.767 if method == "PLOP" else mean), method
@@ -153,5 +160,5 @@ def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypa
     assert len(cells(lines, "Ours (text)")[0]) == 7 and any("order is" in line for line in lines)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}
     assert len(before) == 3 + 5 + 5
-    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])                 # nothing is trained again
+    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])  # nothing is trained again
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}

@@ -1,4 +1,6 @@
-"""benchmarks/partial_labels.py: the three assemblies that it compares hold the same CTs and differ in labels as it says."""
+"""benchmarks/partial_labels.py: the three assemblies that it compares hold the same CTs and differ in labels as it
+says.
+"""
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def masks_of(dataset):
 def test_the_three_roots_hold_the_same_cts_and_the_test_set_holds_others(out, roots):
     volumes = {root: [read_ct(image).array for d in datasets for _, image, *_ in d.cases] for root, datasets in roots.items()}
     assert [[case[0] for d in datasets for case in d.cases] for datasets in roots.values()] == \
-        [["patient001", "patient000", "patient002", "patient003"]] * 3                  # Kidneys, Liver, Pancreas, Trunk
+        [["patient001", "patient000", "patient002", "patient003"]] * 3  # Kidneys, Liver, Pancreas, Trunk
     for ours, partial in zip(volumes["full"] + volumes["background"], volumes["partial"] * 2):
         assert np.array_equal(ours, partial)
     (test,) = find_datasets(out / "test")
@@ -96,7 +98,7 @@ def test_the_table_has_a_row_a_class_and_the_means_of_organs_and_lesions(monkeyp
 def test_a_finished_training_is_not_repeated_and_one_that_was_cut_is_resumed(tmp_path, monkeypatch, reached, started, resumed):
     folder, commands = tmp_path / "run", []
     folder.mkdir()
-    (folder / "config.json").write_text("{}")                       # written when a run starts; uniseg.train refuses such a folder
+    (folder / "config.json").write_text("{}")  # written when a run starts; uniseg.train refuses such a folder
     if reached is not None:
         torch.save({"training": {"step": reached, "epoch": reached // 50, "config": {"epochs": 2}}}, folder / "last.pt")
     monkeypatch.setattr(partial_labels.checkpoint, "read", lambda path: torch.load(path, weights_only=True))
