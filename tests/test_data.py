@@ -1,7 +1,7 @@
 """data.py, augment.py: on which side a kidney lies, what the cache holds, what a patch is.
 
 Small arrays are written so that the answer can be read off them; the patients are phantoms, whose sides are known. Ids like
-D06 are those of the project's table of faults.
+D06 are those of docs/faults.md.
 """
 
 import dataclasses
@@ -223,6 +223,7 @@ def test_a_lone_kidney_is_on_the_side_where_it_lies(patient, tmp_path):
         assert case.voxels[present] > 0 and case.voxels[missing] == 0
 
 
+@pytest.mark.slow
 def test_merged_labels_of_a_real_ct_are_split_as_its_separate_labels_say(shared_data, tmp_path):
     folder = shared_data / "train" / "TotalSegExample"
     dataset, [case] = read_dataset(folder), read_dataset(folder).cases

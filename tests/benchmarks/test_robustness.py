@@ -1,6 +1,4 @@
-"""benchmarks/robustness.py: each perturbation does to a tiny CT what its docstring says, and the command on a
-phantom.
-"""
+"""benchmarks/robustness.py: each perturbation does to a tiny CT what it says; the command runs on a phantom."""
 
 import json
 import sys
@@ -12,7 +10,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started
 import robustness
-from conftest import Patient, write_dataset
 from robustness import (
     BELOW_THE_CHEST,
     PERTURBATIONS,
@@ -32,6 +29,7 @@ from robustness import (
     without_contrast,
 )
 
+from conftest import Patient, write_dataset
 from tools.synthetic.tissues import centre
 from uniseg import checkpoint
 from uniseg.imaging.volume import to_ras, write_volume
@@ -40,8 +38,9 @@ from uniseg.phantom import make_phantom
 
 
 def block(shape=(40, 40, 8), spacing_mm=(5.0, 5.0, 2.5), at=(-100.0, -80.0, 30.0)):
-    """A body of 0 HU in air, 20 x 16 voxels wide and deep; a liver of 120 HU in it, and an aorta of 300 HU in the
-    liver.
+    """A body of 0 HU in air, 20 x 16 voxels wide and deep.
+
+    In it lies a liver of 120 HU, and in the liver an aorta of 300 HU.
     """
     hu = np.full(shape, -1000, np.int16, order="F")
     hu[10:30, 12:28] = 0
@@ -157,7 +156,8 @@ def test_a_table_below_a_ct_that_ends_at_the_back_gets_room():
 def test_without_contrast_each_class_has_its_native_mean_and_its_surroundings_stay():
     hu, affine, masks = block()
     shifts = native_shifts(hu, masks)
-    assert shifts == {"liver": round(centre("liver", "native") - 120, 1), "aorta": round(centre("blood", "native") - 300, 1)}
+    assert shifts == {"liver": round(centre("liver", "native") - 120, 1),
+                      "aorta": round(centre("blood", "native") - 300, 1)}
     native, _, _ = without_contrast(hu, affine, masks)  # an edge of 1 mm: 0.2 voxels in the plane
     assert native[16, 17, 4] == round(centre("liver", "native"))
     assert native[20, 20, 4] == round(centre("blood", "native"))  # the vessel overrules the liver around it
@@ -202,26 +202,31 @@ CLASSES = ("right_kidney", "left_kidney", "liver", "aorta", "bladder")
 def weights(tmp_path_factory):
     """An untrained network of 2 channels on a grid of 24 mm, on which a phantom is a single window."""
     torch.manual_seed(0)
-    network = UniversalModel(ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4), torch.randn(len(CLASSES), 4))
+    config = ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4)
+    network = UniversalModel(config, torch.randn(len(CLASSES), 4))
     path = tmp_path_factory.mktemp("weights") / "untrained.pt"
-    checkpoint.save(path, network, {"spacing_mm": [24.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3, "antialias": True})
+    checkpoint.save(path, network, {"spacing_mm": [24.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3,
+                                    "antialias": True})
     return path
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_for_each_perturbation_and_writes_the_same_numbers(weights, tmp_path, capsys):
     shown = {"kidneys": ("right_kidney", "left_kidney"), "liver": ("liver",), "spleen": ("spleen",)}
     write_dataset(tmp_path / "root" / "Ward", shown, {"a": Patient(*make_phantom((12.0, 12.0, 12.0)))})
     out = tmp_path / "out.json"
-    assert robustness.main([str(tmp_path / "root"), "--weights", str(weights), "--device", "cpu", "--json", str(out)]) == 0
+    assert robustness.main([str(tmp_path / "root"), "--weights", str(weights), "--device", "cpu",
+                            "--json", str(out)]) == 0
     report, text = json.loads(out.read_text())["Ward/a"], capsys.readouterr().out
     rows = report["rows"]
     assert list(rows) == list(PERTURBATIONS)
     # no spleen offered
     assert "| perturbation | right_kidney | left_kidney | liver | mean | change | voxels that differ |" in text
-    table = {cells[0]: cells for line in text.splitlines() if line.startswith("| ") for cells in [line.strip("| ").split(" | ")]}
+    rows_of_text = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    table = {cells[0]: cells for cells in rows_of_text}
     plain = rows["unperturbed"]
-    assert table["unperturbed"] == ["unperturbed", *(f"{plain['dice'][c]:.3f}" for c in CLASSES[:3]), f"{plain['mean']:.3f}",
-                                    "+0.000", "identical"]
+    assert table["unperturbed"] == ["unperturbed", *(f"{plain['dice'][c]:.3f}" for c in CLASSES[:3]),
+                                    f"{plain['mean']:.3f}", "+0.000", "identical"]
     assert plain["mean"] == pytest.approx(np.mean(list(plain["dice"].values())))
     assert all(rows[f"stored as {codes}"]["differing_voxels"] is not None for codes in ("LPS", "SLA"))
     assert rows["stored as LPS"] == rows["stored as LAS"] == plain                 # flips: to the last bit

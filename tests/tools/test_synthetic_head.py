@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import runs
 
+import runs
 from tools.synthetic import __main__ as command
 from tools.synthetic import head
 from tools.synthetic.geometry import Grid
@@ -15,7 +15,6 @@ from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
 from uniseg.training.objective import positive_weights
-
 
 PINNED = {"sha256": "8a4e7c2c7ba4292f7194752d5885e226025a2fbcf9933fe376e6566b44f37d09",     # of draw_head(3, 10.0)
           "shape": (22, 26, 26), "mean": -604.93, "sd": 536.76}
@@ -42,7 +41,8 @@ def drawn():
     grid = Grid((-110.0, -130.0, -170.0), 5.0, (45, 54, 54))
     reference = np.stack(np.meshgrid(*grid.axes(), indexing="ij"))
     patient = head.Head(grid, np.eye(3), reference, np.full(grid.shape, -1000.0, np.float32))
-    hu = head.tissues.draw_hu("native", np.random.default_rng(0)) | {name: mean for name, (mean, _) in head.LITERATURE.items()}
+    hu = head.tissues.draw_hu("native", np.random.default_rng(0))
+    hu |= {name: mean for name, (mean, _) in head.LITERATURE.items()}
     hu["vein"] = hu["right_blood"]
     skin, cavity = head.soft_tissue(patient, hu, np.random.default_rng(1))
     head.brain(patient, cavity, hu, np.random.default_rng(2))
@@ -51,7 +51,8 @@ def drawn():
 
 
 def at(patient, x, y, z):
-    return patient.image[tuple(np.rint((np.array((x, y, z)) - patient.grid.origin_mm) / patient.grid.spacing_mm).astype(int))]
+    index = (np.array((x, y, z)) - patient.grid.origin_mm) / patient.grid.spacing_mm
+    return patient.image[tuple(np.rint(index).astype(int))]
 
 
 def test_the_nose_is_in_front_and_the_neck_below(drawn):
@@ -93,7 +94,8 @@ def root(tmp_path_factory):
     labels[4, 4, 4] = 1
     write_volume(maps / "tiny.nii.gz", labels, np.diag([8.0, 8, 8, 1]))
     (maps / "names.json").write_text(json.dumps({"1": "liver"}))
-    assert command.main([str(maps), "--out", str(root / "Heads"), "--heads", "--cases", "1", "--spacing", "12", "--seed", "3"]) == 0
+    assert command.main([str(maps), "--out", str(root / "Heads"), "--heads", "--cases", "1", "--spacing", "12",
+                         "--seed", "3"]) == 0
     return root
 
 
@@ -116,8 +118,8 @@ def test_training_reads_heads_beside_others_and_weighs_no_class_by_them(root, tm
             cube = np.pad(np.full((6 + n, 6, 6), 1, np.uint8), 4)
             write_volume(root / "Others" / folder / f"cube_{n}.nii.gz", cube, np.diag([6.0, 6, 6, 1]))
     command.write_listing(root / "Others", ["liver"])
-    assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *runs.TINY,
-                       "--epochs", "1", "--augment", "contrast"]) == 0
+    assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"),
+                       *runs.TINY, "--epochs", "1", "--augment", "contrast"]) == 0
 
     class Case:
         def __init__(self, voxels):
