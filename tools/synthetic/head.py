@@ -257,7 +257,8 @@ def shape(head: Head, points: ArrayLike, radius: ArrayLike, rng: np.random.Gener
     points = points + rng.normal(0, JITTER_MM, 3) * (points[:, 0].any() or [0, 1, 1])     # stays in the midline
     radius = np.asarray(radius) * rng.uniform(0.92, 1.08)
     box = head.around(points, radius)
-    coordinates = head.reference[(slice(None), *box)]
+    in_box = (slice(None), *box)
+    coordinates = head.reference[in_box]
     depth = ellipsoid(coordinates, points[0], radius) if np.ndim(radius) else tube(coordinates, points, radius)
     return coordinates, box, depth
 
