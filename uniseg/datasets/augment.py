@@ -6,6 +6,8 @@ Pure functions of arrays and an `rng`. Nothing mirrors: left and right are class
 import numpy as np
 from scipy import ndimage
 
+from ..imaging.splines import cubic_b_splines
+
 
 def rotate_90(array, times):
     """Turn the last three axes (D, H, W) by `times` x 90 degrees in the axial plane.
@@ -55,16 +57,9 @@ def smooth_field(size, most, rng):
     three of a row stays below 1, and the Jacobian determinant of x + field(x) is positive everywhere.
     """
     distance = max(16.0, 6.001 * max(most))
-    splines = [_cubic_b_splines(n, distance) for n in size]                                       # (n, control points) each
+    splines = [cubic_b_splines(np.arange(n) / distance, int(np.ceil((n - 1) / distance)) + 3) for n in size]  # (n, points) each
     control = rng.uniform(-1, 1, (3, *(s.shape[1] for s in splines))) * np.reshape(most, (3, 1, 1, 1))
     return np.einsum("da,hb,wc,iabc->idhw", *splines, control, optimize=True)
-
-
-def _cubic_b_splines(size, distance):
-    """Weight of each control point at each of `size` voxels, (size, points): rows are not negative and sum to 1."""
-    points = int(np.ceil((size - 1) / distance)) + 3
-    t = abs(np.arange(size)[:, None] / distance - (np.arange(points) - 1)[None])
-    return np.where(t < 1, 2 / 3 - t ** 2 + t ** 3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0.0))
 
 
 def degrade(hu, rng):
