@@ -14,9 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import checkpoint
-from ..imaging.byte_stream import VolumeError
 from ..machine.console import say, warn
-from ..machine.files import atomic_write
+from ..machine.files import FileError, atomic_write
 from ..machine.processes import barrier
 from .recipe import TrainConfig
 from .validation import case_scores
@@ -201,7 +200,7 @@ def written(on_error, write, *arguments):
     """
     try:
         write(*arguments)
-    except (VolumeError, OSError) as error:
+    except (FileError, OSError) as error:
         if on_error == "stop":
             raise OSError(f"{error} What was there is left as it was; --resume goes on from it.") from None
         warn(f"{error} The run goes on (--on-save-error continue).")
