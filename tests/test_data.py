@@ -101,7 +101,7 @@ def test_d07_unexpected_values_are_refused_with_their_counts():
 def test_d07_negative_and_fractional_labels_in_a_file_are_refused(tmp_path):
     folder = write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": tiny_patient()})
     path = folder / "labelsTr" / "x.nii.gz"
-    for values, message in (([-1], r"label values -1 \(1 voxels\) are not in"), ([0.5], "no integers")):
+    for values, message in (([-1], r"label values -1 \(1 voxels\) are not in"), ([0.5], "not integers")):
         labels = np.zeros((14, 14, 14), np.float32)
         labels.flat[:1] = values
         write_volume(path, labels, np.diag([1.5, 1.5, 1.5, 1]))

@@ -1,4 +1,4 @@
-"""Left and right of a patient: the mid-sagittal plane, and dividing paired organs by it (Section 4.1.2, post-processing).
+"""Left and right of a patient: the mid-sagittal plane, and dividing paired organs by it (Section 4.1.2).
 
 Pure functions on numpy arrays. Arrays are (D, H, W) in RAS+ (see volume.py): the index of axis 0 grows towards the
 patient's right, of axis 1 towards the front, of axis 2 towards the head. Points in mm are world coordinates,

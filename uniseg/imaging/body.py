@@ -1,6 +1,6 @@
 """Where the patient's body is in a CT: without air, table and arms.
 
-The sliding window covers the body only (sliding_window.py), and no organ is found outside it. This goes beyond the paper.
+The sliding window covers the body only (sliding_window.py), and no organ is found outside it. The paper has no such step.
 Arrays are (D, H, W) in RAS+, as everywhere (volume.py). Read bits.py and components.py first.
 """
 
@@ -144,7 +144,7 @@ def trunk_box(body: np.ndarray, spacing_mm: Sequence[float], margin: int = 0) ->
     steps = _coarse_steps(spacing_mm)
     coarse = every_nth_voxel(body, steps)
     coarse_mm = [n * s for n, s in zip(steps, spacing_mm)]
-    # Distance to air in the slice. There is no air beyond the array, because a body that the field of view cuts goes on.
+    # Distance to air in the slice. Beyond the array there is no air: a body that the field of view cuts goes on.
     depth = np.stack([ndimage.distance_transform_edt(plane, coarse_mm[:2]) if not plane.all()
                       else np.full(plane.shape, np.inf) for plane in np.moveaxis(coarse, 2, 0)], axis=2)
     radius_mm = min(ARM_MM, ARM_SHARE * depth.max())

@@ -93,7 +93,7 @@ def workers_end_with(batches: Batches) -> Iterator[Batches]:
     try:
         yield batches
     finally:
-        if hasattr(batches, "_shutdown_workers"):          # only iterators with workers have this; there is no public API
+        if hasattr(batches, "_shutdown_workers"):    # only iterators with workers have this; there is no public API
             batches._shutdown_workers()
 
 
