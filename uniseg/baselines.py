@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .backbones.build import build_backbone, input_channels
+from .imaging.merging import merging_order, merging_rank
 from .losses import SMOOTH, unpack_bits
-from .taxonomy import BY_NAME, MERGING_ORDER, kind_of
+from .taxonomy import BY_NAME
 
 BASELINES = ("lwf", "ilt", "plop")      # "none" stands for a first training
 POD_FACTOR = 5e-4                       # authors' code
@@ -49,10 +50,11 @@ def index_map(target, classes, start=None, channels=None):
 
     Organs come first, then vessels, then tumours (Section 4.1.2); a class is not laid over one of a later kind.
     """
-    rank = torch.tensor([-1] + [MERGING_ORDER.index(kind_of(name)) for name in classes], device=target.device)
+    rank = torch.tensor([-1] + [merging_rank(name) for name in classes], device=target.device)
     index = torch.zeros_like(target[:, 0], dtype=torch.int64) if start is None else start.clone()
-    for k in sorted(range(len(classes)) if channels is None else channels, key=lambda k: (rank[k + 1].item(), k)):
-        index[(target[:, k] > 0) & (rank[index] <= rank[k + 1])] = k + 1
+    for k in merging_order(classes):
+        if channels is None or k in channels:
+            index[(target[:, k] > 0) & (rank[index] <= rank[k + 1])] = k + 1
     return index
 
 

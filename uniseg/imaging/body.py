@@ -1,6 +1,7 @@
 """Where the patient's body is in a CT: without air, table and arms.
 
-The sliding window covers the body only (sliding_window.py), and no organ is found outside it. The paper does not do this.
+The sliding window covers the body only (sliding_window.py), and no organ is found outside it. The paper has no such
+step.
 Arrays are (D, H, W) in RAS+, as everywhere (volume.py). Read bits.py and components.py first.
 """
 

@@ -197,7 +197,7 @@ def _skip_extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) 
 
 
 def _read_payload(stream: ByteStream, voxels: int, dtype: np.dtype) -> np.ndarray:
-    """All voxels, read in blocks, so that memory grows with the bytes that arrive. Reads to the end, to the CRC of gzip."""
+    """All voxels, read in blocks: memory grows with the bytes that arrive. Reads to the end, to the CRC of gzip."""
     kept = np.dtype(np.float32) if dtype.itemsize >= 8 else dtype.newbyteorder("=")
     buffer, expected = bytearray(), stream.delivered + voxels * dtype.itemsize
     try:

@@ -218,7 +218,7 @@ def _note_implausible_hu(hu: np.ndarray, notes: list[str]) -> None:
 
 
 def _to_labels(stored: _Stored) -> np.ndarray:
-    """Labels (X * Y * Z,) in the smallest of uint8, uint16, int32. Values that are not integers (to 1e-3) are refused."""
+    """Labels (X * Y * Z,) in the smallest of uint8, uint16, int32. Values off an integer by 1e-3 or more are refused."""
     voxels, (slope, intercept) = stored.voxels, stored.scaling
     labels = np.empty(voxels.size, np.int32)
     wrong = 0
@@ -261,7 +261,7 @@ def voxel_size_mm(affine: np.ndarray) -> np.ndarray:
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Permute and flip the axes, without resampling, so that they point right, anterior, superior as nearly as possible.
+    """Permute and flip the axes, without resampling, so that they point right, anterior, superior where possible.
 
     returns: view of `array`, its affine, and the orientation (3, 2) that `from_ras` takes back
     """

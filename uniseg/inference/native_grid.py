@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .. import taxonomy
 from ..imaging.bits import bit_dtype, bounding_box, get_bit
+from ..imaging.merging import merging_groups, paint_where_surer
 from ..imaging.resampling import resample_back
 
 STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
@@ -51,12 +51,11 @@ def to_native(bits, maps, numbers, affine, native_shape, native_affine):
     """
     native_bits = np.zeros(native_shape, bit_dtype(len(numbers)), order="F")
     label_map = np.zeros(native_shape, np.uint8 if max(numbers.values()) <= 255 else np.uint16, order="F")
-    confidence = np.zeros(native_shape, np.uint8, order="F")
-    for kind in taxonomy.MERGING_ORDER:
-        confidence.fill(0)
-        for k, name in enumerate(numbers):
-            if taxonomy.kind_of(name) != kind:
-                continue
+    surest = np.zeros(native_shape, np.uint8, order="F")
+    names = list(numbers)
+    for group in merging_groups(names):
+        surest.fill(0)
+        for k in group:
             found = _refined(get_bit(bits, k), maps[k])
             if found is None:
                 continue
@@ -64,10 +63,8 @@ def to_native(bits, maps, numbers, affine, native_shape, native_affine):
             for box, block in resample_back(field, start, bits.shape, native_shape, affine, native_affine):
                 inside = block > AT_THRESHOLD
                 native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
-                block = np.rint(block).astype(np.uint8)
-                wins = inside & (block > confidence[box])
-                label_map[box][wins] = numbers[name]
-                confidence[box][wins] = block[wins]
+                confidence = np.where(inside, np.rint(block), 0).astype(np.uint8)
+                paint_where_surer(label_map[box], surest[box], numbers[names[k]], confidence)
     return native_bits, label_map
 
 

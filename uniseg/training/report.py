@@ -12,10 +12,10 @@ import json
 import re
 
 import numpy as np
-import torch
 
 from .. import taxonomy
 from ..imaging.bits import get_bit
+from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..pictures.canvas import blank, text, write_png
@@ -99,24 +99,19 @@ def label_map(logits, classes):
     The rule of Section 4.1.2 on the model's grid, without post-processing.
     """
     values, merged = taxonomy.label_values(classes), np.zeros(logits.shape[1:], np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        best = torch.zeros(logits.shape[1:])
-        for k, name in enumerate(classes):
-            if taxonomy.kind_of(name) == kind:
-                merged[(logits[k] > best).numpy()] = values[name]
-                best = torch.maximum(best, logits[k])
+    for group in merging_groups(classes):
+        surest = np.zeros(merged.shape, np.float32)
+        for k in group:
+            paint_where_surer(merged, surest, values[classes[k]], logits[k].numpy())
     return merged
 
 
 def reference_map(case, classes):
     """(D, H, W) uint8 of a case's own labels, merged in the same order; classes the model does not have are left out."""
     values, bits = taxonomy.label_values(classes), np.asarray(case.bits)
-    merged = np.zeros(bits.shape, np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        for k, name in enumerate(case.names):
-            if name in values and taxonomy.kind_of(name) == kind:
-                merged[get_bit(bits, k)] = values[name]
-    return merged
+    known = [name for name in case.names if name in values]
+    return merge_masks(known, [values[name] for name in known],
+                       lambda k: get_bit(bits, case.names.index(known[k])), bits.shape)
 
 
 def write_overlay(out, config, classes, epoch, case, predicted):
