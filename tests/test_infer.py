@@ -24,6 +24,7 @@ from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
 from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
+from uniseg.inference import plan as plan_module
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -212,7 +213,7 @@ def test_o04_an_output_that_cannot_be_written_is_found_before_any_work(segment, 
         code, out, err = segment("ct.nii.gz", "-o", output)
         assert code == 2 and out == "" and "file" in one_line(err) and "-o" in err
     assert Path("file").read_text() == "mine"
-    monkeypatch.setattr(infer.os, "access", lambda path, mode: False)        # root may write everywhere
+    monkeypatch.setattr(plan_module.os, "access", lambda path, mode: False)        # root may write everywhere
     code, _, err = segment("ct.nii.gz")
     assert code == 2 and "nothing can be written in ." in one_line(err)
 

@@ -25,8 +25,9 @@ from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
 from uniseg.inference import result as result_module
 from uniseg.inference import second_view
-from uniseg.inference.native_grid import AT_THRESHOLD, to_bytes
-from uniseg.inference.second_view import middle, widened
+from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
+from uniseg.inference.region import BODY_MARGIN, grow_to_window
+from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.postprocess import postprocess as refine
 from uniseg.segmenter import Segmenter
@@ -303,12 +304,12 @@ def test_a_threshold_that_is_no_probability_is_refused_before_any_work(threshold
 
 @pytest.mark.parametrize("threshold", [0.5, 0.01, 0.37, 0.999])
 def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshold):
-    limit = segmenter._logit(threshold, "liver")
+    limit = segmenter.logit(threshold, "liver")
     edge = np.float32(limit)
     near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
                            edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001), [EMPTY_LOGIT, 1e30, -1e30]])
     logits = near.astype(np.float32).reshape(1, 1, -1)
-    values = to_bytes(logits.copy(), limit)
+    values = logits_to_bytes(logits.copy(), limit)
     assert values.dtype == np.uint8 and values.shape == logits.shape
     assert np.array_equal(values > AT_THRESHOLD, logits > edge) and not (values == AT_THRESHOLD).any()
     order = np.argsort(logits.ravel(), kind="stable")
@@ -339,7 +340,7 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
     names, window = network.classes, preprocessing["window"]
     hu, affine = resample(ct.array, ct.affine, preprocessing["spacing_mm"], antialias=preprocessing["antialias"])
     body = body_mask(hu, voxel_size_mm(affine))
-    box = bounding_box(body, segmenter.BODY_MARGIN)
+    box = bounding_box(body, BODY_MARGIN)
     scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing["hu_window"])), body[box]
     assert all(n >= w for n, w in zip(scaled.shape, window)), "padding is not part of this reference"
 
@@ -356,7 +357,7 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
     limit = np.log(threshold / (1 - threshold))
     fields = np.zeros((len(names), *hu.shape), np.uint8)
     for field, values in zip(fields, logits):
-        field[box] = np.where(body, to_bytes(values, limit), 0)             # no organ outside the body
+        field[box] = np.where(body, logits_to_bytes(values, limit), 0)             # no organ outside the body
     bits = pack([np.asfortranarray(field > 128) for field in fields])
     if postprocess:
         bits, _ = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
@@ -445,13 +446,13 @@ def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_doe
     ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)), ((4, 16), 20, (4, 16))])
 def test_a_box_smaller_than_a_window_grows_to_its_size_as_far_as_the_volume_goes(box, shape, expected):
     """A window of 8, along one axis."""
-    assert widened((slice(*box),), (8,), (shape,)) == (slice(*expected),)
+    assert grow_to_window((slice(*box),), (8,), (shape,)) == (slice(*expected),)
 
 
 def test_the_middle_of_the_smallest_body_is_not_empty():
     for n in range(1, 9):
         for share in (0.3, 0.5, 0.9):
-            part, _ = middle(np.ones((n, 3, 1), bool), share)
+            part, _ = central_part(np.ones((n, 3, 1), bool), share)
             assert 0 <= part.start < part.stop <= n and part.start + part.stop == n
 
 

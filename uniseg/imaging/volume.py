@@ -107,6 +107,7 @@ def _load_image(image: nib.spatialimages.SpatialImage) -> _Stored:
     if not isinstance(image.header, nib.Nifti1Header):
         image = nib.Nifti1Image.from_image(image)
     header, data = image.header.copy(), image.dataobj
+    assert isinstance(header, nib.Nifti1Header)
     scaling = (1.0, 0.0)
     if isinstance(data, nib.arrayproxy.ArrayProxy):
         stored, scaling = data.get_unscaled(), (float(data.slope), float(data.inter))
@@ -218,7 +219,7 @@ def _note_implausible_hu(hu: np.ndarray, notes: list[str]) -> None:
 
 
 def _to_labels(stored: _Stored) -> np.ndarray:
-    """Labels (X * Y * Z,) in the smallest of uint8, uint16, int32. Values off an integer by 1e-3 or more are refused."""
+    """Labels (X * Y * Z,) in the smallest of uint8, uint16, int32. A value 1e-3 off an integer is refused."""
     voxels, (slope, intercept) = stored.voxels, stored.scaling
     labels = np.empty(voxels.size, np.int32)
     wrong = 0
@@ -258,6 +259,11 @@ def scale_hu(hu: np.ndarray, hu_window: Sequence[float] = (-175.0, 250.0)) -> np
 def voxel_size_mm(affine: np.ndarray) -> np.ndarray:
     """The voxel size (3,): the lengths of the affine's columns."""
     return np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
+
+
+def voxel_volume_mm3(affine: np.ndarray) -> float:
+    """The volume of a voxel, also where the axes are sheared."""
+    return abs(np.linalg.det(np.asarray(affine, float)[:3, :3]))
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
