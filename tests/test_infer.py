@@ -296,8 +296,8 @@ def test_f56_any_file_name_works_and_none_breaks_a_line_or_steers_a_terminal(seg
 def test_f60_a_file_that_vanishes_is_that_cases_error(segment, monkeypatch):
     planned = infer.plan
 
-    def plan_then_lose(args):
-        jobs = planned(args)
+    def plan_then_lose(*arguments):
+        jobs = planned(*arguments)
         Path("lost.nii.gz").unlink()
         return jobs
     monkeypatch.setattr(infer, "plan", plan_then_lose)

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from png import read_png
 from runs import metrics
 from test_data import handmade
-
 from uniseg import taxonomy, train
 from uniseg.datasets.cases import Case
 from uniseg.pictures import canvas as canvas_module
 from uniseg.pictures import chart
 from uniseg.pictures.canvas import GLYPHS, GRID, INK, blank, stroke, write_png
-from uniseg.pictures.slices import class_color
+from uniseg.pictures.colors import class_color
 from uniseg.train import main
 from uniseg.training import model_card, progress, report
 from uniseg.training.recipe import TrainConfig

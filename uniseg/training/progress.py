@@ -10,7 +10,7 @@ import numpy as np
 from .. import taxonomy
 from ..pictures.canvas import FAINT, INK, blank, stroke, text
 from ..pictures.chart import axes, curve, log_ticks, nice_ticks
-from ..pictures.slices import class_color
+from ..pictures.colors import class_color
 
 ROWS, COLUMNS = 900, 1400         # pixels
 LOSS_COLOR, PALE_LOSS, RATE_COLOR = (31, 92, 153), (170, 196, 222), (96, 100, 108)

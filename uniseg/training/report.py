@@ -19,7 +19,8 @@ from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..pictures.canvas import blank, text, write_png
-from ..pictures.slices import class_color, middle, overlay
+from ..pictures.colors import class_color
+from ..pictures.slices import labels_centre, overlay
 from .model_card import model_card
 from .progress import progress_picture
 
@@ -136,7 +137,7 @@ def overlay_picture(case, predicted, classes, spacing_mm, hu_window, epoch):
             (predicted, f"prediction after epoch {epoch}: {len(classes)} classes"))):
         top = row * (CAPTION + PLANE)
         text(picture, 8, top + 20, title, (255, 255, 255), 2.0)
-        planes = overlay(case.image, labels, affine, middle(reference), hu_window, PLANE)
+        planes = overlay(case.image, labels, affine, labels_centre(reference), hu_window, PLANE)
         picture[top + CAPTION:top + CAPTION + PLANE, :3 * PLANE] = planes
     found = np.bincount(reference.ravel(), minlength=256) + np.bincount(predicted.ravel(), minlength=256)
     present = [(n, v) for n, v in taxonomy.label_values(classes).items() if found[v]]
