@@ -1,7 +1,7 @@
 """infer.py, the command: which files it takes and writes, what it says, its exit codes, and what an interruption leaves.
 
 Most tests call `main([...])` in this process, with tiny random weights and a coarse CT; signals, pipes and locales need a
-process of their own. Ids like F62, O07, W01 are those of the project's table of faults.
+process of their own. Ids like F62, O07, W01 are those of docs/faults.md.
 """
 
 import errno
@@ -148,6 +148,15 @@ def test_every_setting_reaches_the_json(segment):
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
         "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [], "second_view": None,
         "precision": "bf16", "device": "cpu"}
+
+
+def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_the_limit(segment):
+    voxels = int(np.prod(nib.load("ct.nii.gz").shape))
+    code, _, err = segment("ct.nii.gz", "--max-voxels", voxels - 1)
+    assert code == 1 and f"more than the limit of {voxels - 1:,}. Crop it or resample it" in one_line(err) and "--max-voxels" in err
+    assert segment("ct.nii.gz", "--max-voxels", voxels)[0] == 0
+    code, _, err = segment("ct.nii.gz", "--max-voxels", 0)
+    assert code == 2 and one_line(err) == "--max-voxels 0: choose a number of 1 or more."
 
 
 def test_f51_an_empty_result_is_a_success_that_says_so(segment, here):

@@ -1,7 +1,7 @@
 """Drawing on arrays of pixels: lines, a small stroke font, and PNG files.
 
-A picture is (rows, columns, 3) float32 from 0 to 255 and is drawn on in place. Positions are in pixels, x to the right and
-y down, and may lie between two pixels. chart.py and slices.py draw with this.
+A picture is (rows, columns, 3) float32 from 0 to 255 and is drawn on in place. Positions are in pixels, x to the right
+and y down, and may lie between two pixels. chart.py and slices.py draw with this.
 """
 
 import struct
@@ -35,8 +35,8 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
 
 INK, FAINT, GRID = (30, 34, 40), (120, 126, 134), (226, 229, 233)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-# The strokes of each character, separated by "/", as points "xy" on a grid. The baseline is y = 2; small letters reach up
-# to 6, capitals and digits up to 8.
+# The strokes of each character, separated by "/", as points "xy" on a grid. The baseline is y = 2; small letters reach
+# up to 6, capitals and digits up to 8.
 GLYPHS = {
     "0": "12 32 43 47 38 18 07 03 12", "1": "16 28 22/12 32", "2": "07 18 38 47 46 02 42",
     "3": "07 18 38 47 46 35 15/35 44 43 32 12 03",
@@ -44,8 +44,9 @@ GLYPHS = {
     "8": "15 06 07 18 38 47 46 35 15 04 03 12 32 43 44 35", "9": "03 12 32 43 47 38 18 07 06 15 35 46",
     "a": "45 36 16 05 03 12 32 43/46 42", "b": "08 02/05 16 36 45 43 32 12 03", "c": "45 36 16 05 03 12 32 43",
     "d": "48 42/45 36 16 05 03 12 32 43", "e": "04 44 45 36 16 05 03 12 32 43", "f": "38 28 17 12/06 36",
-    "g": "46 41 30 10 01/45 36 16 05 03 12 32 43", "h": "08 02/05 16 36 45 42", "i": "06 02/08 08", "j": "16 11 00/18 18",
-    "k": "08 02/36 04/15 32", "l": "08 03 12", "m": "06 02/05 16 26 35 32/35 46 56 65 62", "n": "06 02/05 16 36 45 42",
+    "g": "46 41 30 10 01/45 36 16 05 03 12 32 43", "h": "08 02/05 16 36 45 42", "i": "06 02/08 08",
+    "j": "16 11 00/18 18", "k": "08 02/36 04/15 32", "l": "08 03 12", "m": "06 02/05 16 26 35 32/35 46 56 65 62",
+    "n": "06 02/05 16 36 45 42",
     "o": "16 36 45 43 32 12 03 05 16", "p": "06 00/05 16 36 45 43 32 12 03", "q": "46 40/45 36 16 05 03 12 32 43",
     "r": "06 02/05 16 36", "s": "45 36 16 05 14 34 43 32 12 03", "t": "18 13 22 32/06 36", "u": "06 03 12 32 43/46 42",
     "v": "06 22 46", "w": "06 22 35 42 66", "x": "06 42/02 46", "y": "06 22/46 10", "z": "06 46 02 42",
@@ -53,11 +54,13 @@ GLYPHS = {
     "D": "02 08 28 46 44 22 02", "E": "48 08 02 42/05 35", "F": "48 08 02/05 35", "G": "47 38 18 07 03 12 32 43 45 25",
     "H": "08 02/48 42/05 45", "I": "08 02", "J": "38 33 22 12 03", "K": "08 02/48 04/15 42", "L": "08 02 42",
     "M": "02 08 34 68 62", "N": "02 08 42 48", "O": "12 42 53 57 48 18 07 03 12", "P": "02 08 38 47 45 34 04",
-    "Q": "12 42 53 57 48 18 07 03 12/34 52", "R": "02 08 38 47 46 35 05/25 42", "S": "47 38 18 07 06 15 35 44 43 32 12 03",
-    "T": "08 48/28 22", "U": "08 03 12 32 43 48", "V": "08 22 48", "W": "08 12 36 52 68", "X": "08 42/02 48",
+    "Q": "12 42 53 57 48 18 07 03 12/34 52", "R": "02 08 38 47 46 35 05/25 42",
+    "S": "47 38 18 07 06 15 35 44 43 32 12 03", "T": "08 48/28 22", "U": "08 03 12 32 43 48", "V": "08 22 48",
+    "W": "08 12 36 52 68", "X": "08 42/02 48",
     "Y": "08 25 48/25 22", "Z": "08 48 02 42",
-    " ": "", ".": "02 02", ",": "12 01", ":": "02 02/05 05", "-": "05 35", "+": "05 45/23 27", "=": "04 44/06 46", "_": "01 41",
-    "/": "02 38", "(": "18 07 03 12", ")": "08 17 13 02", "[": "18 08 02 12", "]": "08 18 12 02", "%": "02 48/07 07/43 43",
+    " ": "", ".": "02 02", ",": "12 01", ":": "02 02/05 05", "-": "05 35", "+": "05 45/23 27", "=": "04 44/06 46",
+    "_": "01 41", "/": "02 38", "(": "18 07 03 12", ")": "08 17 13 02", "[": "18 08 02 12", "]": "08 18 12 02",
+    "%": "02 48/07 07/43 43",
     "'": "08 07", "&": "42 07 18 27 04 03 12 22 44", "<": "36 04 32", ">": "06 34 02", "*": "06 44/04 46/27 23",
 }
 MISSING = "02 08 38 32 02"                                 # a box, for every other character
@@ -77,7 +80,7 @@ def paint(picture: np.ndarray, x: int, y: int, coverage: np.ndarray, color: Colo
     coverage = coverage[top:max(0, picture.shape[0] - y), left:max(0, picture.shape[1] - x)]
     part = picture[y + top:, x + left:][:coverage.shape[0], :coverage.shape[1]]
     touched = np.nonzero(coverage > 1 / 16)
-    share = np.round(coverage[touched] * 8)[:, None] / 8       # more shades are not seen, and the file is a third smaller
+    share = np.round(coverage[touched] * 8)[:, None] / 8      # nobody sees more shades, and the file is a third smaller
     part[touched] += share * (np.array(color, np.float32) - part[touched])
 
 
@@ -92,7 +95,7 @@ def stroke(picture: np.ndarray, points: Sequence[tuple[float, float]], width: fl
     low = np.floor(corners.min(axis=0) - width).astype(int)
     columns, rows = np.ceil(corners.max(axis=0) + width).astype(int) - low
     y, x = np.mgrid[:rows, :columns].astype(np.float32) + 0.5
-    pixels = np.stack([x, y], axis=-1)[:, :, None] + low.astype(np.float32)                   # (h, w, 1, 2) their centres
+    pixels = np.stack([x, y], axis=-1)[:, :, None] + low.astype(np.float32)    # (h, w, 1, 2) their centres
     start, along = corners[:-1], corners[1:] - corners[:-1]
     share = np.clip(((pixels - start) * along).sum(-1) / np.maximum((along ** 2).sum(-1), 1e-6), 0, 1)
     distance = np.linalg.norm(pixels - start - share[..., None] * along, axis=-1).min(axis=-1)
@@ -111,20 +114,15 @@ def text_width(string: str, unit: float = 2.0) -> float:
     return sum(_strokes(c)[1] + 2 for c in string) * unit
 
 
-def text(picture: np.ndarray, x: float, y: float, string: str, color: Color = INK, unit: float = 2.0, bold: bool = False,
-         align: str = "left") -> None:
+def text(picture: np.ndarray, x: float, y: float, string: str, color: Color = INK, unit: float = 2.0,
+         bold: bool = False, align: str = "left") -> None:
     """Write one line of text.
 
     x, y:  of the left end, the centre or the right end (`align`) of the baseline
     unit:  pixels per unit of the glyphs; capitals are 6 units high
     """
     x -= {"left": 0.0, "centre": 0.5, "right": 1.0}[align] * (text_width(string, unit) - 2 * unit)
-    pen = unit * (1.15 if bold else 0.75)
-    for character in string:
-        lines, width = _strokes(character)
-        for line in lines:
-            stroke(picture, [(x + px * unit, y - (py - 2) * unit) for px, py in line], pen, color)
-        x += (width + 2) * unit
+    _write(picture, x, y, string, color, unit, pen=unit * (1.15 if bold else 0.75))
 
 
 def label(picture: np.ndarray, x: float, y: float, string: str, unit: float = 1.5) -> None:
@@ -139,10 +137,14 @@ def label(picture: np.ndarray, x: float, y: float, string: str, unit: float = 1.
         return
     left = float(np.clip(x - width / 2, margin, columns - margin - width))
     baseline = float(np.clip(y + height / 2, margin + height, rows - margin))
-    for color, pen in ((BLACK, 2 * margin), (WHITE, unit)):
-        at = left
-        for character in string:
-            lines, character_width = _strokes(character)
-            for line in lines:
-                stroke(picture, [(at + px * unit, baseline - (py - 2) * unit) for px, py in line], pen, color)
-            at += (character_width + 2) * unit
+    _write(picture, left, baseline, string, BLACK, unit, pen=2 * margin)
+    _write(picture, left, baseline, string, WHITE, unit, pen=unit)
+
+
+def _write(picture: np.ndarray, x: float, y: float, string: str, color: Color, unit: float, pen: float) -> None:
+    """Write with a pen of that many pixels, from the left end of the baseline on."""
+    for character in string:
+        lines, width = _strokes(character)
+        for line in lines:
+            stroke(picture, [(x + px * unit, y - (py - 2) * unit) for px, py in line], pen, color)
+        x += (width + 2) * unit

@@ -17,9 +17,9 @@ def curve(picture: np.ndarray, xs: Sequence[float] | np.ndarray, ys: Sequence[fl
           color: Color) -> None:
     """Draw a line of `width` pixels, with a round pen, through points of ascending x.
 
-    The time depends on the number of pixels, not of points. Each pixel column is cut into four strips. For each strip we
-    compute the heights (low, high) between which the pen covers it, mark in `change` where that stretch begins and ends,
-    and sum down the rows: the result is the share of each pixel that is covered.
+    The time depends on the number of pixels, not of points. Each pixel column is cut into four strips. For each strip
+    we compute the heights (low, high) between which the pen covers it, mark in `change` where that stretch begins and
+    ends, and sum down the rows: the result is the share of each pixel that is covered.
     """
     xs, ys = np.asarray(xs, float), np.asarray(ys, float)
     reach = math.ceil(width / 2) + 1
@@ -33,7 +33,7 @@ def curve(picture: np.ndarray, xs: Sequence[float] | np.ndarray, ys: Sequence[fl
     outside = (edges[1:] < xs[0]) | (edges[:-1] > xs[-1])
     low[outside], high[outside] = np.inf, -np.inf
     strips = range(-int(2 * width), int(2 * width) + 1)
-    pen = [(d, math.sqrt(width ** 2 / 4 - d * d / 16)) for d in strips]        # half the pen's height, d strips beside it
+    pen = [(d, math.sqrt(width ** 2 / 4 - d * d / 16)) for d in strips]        # half the pen's height, d strips away
     low, high = (np.min([np.roll(side, d) - half for d, half in pen], axis=0) for side in (low, -high))
     drawn = np.isfinite(low)
     low, high, columns = low[drawn], -high[drawn], np.arange(len(low))[drawn] // 4
@@ -46,7 +46,7 @@ def curve(picture: np.ndarray, xs: Sequence[float] | np.ndarray, ys: Sequence[fl
     paint(picture, first, top, np.clip(np.cumsum(change, axis=0), 0, 1), color)
 
 
-# --------------------------------------------------------------------------------------------------------------------- axes
+# ------------------------------------------------------------------------------------------------------------- axes
 
 def nice_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[float]:
     """At most `most` + 1 round numbers from low to high; they are 1, 2 or 5 times a power of ten apart.
@@ -81,8 +81,9 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def axes(picture: np.ndarray, box: tuple[int, int, int, int], x_range: tuple[float, float], y_range: tuple[float, float],
-         title: str, x_ticks: Sequence[float], y_ticks: Sequence[float], log: bool = False) -> tuple[ToPixels, ToPixels]:
+def axes(picture: np.ndarray, box: tuple[int, int, int, int], x_range: tuple[float, float],
+         y_range: tuple[float, float], title: str, x_ticks: Sequence[float], y_ticks: Sequence[float],
+         log: bool = False) -> tuple[ToPixels, ToPixels]:
     """Draw the frame, grid, ticks and title of one panel.
 
     box:     (left, top, width, height) of the frame; the title stands above it, tick labels left of it and below it
