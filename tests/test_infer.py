@@ -458,7 +458,8 @@ def test_the_help_ends_with_the_disclaimer(capsys):
 
 PAUSE = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell starts background jobs, as these tests may be, without it
+# a shell starts background jobs, as these tests may be, without it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import uniseg.infer, uniseg.machine.files, uniseg.segmenter
 real, calls = {target}, []
 def slow(*args, **options):

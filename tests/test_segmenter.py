@@ -313,7 +313,7 @@ def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshol
     assert values.dtype == np.uint8 and values.shape == logits.shape
     assert np.array_equal(values > AT_THRESHOLD, logits > edge) and not (values == AT_THRESHOLD).any()
     order = np.argsort(logits.ravel(), kind="stable")
-    assert (np.diff(values.ravel()[order].astype(int)) >= 0).all()           # monotone: interpolation and confidence hold
+    assert (np.diff(values.ravel()[order].astype(int)) >= 0).all()        # monotone: interpolation and confidence hold
     inner = np.abs(logits - limit) < 3.9
     assert np.abs((values[inner].astype(float) - AT_THRESHOLD) / 32 - (logits[inner] - limit)).max() < 1.5 / 32
 
@@ -459,7 +459,7 @@ def test_the_middle_of_the_smallest_body_is_not_empty():
 def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
     hu = np.full((30, 30, 30), AIR, np.int16)
     hu[11:19, 13:17, 12:18] = BODY                                          # with its margin 16 x 12 x 14
-    hu[15, 22] = 90                                                         # beside it, at a side that has 12 voxels: seen all the same
+    hu[15, 22] = 90        # beside it, at a side that has 12 voxels: seen all the same
     seen = []
 
     class Watched(Bands):
@@ -475,7 +475,7 @@ def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
 
 def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so():
     hu, _, affine = paint()
-    narrow, seen = hu[10:22, 8:20], []                                      # 12 x 12 in windows of 16, the body cut on all sides
+    narrow, seen = hu[10:22, 8:20], []        # 12 x 12 in windows of 16, the body cut on all sides
 
     class Watched(Bands):
         def forward(self, patches, only=None):
@@ -487,7 +487,7 @@ def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so
     assert torch.equal(first[:2], first[2:3].expand(2, -1, -1)) and torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
     inside = np.s_[10:22, 8:20]
     whole = stand_in().segment(image(hu, affine), postprocess=False)
-    for name in whole.classes:                                              # Bands looks at each voxel alone: nothing may change
+    for name in whole.classes:        # Bands looks at each voxel alone: nothing may change
         assert np.array_equal(result.mask(name), whole.mask(name)[inside]), name
 
 
@@ -516,7 +516,7 @@ def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_bot
     model = Segmenter(Swayed(without_air), PREPROCESSING, torch.device("cpu"), weights, second_view=0.5)
     result = model.segment(image(hu, np.diag([4.0, 4, 4, 1])), postprocess=False)
     expected = hu == BODY
-    expected[5:11, 6:10] = at_its_sides                                     # half of 12, half of 8, all the height: no air there
+    expected[5:11, 6:10] = at_its_sides        # half of 12, half of 8, all the height: no air there
     expected[6:10, 7:9] = within
     assert np.array_equal(result.mask("liver"), expected)
     assert result.stats["settings"]["second_view"] == 0.5
@@ -582,7 +582,7 @@ def test_windows_without_body_are_skipped_and_the_result_stays_the_same():
     network = Bands()
     result = stand_in(network).segment(image(hu, np.diag([4.0, 4, 4, 1])))
     assert np.array_equal(result.mask("liver"), hu == PAINT["liver"])
-    box = (72, 72, 24)                                                      # 64 + 2 x 4 of margin; z is cut at the volume
+    box = (72, 72, 24)        # 64 + 2 x 4 of margin; z is cut at the volume
     everywhere = sum(map(len, plan_windows(box, (16, 16, 16)).values()))
     assert 0 < network.windows < everywhere / 2
 
@@ -597,7 +597,7 @@ def test_there_is_no_organ_outside_the_body_whatever_the_network_says():
 def test_windows_lie_over_the_trunk_and_nothing_is_found_in_an_arm_beside_it():
     hu, _, affine = paint((64, 28, 30))                                     # 72 mm of air on each side of the patient
     arm = np.zeros(hu.shape, bool)
-    arm[46:57, 10:18] = True                                                # 44 x 32 mm, all the way up, touching the side
+    arm[46:57, 10:18] = True        # 44 x 32 mm, all the way up, touching the side
     hu[arm] = BODY
     assert body_mask(hu, (4.0, 4.0, 4.0))[arm].mean() > 0.9
     network, whole = Bands({"liver": (0, 5000)}), Bands({"liver": (0, 5000)})

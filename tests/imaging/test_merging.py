@@ -15,7 +15,7 @@ from uniseg.taxonomy import CLASSES, label_values
 from uniseg.training import report
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["liver_tumor", "hepatic_vessel", "liver", "spleen"]        # against the order on purpose: tumour, vessel, organ
+NAMES = ["liver_tumor", "hepatic_vessel", "liver", "spleen"]      # against the order on purpose: tumour, vessel, organ
 
 
 def paint_all(names, values, confidences):

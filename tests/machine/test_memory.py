@@ -148,7 +148,8 @@ def measured(ct, **options):
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)
-    print(json.dumps(figures), f"peak {figures['peak'] / MIB:.0f} MiB, {figures['seconds']:.0f} s")       # shown by pytest -s
+    # shown by pytest -s
+    print(json.dumps(figures), f"peak {figures['peak'] / MIB:.0f} MiB, {figures['seconds']:.0f} s")
     return figures
 
 
