@@ -21,6 +21,7 @@ from . import checkpoint, taxonomy
 from .imaging.anatomy import midsagittal_plane
 from .imaging.bits import bit_dtype, bounding_box, set_bit
 from .imaging.body import body_mask, trunk_box
+from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.volume import from_ras, read_ct, scale_hu, voxel_size_mm
 from .inference.native_grid import AT_THRESHOLD, assemble, box_at, count_voxels, to_bytes, to_native
@@ -49,7 +50,8 @@ def load(weights=None, device="auto"):
     path = Path(weights) if weights is not None else DEFAULT_WEIGHTS
     content = checkpoint.read(path)
     about = {name: value for name, value in content.get("about", {}).items() if name in ("experimental", "in_pieces", "second_view")}
-    return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
+    return Segmenter(checkpoint.load_network(content, path), Preprocessing.from_dict(content["preprocessing"]),
+                     choose_device(device),
                      {"file": path.name, "sha256": checkpoint.file_sha256(path)}, **about)
 
 
@@ -63,7 +65,7 @@ class Segmenter:
 
     def __init__(self, network, preprocessing, device, weights, experimental=None, in_pieces=(), second_view=None):
         self.network, self.device = network.to(device).eval(), device
-        self.preprocessing = {"pad": "air", **preprocessing}                            # older checkpoints do not say
+        self.preprocessing = preprocessing
         self.weights, self.experimental = weights, experimental or {}
         self.in_pieces, self.second_view = tuple(in_pieces), second_view
 
@@ -123,11 +125,11 @@ class Segmenter:
         warnings = list(ct.warnings)
         native_shape, native_affine, geometry = ct.array.shape, ct.affine, ct.geometry
         with clock("resample"):
-            hu, affine = resample(ct.array, ct.affine, self.preprocessing["spacing_mm"],
-                                  antialias=self.preprocessing["antialias"])
+            hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
+                                  antialias=self.preprocessing.antialias)
             del ct                                               # the native voxels are not needed again
             body = body_mask(hu, voxel_size_mm(affine))
-            box = widened(trunk_box(body, voxel_size_mm(affine), BODY_MARGIN), self.preprocessing["window"], hu.shape)
+            box = widened(trunk_box(body, voxel_size_mm(affine), BODY_MARGIN), self.preprocessing.window, hu.shape)
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
             pieces = [[] for _ in names]
@@ -159,7 +161,8 @@ class Segmenter:
                          "scipy": scipy.__version__, "nibabel": nibabel.__version__, "python": platform.python_version()},
             "input": Path(source).name if isinstance(source, (str, Path)) else "image in memory",
             "shape": list(geometry.shape), "spacing_mm": [round(float(s), 6) for s in spacing_mm],
-            "weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": self.preprocessing,
+            "weights": self.weights, "backbone": self.network.config.backbone,
+            "preprocessing": self.preprocessing.to_dict(),
             "settings": {"overlap": overlap, "threshold": threshold, "postprocess": bool(postprocess),
                          "in_pieces": [n for n in names if n in self.in_pieces and postprocess],
                          "second_view": self.second_view if box is not None and self._looks_twice(hu[box].shape) else None,
@@ -170,7 +173,7 @@ class Segmenter:
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)
 
     def _looks_twice(self, shape):
-        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing["window"]))
+        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing.window))
 
     def _windows(self, hu, body, names, limits, overlap, precision, progress):
         """Per class a list of (start, bytes): where its logit is less than 4 below its threshold, slab by slab.
@@ -181,7 +184,7 @@ class Segmenter:
         mistakes. Towards the middle's sides the second fades out (fading). Both have their buffer of sums.
         """
         channels = None if names == self.classes else [self.classes.index(n) for n in names]
-        image = scale_hu(hu, self.preprocessing["hu_window"])
+        image = scale_hu(hu, self.preprocessing.hu_window)
         dtype = PRECISIONS[precision]
 
         def predict(patches):
@@ -189,10 +192,10 @@ class Segmenter:
                 return self.network(patches, channels)
 
         def look(view, pad, progress):
-            return sliding_window(image[view], predict, len(names), self.preprocessing["window"], overlap, body=body[view],
+            return sliding_window(image[view], predict, len(names), self.preprocessing.window, overlap, body=body[view],
                                   device=self.device, pad=pad, progress=progress)
 
-        looks, view = [look(np.s_[:, :], self.preprocessing["pad"], progress)], None
+        looks, view = [look(np.s_[:, :], self.preprocessing.pad, progress)], None
         if self._looks_twice(image.shape):
             view = middle(body, self.second_view)
             looks.append(look(view, "edge", False))

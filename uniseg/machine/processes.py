@@ -4,11 +4,20 @@ import contextlib
 import os
 import sys
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from .device import choose_device, with_tensor_cores
+
+
+class Process(NamedTuple):
+    """One process of a training: its number, how many there are, and the device on which it computes."""
+
+    rank: int
+    world: int
+    device: torch.device
 
 
 def launched():
@@ -17,15 +26,15 @@ def launched():
     return (int(os.environ.get("RANK", "0")), world) if world > 1 else (0, 1)
 
 
-def start_processes(device_name, timeout_minutes=30.0):
-    """(rank, world, device) of a training; joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
+def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
+    """The Process of a training; joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
 
     timeout_minutes: how long a process waits for the others before it gives up.
     """
     torch.backends.cudnn.benchmark = True          # patches are of one size: cuDNN tries its convolutions once and takes the fastest
     _, world = launched()
     if world == 1:
-        return 0, 1, with_tensor_cores(choose_device(device_name))
+        return Process(0, 1, with_tensor_cores(choose_device(device_name)))
     if not dist.is_available():
         raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
@@ -35,7 +44,7 @@ def start_processes(device_name, timeout_minutes=30.0):
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
-    return dist.get_rank(), world, with_tensor_cores(device)
+    return Process(dist.get_rank(), world, with_tensor_cores(device))
 
 
 def several_processes():
