@@ -4,7 +4,6 @@ Small arrays are written so that the answer can be read off them; the patients a
 D06 are those of the project's table of faults.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -20,13 +19,27 @@ from uniseg.data import PatchDataset
 from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90
 from uniseg.datasets.cases import Case, _preprocess, prepare
-from uniseg.datasets.find import DataError, Dataset, Label, _classes_of, find_datasets, read_dataset
+from uniseg.datasets.find import (
+    DataError,
+    Dataset,
+    Label,
+    _classes_of,
+    find_datasets,
+    read_dataset,
+)
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.bits import get_bit
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample_mask
-from uniseg.imaging.volume import AIR_HU, read_ct, read_label_map, scale_hu, write_volume
+from uniseg.imaging.volume import (
+    AIR_HU,
+    read_ct,
+    read_label_map,
+    scale_hu,
+    write_volume,
+)
 from uniseg.phantom import make_phantom
+from uniseg.training.recipe import TrainConfig
 
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 
@@ -475,13 +488,18 @@ def test_d14_of_two_processes_that_make_one_case_the_second_gives_way(own_chest,
 
 # ----------------------------------------------------------------------------------------------------------------- patches
 
-IDENTITY = Preprocessing(hu_window=(-1024.0, 3071.0))            # image values are HU, shifted and scaled
+PLAIN = {"rotate_probability": 0.0, "shift_probability": 0.0}     # no augmentation
+IDENTITY = {"hu_window": (-1024.0, 3071.0)}                      # image values are HU, shifted and scaled
 
 
-def patches(cases, classes, patch_size=(4, 4, 4), seed=0, **options):
-    """A PatchDataset without augmentation unless asked for."""
-    return PatchDataset(cases, classes, IDENTITY, patch_size, seed,
-                        **{"rotate_probability": 0.0, "shift_probability": 0.0, **options})
+def as_in_the_paper(cases, classes, patch_size, **options):
+    """A PatchDataset of the recipe but for these settings."""
+    return PatchDataset(cases, classes, TrainConfig(patch_size=patch_size, **options))
+
+
+def patches(cases, classes, patch_size=(4, 4, 4), **options):
+    """A PatchDataset without augmentation, whose image values are HU, unless other settings are given."""
+    return as_in_the_paper(cases, classes, patch_size, **{**IDENTITY, **PLAIN, **options})
 
 
 def hu_of(image):
@@ -511,7 +529,7 @@ def same(a, b):
 
 
 def test_a_sample_has_the_shapes_and_types_that_training_reads(tiny):
-    sample = PatchDataset([tiny], ("spleen", "liver"), Preprocessing(), (4, 6, 8))[5]
+    sample = as_in_the_paper([tiny], ("spleen", "liver"), (4, 6, 8))[5]
     assert sample["image"].shape == (1, 4, 6, 8) and sample["image"].dtype == np.float32
     assert sample["bits"].shape == (4, 6, 8) and sample["bits"].dtype == np.int64
     assert sample["labelled"].tolist() == [False, True] and sample["case"] == "set/x"
@@ -520,7 +538,7 @@ def test_a_sample_has_the_shapes_and_types_that_training_reads(tiny):
 @pytest.mark.parametrize("augment", ["paper", "strong", "contrast"])
 def test_sample_g_depends_on_the_seed_and_g_alone(tiny, augment):
     def drawn(seed, order):
-        dataset = PatchDataset([tiny], ("liver",), Preprocessing(), (8, 8, 8), seed, augment=augment)
+        dataset = as_in_the_paper([tiny], ("liver",), (8, 8, 8), seed=seed, augment=augment)
         return {g: dataset[g] for g in order}
     first, again, other = drawn(3, [0, 1, 2, 40]), drawn(3, [40, 2, 1, 0]), drawn(4, [0, 1, 2, 40])
     assert all(same(first[g], again[g]) for g in first)
@@ -550,8 +568,7 @@ def test_a_patch_larger_than_the_volume_is_filled_with_air_or_with_the_volume_s_
     liver[:5, 3:7, :9] = True                                                                # up to two of the volume's faces
     depth, width, slices = whole.shape
     case = cached(write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": patient}), Preprocessing(), tmp_path / "cache")
-    sample = PatchDataset([case], ("liver",), dataclasses.replace(IDENTITY, pad=pad), (depth + 2, width, slices + 4), seed=0,
-                          rotate_probability=0.0, shift_probability=0.0)[0]
+    sample = patches([case], ("liver",), (depth + 2, width, slices + 4), pad=pad)[0]
     hu, bits = hu_of(sample["image"][0]), sample["bits"]
     inside = np.s_[1:-1, :, 2:-2]
     assert np.array_equal(hu[inside], whole) and np.array_equal(bits[inside], liver)
@@ -574,7 +591,7 @@ def test_a_foreground_patch_has_its_centre_in_the_foreground(tiny):
 
 def test_two_of_three_centres_are_foreground(tiny):
     """A patch of one voxel is its centre. 2 : 1, Section 4.1.2; the standard deviation of the share is 0.012."""
-    dataset = PatchDataset([tiny], ("liver",), Preprocessing(), (1, 1, 1))
+    dataset = as_in_the_paper([tiny], ("liver",), (1, 1, 1))
     share = np.mean([dataset[g]["bits"].item() for g in range(1500)])
     assert abs(share - 2 / 3) < 0.04
     assert tiny.voxels["liver"] / 14 ** 3 < 0.03                                      # uniform centres would give this
@@ -609,13 +626,13 @@ def test_a_datasets_weight_makes_it_drawn_so_many_times_as_often_as_another(tmp_
     def drawn(count=700, **options):
         dataset = patches(cases, ("liver",), (1, 1, 1), **options)
         return [dataset[g]["case"][0] for g in range(count)]
-    names = drawn(dataset_weights={"A": 2.0, "B": 0.5})
+    names = drawn(dataset_weights=(("A", 2.0), ("B", 0.5)))
     for name, share in (("A", 4 / 7), ("B", 1 / 7), ("C", 2 / 7)):
         assert abs(names.count(name) / 700 - share) < 4.5 * math.sqrt(share * (1 - share) / 700)
     rngs = [np.random.default_rng((0, g)) for g in range(20)]
-    assert drawn(20) == drawn(20, dataset_weights={}) == ["ABC"[rng.integers(3)] for rng in rngs]        # without: as ever
+    assert drawn(20) == drawn(20, dataset_weights=()) == ["ABC"[rng.integers(3)] for rng in rngs]        # without: as ever
     with pytest.raises(ValueError, match="--dataset-weights D: no such dataset among A, B, C."):
-        drawn(dataset_weights={"D": 2.0})
+        drawn(dataset_weights=(("D", 2.0),))
 
 
 def test_what_is_drawn_does_not_depend_on_the_order_in_which_datasets_were_found(tmp_path):
@@ -636,7 +653,7 @@ def test_balance_draws_a_class_first_and_then_a_voxel_of_it(tmp_path):
 
 
 def test_a_small_volume_stands_in_the_middle_of_air(tiny):
-    sample = PatchDataset([tiny], ("liver",), Preprocessing(), (18, 14, 21), shift_probability=0, rotate_probability=0)[0]
+    sample = as_in_the_paper([tiny], ("liver",), (18, 14, 21), **PLAIN)[0]
     inside = (slice(2, 16), slice(0, 14), slice(3, 17))                               # 18 - 14 = 2 + 2, 21 - 14 = 3 + 4
     assert np.array_equal(sample["image"][0][inside], scale_hu(tiny_patient().hu))
     assert np.array_equal(sample["bits"][inside], tiny_patient().masks["liver"])
@@ -701,7 +718,7 @@ def test_image_and_labels_are_turned_together(tiny, size, possible):
 def test_one_patch_in_ten_is_turned_and_one_in_five_is_brighter_or_darker(tiny):
     """Section 4.1.2: p = 0.1 and p = 0.2. Standard deviations of the shares of 1000: 0.009 and 0.013."""
     turned = shifted = 0
-    default, plain = PatchDataset([tiny], ("liver",), IDENTITY, (4, 4, 4)), patches([tiny], ("liver",))
+    default, plain = as_in_the_paper([tiny], ("liver",), (4, 4, 4), **IDENTITY), patches([tiny], ("liver",))
     for g in range(1000):
         a, b = default[g]["image"], plain[g]["image"]
         shift = a.mean() - b.mean()
@@ -775,6 +792,6 @@ def test_another_contrast_phase_moves_a_structure_as_a_whole_and_keeps_darker_da
 
 
 def test_strong_augmentation_of_a_patch_larger_than_the_volume_pads_with_air(tiny):
-    sample = PatchDataset([tiny], ("liver",), IDENTITY, (32, 32, 32), augment="strong")[0]
+    sample = as_in_the_paper([tiny], ("liver",), (32, 32, 32), **IDENTITY, augment="strong")[0]
     assert sample["image"].shape == (1, 32, 32, 32) and np.isfinite(sample["image"]).all()
     assert sample["bits"].any() and not sample["bits"][0].any() and not sample["bits"][:, :, -1].any()

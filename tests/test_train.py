@@ -408,7 +408,8 @@ def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp
     made = []
     monkeypatch.setattr(batches, "PatchDataset", lambda *arguments: made.append(PatchDataset(*arguments)) or made[0])
     assert main(flags(tmp_path / "run", "--overfit", 1, "--augment", "strong", "--rotate-probability", 1, "--epochs", 1)) == 0
-    assert (made[0].augment, made[0].rotate_probability, made[0].shift_probability) == ("paper", 0.0, 0.0)
+    config = made[0].config
+    assert (config.augment, config.rotate_probability, config.shift_probability) == ("paper", 0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------------- refusals

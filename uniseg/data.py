@@ -70,7 +70,7 @@ class PatchDataset:
                 "labelled": np.array([name in case.names for name in self.classes]), "case": case.id}
 
     def _centre(self, case: Case, rng: np.random.Generator) -> tuple[int, ...]:
-        """Index (D, H, W) of the patch's centre voxel: foreground with probability config.foreground, else background."""
+        """Index (D, H, W) of the patch's centre: foreground with probability config.foreground, else background."""
         bits = case.bits
         foreground = case.array("foreground")
         if len(foreground) and rng.random() < self.config.foreground:
@@ -78,7 +78,7 @@ class PatchDataset:
             if len(lesions) and rng.random() < self.config.lesions:    # beyond the paper: a lesion, however small
                 return _index(rng.choice(lesions[rng.integers(len(lesions))]), bits.shape)
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
-            if present and rng.random() < self.config.balance:         # beyond the paper: a class, then one of its voxels
+            if present and rng.random() < self.config.balance:         # beyond the paper: a class, then a voxel of it
                 foreground = case.array(f"voxels_{present[rng.integers(len(present))]}")
             return _index(foreground[rng.integers(len(foreground))], bits.shape)
         for _ in range(BACKGROUND_TRIES):
@@ -91,8 +91,8 @@ class PatchDataset:
              size: Sequence[int] | None = None) -> np.ndarray:
         """Cut a patch of `size` (default: the patch size) about a centre voxel.
 
-        Where the case is large enough the patch is moved inside it. Where it is not, the patch is padded, with the value
-        `air` or with the edge voxels of the case (config.pad).
+        Where the case is large enough the patch is moved inside it. Where it is not, the patch is padded, with the
+        value `air` or with the edge voxels of the case (config.pad).
         """
         size = size or self.config.patch_size
         starts = [min(max(c - w // 2, 0), n - w) if n >= w else -((w - n) // 2)

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 4 -m uniseg.train --data-root ROOT
 
 ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). With no other
-option the recipe is the paper's; training/recipe.py says where every default comes from. docs/training.md lists the files
-that a run leaves in its folder. Read `loop` first: it is the whole algorithm. training/ holds its steps.
+option the recipe is the paper's; training/recipe.py says where every default comes from. docs/training.md lists the
+files that a run leaves in its folder. Read `loop` first: it is the whole algorithm. training/ holds its steps.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's options. With --extend, the defaults are those of Section 5.1.3 and of the checkpoint.
 
-    The content of that checkpoint becomes `old`. Raises CheckpointError, and ValueError where options ask for another network.
+    The content of that checkpoint becomes `old`. Raises CheckpointError; ValueError where options ask for another
+    network.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -111,7 +112,7 @@ def train(args: argparse.Namespace, process: Process) -> int:
     loader = make_loader(patches, config, process, state.step, args.workers)
     with signals_noted() as signals, workers_end_with(iter(loader)) as batches:
         code = loop(run, learner, state, objective, batches, signals)
-    if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():    # else it is written already
+    if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():    # else it was written
         end_of_extension(args, run, learner, objective)
     return code
 
@@ -143,7 +144,7 @@ def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batc
     learner.network.train()
     while state.epoch < config.epochs:
         end_of_epoch = (state.epoch + 1) * config.steps_per_epoch
-        if state.step < end_of_epoch:                                         # else it was stopped within its validation
+        if state.step < end_of_epoch:                                         # else stopped within its validation
             set_lr(learner.optimizer, lr_at(state.step, config))              # linear warm-up, then cosine
             learner.optimizer.zero_grad(set_to_none=True)
             parts = [next(batches) for _ in range(config.accumulate)]
@@ -176,7 +177,7 @@ def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int
     rank, world, _ = run.process
     record = epoch_record(run, state, classes, seconds)
     validated = bool(run.val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
-    if validated:                                                             # the cases shown are among those of rank 0
+    if validated:                                                             # rank 0 draws some of its own cases
         shown = report.shown_cases(run.val_cases[::world], run.overlays) if rank == 0 else []
         draw = functools.partial(report.write_overlay, run.out, config, classes, epoch)
         counts = validate(learner.judged, run.val_cases, config, run.process, signals, shown, draw)
@@ -201,8 +202,9 @@ def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int
 def epoch_record(run: Run, state: RunState, classes: Sequence[str], seconds: float) -> dict[str, Any]:
     """The record of metrics.jsonl of the epoch that the state has just run, without the scores of its validation."""
     taken = run.config.steps_per_epoch - state.skipped
-    record = {"epoch": state.epoch + 1, "step": state.step, "lr": lr_at(state.step - 1, run.config),
-              "seconds": round(seconds, 3), "loss": state.loss_sum / taken if taken else None}
+    record: dict[str, Any] = {
+        "epoch": state.epoch + 1, "step": state.step, "lr": lr_at(state.step - 1, run.config),
+        "seconds": round(seconds, 3), "loss": state.loss_sum / taken if taken else None}
     if state.skipped:
         record["skipped"] = state.skipped
     if run.left_out:
@@ -218,7 +220,8 @@ def stop(run: Run, learner: Learner, state: RunState, signals: Sequence[int]) ->
     if run.process.rank > 0:
         return 128 + number
     saved = run.save_last(learner, state)
-    print(f"uniseg: stopped by {signal.Signals(number).name} after step {state.step}; go on with --resume", file=sys.stderr)
+    print(f"uniseg: stopped by {signal.Signals(number).name} after step {state.step}; go on with --resume",
+          file=sys.stderr)
     return 128 + number if saved else 1
 
 

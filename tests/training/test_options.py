@@ -1,14 +1,16 @@
-"""Training beyond the paper's recipe, each option off by default: what it changes and what it leaves; and fine-tuning (Section 4.6)."""
+"""The options of training: their help, and those beyond the paper's recipe, which are off by default; fine-tuning (Section 4.6)."""
 
+import inspect
 import json
-import shutil
+import re
 import signal
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from conftest import Patient, write_dataset
-from runs import assert_same_run, ended, in_a_process, interrupted_by
+from runs import assert_same_run, interrupted_by
 
 import uniseg
 from uniseg import checkpoint
@@ -16,9 +18,18 @@ from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare
 from uniseg.datasets.find import read_dataset
 from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.machine.command_line import (
+    HelpFormatter,
+    default_text,
+    finite,
+    fraction,
+    not_negative,
+    positive,
+)
 from uniseg.train import main
-from uniseg.training.network import averaged
+from uniseg.training.learner import averaged
 from uniseg.training.options import build_parser
+from uniseg.training.recipe import TrainConfig
 
 TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
         "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3", "--val-every", "1", "--folds", "3",
@@ -98,29 +109,7 @@ def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     assert all(torch.allclose(t.float(), sparing[n].float(), atol=1e-6) for n, t in weights(tmp_path / "plain").items())
 
 
-@pytest.mark.slow                                       # a minute or more in the compiler
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_trains_to_the_same_weights(flags, plain, tmp_path):
-    """But for a convolution's bias before a normalisation, which takes it away again: its gradient is rounding alone, and AdamW
-    makes whole steps of that. Hence the logits are compared too, and nothing else may depend on those biases."""
-    process = in_a_process(*flags(tmp_path / "run", "--compile"))           # its compiler minds what else was imported
-    err = ended(process, seconds=500)
-    assert process.returncode == 0, err
-    image = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    networks = [checkpoint.load_network(checkpoint.read(out / "last.pt")).eval() for out in (plain, tmp_path / "run")]
-    with torch.no_grad():
-        logits = [network(image) for network in networks]
-        assert torch.allclose(*logits, atol=1e-3)
-        for network, before in zip(networks, logits):
-            for name, weight in network.named_parameters():
-                if name.endswith("conv1.bias"):
-                    weight.zero_()
-            assert torch.allclose(network(image), before, atol=1e-4)
-    one, other = (network.state_dict() for network in networks)
-    assert all(torch.allclose(t.float(), other[n].float(), atol=1e-3) for n, t in one.items())
-
-
-# ------------------------------------------------------------------------------------------------------- lesions, deformation
+# ------------------------------------------------------------------------------------------------------------------- lesions
 
 @pytest.fixture(scope="module")
 def two_lesions(tmp_path_factory):
@@ -137,8 +126,8 @@ def two_lesions(tmp_path_factory):
 
 def centres(case, **options):
     """The patches' centre voxels, as bits, of 400 samples of one voxel."""
-    dataset = PatchDataset([case], ("liver", "liver_tumor"), Preprocessing(), (1, 1, 1), rotate_probability=0.0, shift_probability=0.0,
-                           foreground=1.0, **options)
+    config = TrainConfig(patch_size=(1, 1, 1), rotate_probability=0.0, shift_probability=0.0, foreground=1.0, **options)
+    dataset = PatchDataset([case], ("liver", "liver_tumor"), config)
     rng = [np.random.default_rng((0, g)) for g in range(400)]
     return [tuple(int(c) for c in dataset._centre(case, r)) for r in rng]
 
@@ -164,18 +153,8 @@ def test_a_case_without_lesions_is_drawn_as_ever(tmp_path, two_lesions):
     assert centres(case, lesions=1.0) == centres(case)
 
 
-def test_deformation_changes_shapes_and_is_the_same_for_the_same_number(two_lesions):
-    def sample(g, **options):
-        return PatchDataset([two_lesions], ("liver", "liver_tumor"), Preprocessing(), (24, 24, 24), rotate_probability=0.0,
-                            shift_probability=0.0, foreground=1.0, **options)[g]
-    straight, bent, again = sample(3), sample(3, deform_mm=6.0), sample(3, deform_mm=6.0)
-    assert np.array_equal(bent["bits"], again["bits"]) and np.array_equal(bent["image"], again["image"])
-    changed = (bent["bits"] != straight["bits"]).mean()
-    assert 0.001 < changed < 0.3 and bent["image"].shape == straight["image"].shape
-
-
 def test_all_of_it_together_runs(flags, tmp_path):
-    assert main(flags(tmp_path / "run", "--lesions", 0.5, "--deform", 20, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
+    assert main(flags(tmp_path / "run", "--lesions", 0.5, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
@@ -277,15 +256,81 @@ def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options
     assert message in refusal(capsys, flags(tmp_path / "run", *options))
 
 
-def test_compiling_without_a_compiler_is_refused_at_once(flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "--compile: no C++ compiler found. Install g++" in refusal(capsys, flags(tmp_path / "run", "--compile"))
-
-
 def test_every_option_beyond_the_paper_is_off_by_default():
     args = build_parser().parse_args(["--data-root", "x"])
-    assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.deform, args.augment, args.freeze) == \
-        (1, "off", 0, 0, 0, 0, "paper", "nothing")
+    assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.augment, args.freeze) == \
+        (1, "off", 0, 0, 0, "paper", "nothing")
     assert args.pad == "air"
-    assert not (args.activation_checkpointing or args.compile or args.weight_positives or args.antialias or args.input_windows
+    assert not (args.activation_checkpointing or args.weight_positives or args.antialias or args.input_windows
                 or args.dataset_weights or args.balance_loss or args.dice_present)
+
+
+# ------------------------------------------------------------------------------------------------------------- the help page
+
+ACTIONS = [action for action in build_parser()._actions if action.dest != "help"]
+SOURCE = re.compile(r" \[(P, (Section [0-9.]+|Table \d+|Fig\. \d+|Eq\. \(\d\))|R|U)\]")
+
+
+def help_of(action):
+    return HelpFormatter("train")._expand_help(action)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.option_strings[0])
+def test_the_help_of_an_option_ends_with_its_source_and_its_default(action):
+    shown = help_of(action)
+    assert len(SOURCE.findall(shown)) == 1
+    end = SOURCE.search(shown).end()
+    default = default_text(action.default)
+    assert shown[end:] == (f" (default: {default})" if default else "")
+    assert not re.search(r"None|\(\)|\[\]|\d\.\d{5,}|\(default.*\(default", shown)
+
+
+def test_defaults_are_shown_as_one_would_type_them():
+    shown = {action.dest: help_of(action) for action in ACTIONS}
+    for name, default in (("patch_size", "96 96 96"), ("hu_window", "-175 250"), ("foreground", "0.667"), ("lr", "0.0001"),
+                          ("weight_decay", "1e-05"), ("timeout", "30"), ("out", "runs/uniseg"), ("val_every", "10")):
+        assert shown[name].endswith(f" (default: {default})"), shown[name]
+    for name in ("embeddings", "cache", "classes", "input_windows", "dataset", "resume", "data_root"):
+        assert "default" not in shown[name], shown[name]
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])
+def test_the_help_names_the_source_that_the_recipe_names(name):
+    """The letter in the comment of TrainConfig is that of the option."""
+    [line] = [line for line in inspect.getsource(TrainConfig).splitlines() if line.startswith(f"    {name}: ")]
+    letter = re.search(r"# ([PRU])\b", line).group(1)
+    [action] = [action for action in ACTIONS if action.dest == name]
+    assert SOURCE.search(action.help).group(1)[0] == letter
+
+
+# ------------------------------------------------------------------------------------------------- numbers that are no numbers
+
+NUMBERS = [action for action in ACTIONS if action.type in (finite, positive, not_negative, fraction)]
+
+
+def test_no_option_takes_any_float():
+    assert len(NUMBERS) >= 15
+    assert not [action.dest for action in ACTIONS if action.type is float]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("action", NUMBERS, ids=lambda a: a.option_strings[0])
+def test_nan_and_infinity_are_refused_with_one_line(action, value, capsys):
+    option = action.option_strings[0]
+    values = [value] * action.nargs if isinstance(action.nargs, int) else [value]
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(["--data-root", "x", f"{option}={value}", *values[1:]] if len(values) == 1 else
+                                  ["--data-root", "x", option, *(f" {v}" for v in values)])
+    assert end.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert f"argument {option}: " in line and value in line
+
+
+@pytest.mark.parametrize("option, line", [
+    (("--hu-window", "nan", "nan"), "argument --hu-window: nan is not a finite number"),
+    (("--lr", "ten"), "argument --lr: 'ten' is not a number"),
+    (("--weight-decay", "-1"), "argument --weight-decay: -1 is not a number from 0 to 1e9")])
+def test_the_line_says_what_is_expected(option, line, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--data-root", "x", *option])
+    assert line in capsys.readouterr().err

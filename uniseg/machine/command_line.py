@@ -1,7 +1,7 @@
 """What the options of a command share: types of numbers that refuse nonsense, and a help page that shows each default.
 
-A type raises argparse.ArgumentTypeError. argparse then prints one line with the name of the option, and the command ends
-with exit code 2.
+A type raises argparse.ArgumentTypeError. argparse then prints one line with the name of the option, and the command
+ends with exit code 2.
 """
 
 from __future__ import annotations

@@ -60,7 +60,6 @@ def explain(error):
 
 # What torch, gloo and NCCL say, and what it means; the first that fits. torch.distributed raises plain RuntimeErrors for most.
 KNOWN_FAILURES = {
-    r"backend='\w+' raised": "torch.compile fails on this machine. Leave --compile out.",
     r"DataLoader worker.*(bus error|shared memory)":
         "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it (docker: --shm-size).",
     r"DataLoader worker": "a process that draws patches was killed, mostly for lack of memory. Reduce --workers.",

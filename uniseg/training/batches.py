@@ -6,6 +6,7 @@ Read data.py first: a patch is a pure function of the seed and its number, so th
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 
@@ -22,8 +23,8 @@ VOXEL_BYTES = 12                # of a patch: float32 image and int64 bits
 class SampleNumbers:
     """The numbers of the samples in each batch from step `start` on, for one of `world` processes.
 
-    Step s draws the samples s * G ... (s + 1) * G - 1, with G = batch_size * world * accumulate, whichever process draws
-    which of them.
+    Step s draws the samples s * G ... (s + 1) * G - 1, with G = batch_size * world * accumulate, whichever process
+    draws which of them.
     """
 
     def __init__(self, config: TrainConfig, start: int, rank: int = 0, world: int = 1) -> None:
@@ -40,7 +41,8 @@ class SampleNumbers:
         return (self.config.steps - self.start) * self.config.accumulate
 
 
-def make_patches(cases: Sequence[Case], classes: Sequence[str], config: TrainConfig, plain: bool = False) -> PatchDataset:
+def make_patches(cases: Sequence[Case], classes: Sequence[str], config: TrainConfig,
+                 plain: bool = False) -> PatchDataset:
     """The patches of a run; plain: without augmentation, as in the sanity run of --overfit. Raises ValueError."""
     if plain:
         config = replace(config, rotate_probability=0.0, shift_probability=0.0, augment="paper")
@@ -52,5 +54,6 @@ def make_loader(patches: PatchDataset, config: TrainConfig, process: Process, st
     """The batches of one process from step `start` on, drawn by `workers` other processes."""
     batch_bytes = config.batch_size * math.prod(config.patch_size) * VOXEL_BYTES
     numbers = SampleNumbers(config, start, process.rank, process.world)
-    return torch.utils.data.DataLoader(patches, batch_sampler=numbers, num_workers=workers_that_fit(workers, batch_bytes),
-                                       pin_memory=process.device.type == "cuda", worker_init_fn=leave_signals_to_main)
+    return torch.utils.data.DataLoader(
+        cast(torch.utils.data.Dataset, patches), batch_sampler=numbers, num_workers=workers_that_fit(workers, batch_bytes),
+        pin_memory=process.device.type == "cuda", worker_init_fn=leave_signals_to_main)

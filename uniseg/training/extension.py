@@ -20,6 +20,7 @@ from ..paper import complexity
 from . import report
 from .learner import Learner
 from .network import Network
+from .objective import Objective
 from .run import Run
 from .run_folder import write_json
 from .validation import mean_dice, validate
@@ -54,12 +55,12 @@ def refuse_another_network(args: argparse.Namespace, content: dict[str, Any]) ->
         raise ValueError(f"{args.extend}: its grid is not isotropic. Extend a checkpoint of uniseg.train.")
 
 
-def end_of_extension(args: argparse.Namespace, run: Run, learner: Learner, objective: Extension | Softmax) -> None:
+def end_of_extension(args: argparse.Namespace, run: Run, learner: Learner, objective: Objective) -> None:
     """Write and print extension.json: old classes before and after, new ones after, and what a class costs.
 
     Every rank calls it: they validate the old network together.
     """
-    assert objective.teacher is not None
+    assert isinstance(objective, (Extension, Softmax)) and objective.teacher is not None
     before = validate(objective.teacher, run.val_cases, run.config, run.process)
     if run.process.rank > 0 or before is None:
         return
@@ -75,8 +76,8 @@ def end_of_extension(args: argparse.Namespace, run: Run, learner: Learner, objec
 def cost(network: Network, patch_size: Sequence[int]) -> dict[str, int]:
     """What one more class adds to a network, Section 5.4: {"parameters", "flops", "decoder_flops"}.
 
-    A multiply-add counts as two FLOPs. decoder_flops are those of the decoder on one patch (D, H, W): a method that adds a
-    decoder per class adds them.
+    A multiply-add counts as two FLOPs. decoder_flops are those of the decoder on one patch (D, H, W): a method that
+    adds a decoder per class adds them.
     """
     with torch.device("meta"):
         one = build({**network.describe(), "classes": ["one"], "head": "class-specific"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -29,7 +29,7 @@ class Learner(NamedTuple):
     @property
     def judged(self) -> Network:
         """The network that is validated and saved as best.pt: the average where there is one."""
-        return self.average.module if self.average is not None else self.network
+        return self.network if self.average is None else cast(Network, self.average.module)
 
     def take_step(self) -> None:
         """Change the weights by the gradients of a step."""

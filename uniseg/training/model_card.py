@@ -75,14 +75,16 @@ def facts(settings: dict[str, Any], records: Sequence[Record], about: dict[str, 
     patches = s["batch_size"] * s["accumulate"] * about["processes"]
     epoch, step = (records[-1]["epoch"], records[-1]["step"]) if records else (0, 0)
     width = f"width {s['width']}" if s["width"] else "the paper's width"
-    start = next((f"{about[how]['file']} (sha256 {about[how]['sha256']}){more}" for how, more in STARTS.items() if how in about),
-                 "random weights")
-    heads = f"{s['lpg']} LPG, embeddings {s['encoding']}" if s.get("head") != "softmax" else "softmax (a baseline of Section 5)"
+    start = next((f"{about[how]['file']} (sha256 {about[how]['sha256']}){more}" for how, more in STARTS.items()
+                  if how in about), "random weights")
+    heads = f"{s['lpg']} LPG, embeddings {s['encoding']}"
+    if s.get("head") == "softmax":
+        heads = "softmax (a baseline of Section 5)"
     processes = f"{about['processes']} processes" if about["processes"] > 1 else "one process"
     rows = [("network", f"{s['backbone']}, {width}, {heads}, {millions:.2f} M parameters"),
             ("classes", f"{len(s['classes'])}: {', '.join(s['classes'])}"),
-            ("input", f"CT in HU, clipped to {s['hu_window'][0]:g} ... {s['hu_window'][1]:g}, at {s['spacing']:g} mm, windows of "
-                      f"{' x '.join(map(str, s['patch_size']))} voxels"),
+            ("input", f"CT in HU, clipped to {s['hu_window'][0]:g} ... {s['hu_window'][1]:g}, at {s['spacing']:g} mm, "
+                      f"windows of {' x '.join(map(str, s['patch_size']))} voxels"),
             ("training", f"{epoch} of {s['epochs']} epochs, {step} steps of {patches} patches, "
                          f"from {start}, seed {s['seed']}, precision {'float32' if s['amp'] == 'off' else s['amp']}"
                          f"{', TF32 in products' if device.type == 'cuda' else ''}"),
@@ -120,15 +122,17 @@ def cases_with(name: str, cases: Sequence[Case]) -> list[Case]:
 def scores_table(classes: Sequence[str], records: Sequence[Record], train_cases: Sequence[Case],
                  val_cases: Sequence[Case]) -> str:
     """A row per class: its training and validation cases, and its Dice at the best and at the last validation."""
-    validations = [(title, record) for title, record in (("best", best_record(records)), ("last", last_validation(records)))
-                   if record]
+    both = ("best", best_record(records)), ("last", last_validation(records))
+    validations = [(title, record) for title, record in both if record]
     heads = ["class", "label", "training cases that annotate it", "that have it", "voxels in these",
-             "validation cases that have it", *(f"Dice, {title} (epoch {record['epoch']})" for title, record in validations)]
+             "validation cases that have it",
+             *(f"Dice, {title} (epoch {record['epoch']})" for title, record in validations)]
     rows = []
     for name, value in taxonomy.label_values(classes).items():
         having = cases_with(name, train_cases)
-        rows.append([name, value, sum(name in c.names for c in train_cases), len(having), sum(c.voxels[name] for c in having),
-                     len(cases_with(name, val_cases)), *(rounded(record["dice"].get(name)) for _, record in validations)])
+        rows.append([name, value, sum(name in c.names for c in train_cases), len(having),
+                     sum(c.voxels[name] for c in having), len(cases_with(name, val_cases)),
+                     *(rounded(record["dice"].get(name)) for _, record in validations)])
     rows.append(["mean", "", "", "", "", "", *(rounded(record["mean_dice"]) for _, record in validations)])
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, ["---"] * len(heads), *rows])
 
@@ -148,13 +152,15 @@ def how_measured(settings: dict[str, Any], records: Sequence[Record], train_case
     """How the scores were measured, and what they say nothing about."""
     if last_validation(records) is None:
         return "Nothing was measured: no validation has taken place."
-    text = ("Mean Dice over the validation cases that have the class, on the model's grid, at probability one half, without "
-            "post-processing.\n**These cases also chose `best.pt`: its scores are those of a development set, too good for "
-            "new cases.**")
+    text = ("Mean Dice over the validation cases that have the class, on the model's grid, at probability one half, "
+            "without post-processing.\n**These cases also chose `best.pt`: its scores are those of a development set, "
+            "too good for new cases.**")
     if settings["ema"]:
-        text += " The scores are those of the averaged weights (`--ema`); `last.pt` segments with the weights of the last step."
+        text += (" The scores are those of the averaged weights (`--ema`); `last.pt` segments with the weights of the "
+                 "last step.")
     if shared := {c.id for c in train_cases} & {c.id for c in val_cases}:
-        text += f"\n**{len(shared)} of {len(val_cases)} validation cases are training cases: their scores show what was learned by heart.**"
+        text += (f"\n**{len(shared)} of {len(val_cases)} validation cases are training cases: their scores show what "
+                 "was learned by heart.**")
     return text
 
 
@@ -170,6 +176,6 @@ def limits(classes: Sequence[str], records: Sequence[Record], train_cases: Seque
         lines.append(f"- Annotated but not trained (left out, or no voxel in a training case): {', '.join(dropped)}.")
     if unmeasured:
         lines.append(f"- Trained but not measured, since no validation case has them: {', '.join(unmeasured)}.")
-    lines.append("- Not measured: distances of surfaces, detection of lesions, false positives where a class is absent, other\n"
-                 "  hospitals, scanners, phases and ages.")
+    lines.append("- Not measured: distances of surfaces, detection of lesions, false positives where a class is "
+                 "absent, other\n  hospitals, scanners, phases and ages.")
     return "\n".join(lines)

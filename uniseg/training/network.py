@@ -44,7 +44,7 @@ def extended_network(args: argparse.Namespace, config: TrainConfig, classes: Seq
 
 
 def new_network(args: argparse.Namespace, config: TrainConfig, classes: Sequence[str]) -> tuple[Network, str]:
-    """A random network into which --init puts all weights that fit, and one line that says which ("" without --init)."""
+    """A random network into which --init puts all weights that fit, and one line about them ("" without --init)."""
     content = checkpoint.read(args.init, args.partial) if args.init is not None else {"network": {}}
     network = random_network(args, config, classes, content["network"].get("merging", "standard"))
     if args.init is None:

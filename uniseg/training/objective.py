@@ -73,8 +73,8 @@ def make_objective(args: argparse.Namespace, config: TrainConfig, network: Netwo
         refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
         return Softmax(network, teacher, config.baseline)
     if config.baseline != "none":
-        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to "
-                         "--extend.")
+        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given "
+                         "to --extend.")
     if teacher is None:
         return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present)
     return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")

@@ -20,14 +20,15 @@ from ..machine.command_line import HelpFormatter, at_least, finite, fraction, no
 from .recipe import TrainConfig
 from .refusals import input_windows, refuse_contradictions
 
-DESCRIPTION = ("Train the Universal Model (Section 4.1.2). The help of each option ends with the source of its default: "
-               "[P, ...] the paper, with the place in it; [R] the code released with it; [U] uniseg's own choice.")
+DESCRIPTION = ("Train the Universal Model (Section 4.1.2). The help of each option ends with the source of its "
+               "default: [P, ...] the paper, with the place in it; [R] the code released with it; [U] uniseg's own "
+               "choice.")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, in the order in which --help shows them."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.train", description=DESCRIPTION, epilog=NOT_A_MEDICAL_DEVICE,
-                                     formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m uniseg.train", description=DESCRIPTION,
+                                     epilog=NOT_A_MEDICAL_DEVICE, formatter_class=HelpFormatter)
     parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
     _add_data(parser)
     _add_run(parser)
@@ -66,8 +67,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md) [U]")
     data.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                      help="one more dataset, under the name of a published one (`python -m uniseg layouts` lists them); "
-                      "may be repeated [U]")
+                      help="one more dataset, under the name of a published one (`python -m uniseg layouts` lists "
+                      "them); may be repeated [U]")
     data.add_argument("--val-root", type=Path, help="validate on the datasets in this folder instead of on a fold [U]")
     data.add_argument("--include", nargs="+", metavar="PATTERN",
                       help="train only on these datasets or DATASET/CASEs; * stands for any letters [U]")
@@ -75,8 +76,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--drop-copies", action="store_true",
                       help="leave out training cases whose CT is also a validation case, instead of stopping [U]")
     data.add_argument("--classes",
-                      help="train only these classes, comma-separated, instead of all that are annotated; a class beyond "
-                      "Table 2 needs a text embedding [U]")
+                      help="train only these classes, comma-separated, instead of all that are annotated; a class "
+                      "beyond Table 2 needs a text embedding [U]")
     data.add_argument("--allow-outside", action="store_true",
                       help="allow links and dataset.json paths that lead out of their dataset's folder [U]")
     data.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label} [U]")
@@ -103,11 +104,11 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--partial", action="store_true",
                        help="with --init: take what fits, even if entries are missing [U]")
     start.add_argument("--anew", metavar="CLASSES",
-                       help="with --init: classes to re-initialise instead of loading from --init, for classes it never "
-                       "learned (probability 0); comma-separated [U]")
+                       help="with --init: classes to re-initialise instead of loading from --init, for classes it "
+                       "never learned (probability 0); comma-separated [U]")
     start.add_argument("--extend", type=Path, metavar="CHECKPOINT",
-                       help="teach this checkpoint new classes from new data alone; its network and grid are kept, and the "
-                       "other defaults are those of Section 5.1.3 [P, Section 3.3]")
+                       help="teach this checkpoint new classes from new data alone; its network and grid are kept, and "
+                       "the other defaults are those of Section 5.1.3 [P, Section 3.3]")
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -118,9 +119,11 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
                      help="channels at the first level; 0: the paper's, which are 48 (swin_unetr), 64 (unet) and 16 "
                      "(segresnet) [P, Fig. 3]")
     net.add_argument("--lpg", choices=list(LPGS), default=default.lpg,
-                     help="independent: one MLP per class; shared: one for all, the form of the ICCV 2023 paper [P, Eq. (1)]")
+                     help="independent: one MLP per class; shared: one for all, the form of the ICCV 2023 paper "
+                     "[P, Eq. (1)]")
     net.add_argument("--lpg-hidden", type=at_least(0), default=default.lpg_hidden,
-                     help="hidden width of the MLPs; 0: that of the released code, 512 (independent) or 256 (shared) [R]")
+                     help="hidden width of the MLPs; 0: that of the released code, 512 (independent) or 256 (shared) "
+                     "[R]")
     net.add_argument("--encoding", choices=ENCODINGS, default=default.encoding,
                      help="prompt of the text embeddings, or vectors without language [P, Table 7]")
     net.add_argument("--head", choices=("class-specific", "softmax"), default=default.head,
@@ -136,12 +139,13 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     pre.add_argument("--hu-window", type=finite, nargs=2, default=default.hu_window, metavar="HU",
                      help="HU are clipped to this window and scaled to [0, 1] [P, Section 4.1.2]")
     pre.add_argument("--input-windows", type=finite, nargs="+", default=default.input_windows, metavar="HU",
-                     help="low and high end of each of several HU windows, which the network sees as channels; they lie "
-                     "within --hu-window; without them it sees the one window [P, Section 4.1.2]")
+                     help="low and high end of each of several HU windows, which the network sees as channels; they "
+                     "lie within --hu-window; without them it sees the one window [P, Section 4.1.2]")
     pre.add_argument("--antialias", action="store_true",
                      help="average when the grid gets coarser, instead of interpolating linearly; beyond the paper [R]")
     pre.add_argument("--pad", choices=("air", "edge"), default=default.pad,
-                     help="how to pad a case smaller than the patch: air (the authors' code), or repeat its edge voxels [R]")
+                     help="how to pad a case smaller than the patch: air (the authors' code), or repeat its edge "
+                     "voxels [R]")
 
 
 def _add_patches(parser: argparse.ArgumentParser) -> None:
@@ -150,8 +154,8 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
                          help="of the grid, D H W [P, Section 4.1.2]")
     patches.add_argument("--dataset-weights", type=_named_weight, nargs="+", default=default.dataset_weights,
                          metavar="NAME=W",
-                         help="draw W times as often from this dataset as from one that is not named; beyond the paper, "
-                         "where all have the same probability [P, Section 4.1.2]")
+                         help="draw W times as often from this dataset as from one that is not named; beyond the "
+                         "paper, where all have the same probability [P, Section 4.1.2]")
     patches.add_argument("--foreground", type=fraction, default=default.foreground,
                          help="share of patches centred on the foreground; the rest are centred on the background "
                          "[P, Section 4.1.2]")
@@ -164,8 +168,8 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
     patches.add_argument("--shift-probability", type=fraction, default=default.shift_probability,
                          help="of an intensity shift [P, Section 4.1.2]")
     patches.add_argument("--augment", choices=("paper", "strong", "contrast"), default=default.augment,
-                         help="strong: also small rotations, zoom, contrast, blur and noise; contrast: strong, with another "
-                         "grey value for each organ [P, Section 4.1.2]")
+                         help="strong: also small rotations, zoom, contrast, blur and noise; contrast: strong, with "
+                         "another grey value for each organ [P, Section 4.1.2]")
 
 
 def _add_loss(parser: argparse.ArgumentParser) -> None:
@@ -173,10 +177,11 @@ def _add_loss(parser: argparse.ArgumentParser) -> None:
     loss.add_argument("--weight-positives", action="store_true",
                       help="weigh the voxels of a class in the BCE by (10000 / class voxels)^0.6, from 1 to 12 [U]")
     loss.add_argument("--balance-loss", type=fraction, default=default.balance_loss, metavar="POWER",
-                      help="like --weight-positives, but (patch voxels / class voxels)^POWER, without the cap of 12 [U]")
+                      help="like --weight-positives, but (patch voxels / class voxels)^POWER, without the cap of 12 "
+                      "[U]")
     loss.add_argument("--dice-present", action="store_true",
-                      help="take the Dice loss only of classes that the patch shows; the others have the BCE alone; beyond "
-                      "the paper [P, Eq. (4)]")
+                      help="take the Dice loss only of classes that the patch shows; the others have the BCE alone; "
+                      "beyond the paper [P, Eq. (4)]")
 
 
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
@@ -192,17 +197,18 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
                      help="forward passes per optimiser step [U]")
     opt.add_argument("--lr", type=positive, default=default.lr,
                      help="peak learning rate of AdamW; the paper's digit is lost in print [R]")
-    opt.add_argument("--weight-decay", type=not_negative, default=default.weight_decay, help="of AdamW [P, Section 4.1.2]")
+    opt.add_argument("--weight-decay", type=not_negative, default=default.weight_decay,
+                     help="of AdamW [P, Section 4.1.2]")
     opt.add_argument("--beta1", type=fraction, default=default.beta1,
                      help="of AdamW: the paper's momentum [P, Section 4.1.2]")
     opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=default.amp,
                      help="automatic mixed precision; fp16 on GPUs only [U]")
     opt.add_argument("--ema", type=fraction, default=default.ema, metavar="DECAY",
-                     help="average the weights with this decay, 0.999 for example; validation and best.pt use the average "
-                     "[U]")
+                     help="average the weights with this decay, 0.999 for example; validation and best.pt use the "
+                     "average [U]")
     opt.add_argument("--freeze", choices=("nothing", "backbone", "old"), default=default.freeze,
-                     help="backbone, with --init or --extend: train the heads only; old, with --extend: train the MLPs of "
-                     "the new classes only, so that the old classes stay bit for bit [P, Section 4.6]")
+                     help="backbone, with --init or --extend: train the heads only; old, with --extend: train the MLPs "
+                     "of the new classes only, so that the old classes stay bit for bit [P, Section 4.6]")
     opt.add_argument("--activation-checkpointing", action="store_true",
                      help="Swin UNETR: recompute activations in the backward pass; same numbers, less memory [U]")
     opt.add_argument("--seed", type=at_least(0), default=default.seed, help="of the weights and the patches [U]")
@@ -213,8 +219,8 @@ def _add_extension(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--hard-pseudo", action="store_true",
                       help="pseudo labels of 0 and 1 for the old classes instead of soft ones [P, Section 3.3]")
     more.add_argument("--old-labels", action="store_true",
-                      help="where the new data label an old class, learn from that label; beyond the paper, where all old "
-                      "classes have pseudo labels [P, Eq. (5)]")
+                      help="where the new data label an old class, learn from that label; beyond the paper, where all "
+                      "old classes have pseudo labels [P, Eq. (5)]")
     more.add_argument("--baseline", choices=("none", *BASELINES), default=default.baseline,
                       help="extend a network with a softmax by this method [P, Section 5.1.2]")
 

@@ -106,7 +106,7 @@ def _dice_panel(picture, box, span, x_ticks, records, classes):
     left, top, width, height = box
     to_x, to_y = axes(picture, box, span, (0, 1), "validation Dice", x_ticks, nice_ticks(0, 1, 10))
     validated = [{**r["dice"], "": r.get("mean_dice"), "epoch": r["epoch"]} for r in records if "dice" in r]
-    entries = []                                                   # (last score, name or "" for the mean, color, series)
+    entries = []                                                   # (last score, name or "" for the mean, color)
     for name, value in [*taxonomy.label_values(classes).items(), ("", 0)]:
         color = on_white(class_color(value)) if name else INK
         series = _series(validated, name)
@@ -128,7 +128,8 @@ def _dice_panel(picture, box, span, x_ticks, records, classes):
             stroke(picture, [(end + 2, float(to_y(score))), (end + 30, y), (end + 44, y)], 2.0 if name else 3.5, color)
         label, ink = name.replace("_", " ")[:26] or "mean", INK if measured else FAINT
         text(picture, end + 52, y + 3 * unit, label, ink, unit, bold=not name)
-        text(picture, COLUMNS - 24, y + 3 * unit, f"{score:.3f}" if measured else "-", ink, unit, bold=not name, align="right")
+        shown = f"{score:.3f}" if measured else "-"
+        text(picture, COLUMNS - 24, y + 3 * unit, shown, ink, unit, bold=not name, align="right")
 
 
 def on_white(color: Sequence[int]) -> tuple[float, ...]:

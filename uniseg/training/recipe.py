@@ -12,11 +12,11 @@ from ..imaging.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. Each default names its source: P the paper (Section 4.1.2), R the released code, U uniseg's own choice."""
+    """The recipe, and the source of each default: P the paper (Section 4.1.2), R the released code, U uniseg."""
 
     # network
     backbone: str = "swin_unetr"          # P
-    width: int = 0                        # P, Fig. 3: 48, 64 or 16 channels at the first level, which give its parameters
+    width: int = 0                        # P, Fig. 3: 48, 64 or 16 channels at the first level, to have its parameters
     lpg: str = "independent"              # P, Eq. (1)
     lpg_hidden: int = 0                   # R: 512 (independent), 256 (shared)
     encoding: str = "v3"                  # P, Table 7: the best prompt
@@ -36,10 +36,10 @@ class TrainConfig:
     lesions: float = 0.0                  # U: share of foreground centres drawn lesion by lesion
     rotate_probability: float = 0.1       # P
     shift_probability: float = 0.2        # P
-    augment: str = "paper"                # P; "strong": small rotations, zoom, contrast, blur, noise; "contrast": phases
+    augment: str = "paper"                # P; "strong" and "contrast": see datasets/augment.py
     # loss
     weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, from 1 to 12
-    balance_loss: float = 0.0             # U: instead, BCE weight (patch voxels / class voxels)^balance_loss, at least 1
+    balance_loss: float = 0.0             # U: else BCE weight (patch voxels / class voxels)^this, at least 1
     dice_present: bool = False            # P, Eq. (4): Dice in every patch; else only of classes that the patch shows
     # optimisation
     epochs: int = 2000                    # R
@@ -53,7 +53,7 @@ class TrainConfig:
     amp: str = "off"                      # U: float32
     ema: float = 0.0                      # U: decay of averaged weights, which are then validated and saved as best.pt
     freeze: str = "nothing"               # P; "backbone": train the heads only; "old": the MLPs of new classes only
-    activation_checkpointing: bool = False  # U: recompute the Swin blocks in the backward pass; same numbers, less memory
+    activation_checkpointing: bool = False  # U: recompute the Swin blocks in the backward pass
     seed: int = 0                         # U
     # extension by new classes, Section 3.3
     hard_pseudo: bool = False             # P: soft pseudo labels

@@ -21,12 +21,12 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
 
 
 def input_windows(args: argparse.Namespace) -> tuple[tuple[float, float], ...]:
-    """The (low, high) HU of --input-windows. Raises ValueError for an incomplete or reversed pair, or one that is too wide."""
+    """The (low, high) HU of --input-windows. Raises ValueError for pairs that are incomplete, reversed or too wide."""
     flat, (lowest, highest) = tuple(args.input_windows), args.hu_window
     pairs = tuple(zip(flat[::2], flat[1::2]))
     if len(flat) % 2 or not all(lowest <= low < high <= highest for low, high in pairs):
-        raise ValueError(f"--input-windows {' '.join(f'{hu:g}' for hu in flat)}: give low and high of each window, in this "
-                         f"order, within --hu-window {lowest:g} {highest:g}.")
+        raise ValueError(f"--input-windows {' '.join(f'{hu:g}' for hu in flat)}: give low and high of each window, in "
+                         f"this order, within --hu-window {lowest:g} {highest:g}.")
     return pairs
 
 
@@ -53,8 +53,8 @@ def _start(args: argparse.Namespace) -> Iterator[Refusal]:
         yield (getattr(args, option) not in (False, "none") and args.extend is None,
                f"--{option.replace('_', '-')} without --extend: there is no old model. Give --extend CHECKPOINT.")
     yield (args.head == "softmax" and (args.hard_pseudo or args.old_labels),
-           "--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave them "
-           "out.")
+           "--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave "
+           "them out.")
     yield (args.freeze == "old" and args.extend is None,
            "--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
 

@@ -1,7 +1,8 @@
 """What a training run leaves for its readers: metrics.csv, progress.png, overlays of validation cases, MODEL_CARD.md.
 
-Every time, all of it is made again from config.json, metrics.jsonl and the cases, so that a resumed run ends with the same
-files as one that was never stopped. Nothing here changes what is trained. A file that cannot be written is a warning.
+Every time, all of it is made again from config.json, metrics.jsonl and the cases, so that a resumed run ends with the
+same files as one that was never stopped. Nothing here changes what is trained. A file that cannot be written is a
+warning.
 Read run_folder.py first; progress.py draws the curves, model_card.py writes the card.
 """
 
@@ -46,7 +47,8 @@ def write(out: Path, about: dict[str, Any], network: torch.nn.Module, device: to
             save_text(out / "metrics.csv", metrics_csv(records, settings["classes"]))
         if everything:
             with only_warn():
-                write_png(out / "progress.png", progress_picture(records, settings["classes"], name, settings["epochs"]))
+                picture = progress_picture(records, settings["classes"], name, settings["epochs"])
+                write_png(out / "progress.png", picture)
             with only_warn():
                 millions = sum(p.numel() for p in network.parameters()) / 1e6
                 card = model_card(name, settings, records, about, millions, device, train_cases, val_cases)
@@ -55,12 +57,13 @@ def write(out: Path, about: dict[str, Any], network: torch.nn.Module, device: to
 
 @contextlib.contextmanager
 def only_warn() -> Iterator[None]:
-    """Turn every exception of the block into a warning: a training must not end because its report cannot be written."""
+    """Turn every exception of the block into a warning: no training ends because its report cannot be written."""
     try:
         yield
     except Exception as error:
         what = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
-        tqdm.write(f"uniseg: warning: {' '.join(what.split())} The report is incomplete; training goes on.", file=sys.stderr)
+        tqdm.write(f"uniseg: warning: {' '.join(what.split())} The report is incomplete; training goes on.",
+                   file=sys.stderr)
 
 
 def save_text(path: Path, content: str) -> None:
@@ -69,7 +72,7 @@ def save_text(path: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-# -------------------------------------------------------------------------------------------------------------- metrics.csv
+# ------------------------------------------------------------------------------------------------------- metrics.csv
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, oldest first, without a line that a killed run did not finish."""
@@ -92,7 +95,7 @@ def metrics_csv(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> st
     return out.getvalue()
 
 
-# ----------------------------------------------------------------------------------------------------------------- overlays
+# ---------------------------------------------------------------------------------------------------------- overlays
 
 def shown_cases(cases: Sequence[Case], most: int) -> list[Case]:
     """The cases that each validation draws, at most `most`: by id, the first of every dataset before any second one."""
@@ -132,7 +135,7 @@ def reference_map(case, classes):
 
 def write_overlay(out: Path, config: TrainConfig, classes: Sequence[str], epoch: int, case: Case,
                   predicted: np.ndarray) -> None:
-    """overlays/epoch_<epoch>_<case>.png: three planes of the CT with the reference's masks, below them with the predicted ones.
+    """overlays/epoch_<epoch>_<case>.png: three planes of the CT with the reference's masks, below with the predictions.
 
     predicted: (D, H, W) uint8 label map
     """
@@ -145,9 +148,9 @@ def write_overlay(out: Path, config: TrainConfig, classes: Sequence[str], epoch:
 
 def overlay_picture(case: Case, predicted: np.ndarray, classes: Sequence[str], spacing_mm: float,
                     hu_window: tuple[float, float], epoch: int) -> np.ndarray:
-    """The reference above, the prediction below, both through the middle of the reference, with the names of the classes.
+    """The reference above, the prediction below, with the names of the classes: (rows, columns, 3) uint8 RGB.
 
-    predicted: (D, H, W) uint8 label map; returns (rows, columns, 3) uint8 RGB
+    Both are drawn through the middle of the reference. predicted: (D, H, W) uint8 label map
     """
     reference, affine = reference_map(case, classes), np.diag([spacing_mm] * 3 + [1.0])
     annotated = sum(name in case.names for name in classes)
@@ -163,5 +166,6 @@ def overlay_picture(case: Case, predicted: np.ndarray, classes: Sequence[str], s
     present = [(n, v) for n, v in taxonomy.label_values(classes).items() if voxels[v]]
     pitch = min(24.0, len(picture) / (len(present) + 1))
     for i, (name, value) in enumerate(present):
-        text(picture, 3 * PLANE + 14, (i + 1) * pitch, name.replace("_", " "), class_color(value), min(1.75, pitch / 12))
+        text(picture, 3 * PLANE + 14, (i + 1) * pitch, name.replace("_", " "), class_color(value),
+             min(1.75, pitch / 12))
     return picture.round().astype(np.uint8) & 0xFC                 # 64 shades: the file is a third smaller

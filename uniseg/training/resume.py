@@ -30,8 +30,8 @@ def resume(run: Run, learner: Learner, state: RunState) -> RunState:
     if "training" not in content:
         raise ValueError(f"{run.out / 'last.pt'}: holds weights only. Start a new run.")
     if different := differences(run, learner, content):
-        raise ValueError(f"--resume: the run in {run.out} was started otherwise ({'; '.join(different)}). "
-                         f"Repeat its options or start a new run; --init {run.out / 'last.pt'} takes its weights along.")
+        raise ValueError(f"--resume: the run in {run.out} was started otherwise ({'; '.join(different)}). Repeat its "
+                         f"options or start a new run; --init {run.out / 'last.pt'} takes its weights along.")
     training = content["training"]
     learner.network.load_state_dict(content["weights"])
     learner.optimizer.load_state_dict(training["optimizer"])     # moved to the device of the parameters
@@ -40,7 +40,7 @@ def resume(run: Run, learner: Learner, state: RunState) -> RunState:
     if learner.average:
         learner.average.load_state_dict(training["average"])
     barrier()                                                    # every process has read it
-    if damaged and run.process.rank == 0:                        # else the next save would put it in the good one's place
+    if damaged and run.process.rank == 0:                        # else the next save would replace the good one by it
         os.replace(run.out / "last.pt", run.out / "last.damaged.pt")
     defaults = {**state.to_dict(), "epoch": training["step"] // run.config.steps_per_epoch}
     return RunState(**{name: training.get(name, value) for name, value in defaults.items()})
@@ -54,7 +54,8 @@ def differences(run: Run, learner: Learner, content: dict[str, Any]) -> list[str
     training, about = content["training"], content["about"]
     then = {**UNKNOWN_SETTINGS, **asdict(TrainConfig()), **training["config"]}
     now = {**asdict(run.config), **UNKNOWN_SETTINGS}
-    different = [f"{name}: {then[name]} -> {value}" for name, value in now.items() if _plain(then[name]) != _plain(value)]
+    different = [f"{name}: {then[name]} -> {value}" for name, value in now.items()
+                 if _plain(then[name]) != _plain(value)]
     different += [f"network's {name}" for name, value in learner.network.describe().items()
                   if content["network"].get(name) != value and name not in now]
     if about["data"] != run.about["data"]:

@@ -24,8 +24,7 @@ from ..machine.processes import barrier
 from .recipe import TrainConfig
 from .validation import case_scores
 
-# -------------------------------------------------------------------------------------------------------- one run per folder
-
+# ------------------------------------------------------------------------------------------------- one run per folder
 
 @contextlib.contextmanager
 def own_run_folder(args: argparse.Namespace, rank: int) -> Iterator[None]:
@@ -54,18 +53,19 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse to mix two runs in one folder, and to resume where there is nothing. Raises ValueError."""
     begun = has_checkpoint(args.out) or any((args.out / name).exists() for name in ("metrics.jsonl", "config.json"))
     if args.resume and not begun:
-        raise ValueError(f"{args.out / 'last.pt'}: no checkpoint to resume from, nor a run begun here. Start without --resume.")
+        raise ValueError(f"{args.out / 'last.pt'}: no checkpoint to resume from, nor a run begun here. Start without "
+                         "--resume.")
     if not args.resume and begun:
         raise ValueError(f"{args.out}: holds a run already. Give --resume to go on with it or another --out.")
 
 
 def has_checkpoint(out: Path) -> bool:
-    """Whether there is a checkpoint to resume. Without one, a run was killed early and --resume starts from the beginning."""
+    """Whether there is a checkpoint to resume. A run that was killed before its first one starts from the beginning."""
     return (out / "last.pt").exists() or (out / "last.prev.pt").exists()
 
 
 def _take_lock(path: Path) -> Path:
-    """Create the lock file, with the number of this process and its host. The lock of a process that has ended is replaced."""
+    """Create the lock file, with this process's number and host. The lock of a process that has ended is replaced."""
     content = f"{os.getpid()} {platform.node()}"
     with contextlib.suppress(FileNotFoundError, ValueError):        # there is none, or another run is just writing it
         pid, host = path.read_text().split(" ", 1)
@@ -77,8 +77,8 @@ def _take_lock(path: Path) -> Path:
         number, _, host = path.read_text().partition(" ")
         if not host:
             raise ValueError(f"{path}: another run has just started in this folder. Give another --out.") from None
-        raise ValueError(f"{path}: process {number} on {host} trains in this folder. Wait for it or give another --out; if it "
-                         "runs no more, remove this file.") from None
+        raise ValueError(f"{path}: process {number} on {host} trains in this folder. Wait for it or give another "
+                         "--out; if it runs no more, remove this file.") from None
     os.write(handle, content.encode())
     os.close(handle)
     return path
@@ -96,7 +96,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------------------------- files
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; an interrupted write leaves the former file. Raises ValueError for NaN and infinity."""
@@ -113,7 +113,8 @@ def write_validation(out: Path, config: TrainConfig, epoch: int, counts: np.ndar
     path = out / "validation.json"
     scores = {"epoch": epoch, "cases": case_scores(counts, cases, classes)}
     best = scores if better else json.loads(path.read_text())["best"] if path.is_file() else None
-    write_json(path, {"fold": config.fold, "folds": config.folds, "spacing_mm": config.spacing, "best": best, "last": scores})
+    write_json(path, {"fold": config.fold, "folds": config.folds, "spacing_mm": config.spacing, "best": best,
+                      "last": scores})
 
 
 def log(path: Path, record: dict[str, Any]) -> None:
@@ -129,7 +130,8 @@ def log(path: Path, record: dict[str, Any]) -> None:
                 raise OSError(errno.ENOSPC, "disk full")
         except OSError as error:
             os.truncate(path, size)
-            raise OSError(f"{path}: cannot be written: {error.strerror}. Make room, or write to another disk.") from None
+            raise OSError(f"{path}: cannot be written: {error.strerror}. Make room, or write to another "
+                          "disk.") from None
     loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
     dice = f"  Dice {record['mean_dice']:.4f}" if record.get("mean_dice") is not None else ""
     skipped = f"  {record['skipped']} steps skipped" if "skipped" in record else ""
@@ -155,7 +157,8 @@ def trim_metrics(path: Path, step: int) -> None:
 def written(on_error: str, write: Callable[..., None], *arguments: Any) -> bool:
     """Call write(*arguments); returns whether it succeeded.
 
-    on_error: "stop": a file that cannot be written, on a full disk for example, raises OSError; "continue": it is a warning
+    on_error: what happens if a file cannot be written, on a full disk for example: "stop" raises OSError, "continue"
+              prints a warning
     """
     try:
         write(*arguments)

@@ -101,19 +101,21 @@ def _prepare_all(args: argparse.Namespace, jobs: Sequence[Job], rank: int,
 
 
 def fold_of(datasets: Sequence[Dataset], folds: int) -> dict[tuple[str, str], int]:
-    """{(dataset name, case id): fold}: each dataset's cases are dealt out in the order of their ids, on every machine alike.
+    """{(dataset name, case id): fold}, the same on every machine.
 
-    The first case of the d-th dataset goes to fold d, so that datasets of one case do not all fall into one fold.
+    The cases of each dataset are dealt out in the order of their ids. The first case of the d-th dataset goes to fold d,
+    so that datasets of one case do not all fall into one fold.
     """
     return {(d.name, case.id): (j + start) % folds
             for start, d in enumerate(datasets) for j, case in enumerate(sorted(d.cases, key=lambda c: c.id))}
 
 
-def select_cases(datasets: Sequence[Dataset], include: Sequence[str] | None, exclude: Sequence[str] | None) -> list[Dataset]:
+def select_cases(datasets: Sequence[Dataset], include: Sequence[str] | None,
+                 exclude: Sequence[str] | None) -> list[Dataset]:
     """The datasets with the cases that match a pattern of `include` (None: all) and no pattern of `exclude`.
 
-    A pattern is the name of a dataset, or dataset/case; * and ? stand for any letters. Raises DataError for a pattern that
-    matches nothing.
+    A pattern is the name of a dataset, or dataset/case; * and ? stand for any letters. Raises DataError for a pattern
+    that matches nothing.
     """
     def matches(pattern: str, dataset: Dataset, case: CaseFiles) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for name in (dataset.name, f"{dataset.name}/{case.id}"))
@@ -144,13 +146,13 @@ def without_copies(train: Sequence[Case], val: Sequence[Case], drop: bool) -> li
     copies = [c for c in train if c.content in validates]
     if copies and not drop:
         pairs = ", ".join(f"{c.id} = {validates[c.content]}" for c in copies[:5])
-        raise DataError(f"{len(copies)} training cases are the same CT as a validation case: {pairs}. Leave them out with "
-                        "--drop-copies, or name what to leave out with --exclude.")
+        raise DataError(f"{len(copies)} training cases are the same CT as a validation case: {pairs}. Leave them out "
+                        "with --drop-copies, or name what to leave out with --exclude.")
     return [c for c in train if c.content not in validates]
 
 
 def named_classes(args: argparse.Namespace) -> list[str]:
-    """The classes that --classes names, [] without it: those of Table 2 by name or alias, others by their text embedding.
+    """The classes that --classes names ([] without it): those of Table 2 by name or alias, others by their embedding.
 
     Raises ValueError for a name that is neither.
     """
@@ -165,9 +167,9 @@ def _named(name: str, args: argparse.Namespace) -> tuple[str, ...]:
             if args.encoding in PROMPTS:
                 find_row(load_table(args.embeddings), name)
         except EmbeddingError:
-            raise ValueError(f"--classes: {unknown} A class beyond Table 2 needs a text embedding: `python -m uniseg.embeddings` "
-                             "prints the names that have one, tools/make_embeddings.py --names FILE makes a table with more, for "
-                             "--embeddings.") from None
+            raise ValueError(f"--classes: {unknown} A class beyond Table 2 needs a text embedding: `python -m "
+                             "uniseg.embeddings` prints the names that have one, tools/make_embeddings.py --names FILE "
+                             "makes a table with more, for --embeddings.") from None
         return (normalise_name(name),)
 
 
@@ -182,17 +184,18 @@ def choose_classes(args: argparse.Namespace, cases: Sequence[Case], old: Collect
     if args.classes is not None:
         wanted = [n for name in args.classes.split(",") for n in ((name,) if name in seen else _named(name, args))]
         if known := [n for n in wanted if n in old]:
-            raise DataError(f"--classes: the checkpoint of --extend has {', '.join(known)} already. Name new ones only.")
+            raise DataError(f"--classes: the checkpoint of --extend has {', '.join(known)} already. Name new ones "
+                            "only.")
         if unseen := [c for c in wanted if c not in seen]:
             raise DataError(f"--classes: no training case has voxels of {', '.join(unseen)}. Leave them out.")
         seen = set(wanted)
     new = [name for name in in_order(seen) if name not in old]
     if old and not new:
-        raise DataError(f"{where(args)}: the training cases label no class that the checkpoint of --extend lacks. It has "
-                        f"{', '.join(old)}.")
+        raise DataError(f"{where(args)}: the training cases label no class that the checkpoint of --extend lacks. It "
+                        f"has {', '.join(old)}.")
     if len(old) + len(new) > MOST_CLASSES:
-        raise DataError(f"{where(args)}: {len(old) + len(new)} classes; one bit each, {MOST_CLASSES} fit. Choose some with "
-                        "--classes.")
+        raise DataError(f"{where(args)}: {len(old) + len(new)} classes; one bit each, {MOST_CLASSES} fit. Choose some "
+                        "with --classes.")
     if not new:
         raise DataError(f"{where(args)}: the training cases have no labelled voxel. Check their labels.")
     return [*old, *new]

@@ -42,9 +42,10 @@ def training_step(model: torch.nn.Module, batches: Sequence[dict[str, Any]], con
     cast = functools.partial(torch.autocast, device.type, dtype=dtype, enabled=dtype is not None)
     joint = torch.zeros((), device=device)
     for i, batch in enumerate(batches):
-        # Ranks exchange gradients once, after the last micro-batch.
-        last = i == len(batches) - 1 or not isinstance(model, DistributedDataParallel)
-        with contextlib.nullcontext() if last else model.no_sync():
+        without_exchange: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if isinstance(model, DistributedDataParallel) and i < len(batches) - 1:
+            without_exchange = model.no_sync()             # ranks exchange gradients once, after the last micro-batch
+        with without_exchange:
             image, bits, labelled = (batch[key].to(device) for key in ("image", "bits", "labelled"))
             weight = None if weights is None else weights.to(device).expand_as(labelled)
             loss = objective(model, image, bits, labelled, pairs, weight, cast)
