@@ -23,6 +23,7 @@ from ..backbones import BACKBONES
 from ..backbones.build import PAPER_WIDTH
 from ..backbones.swin_unetr import WindowAttention
 from ..heads import LPGS, SIZES, THETA
+from ..machine.command_line import HelpFormatter
 from ..model import build
 
 # Part of the network by the start of a module's name; the first that fits.
@@ -202,8 +203,9 @@ def print_section_5_4(f, text_width, patch, classes):
 def main(argv=None):
     """Returns the exit code: 0, or 2 for sizes that no network takes."""
     parser = argparse.ArgumentParser(prog="python -m uniseg complexity", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--backbone", choices=list(BACKBONES), action="append", help="default: all")
+                                     formatter_class=HelpFormatter)
+    parser.add_argument("--backbone", choices=list(BACKBONES), action="append",
+                        help="count this network, all without it; may be repeated")
     parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96), metavar=("D", "H", "W"), help="voxels")
     parser.add_argument("--classes", type=int, default=32, help="class heads")
     parser.add_argument("--text-width", type=int, default=512, help="numbers in a text embedding; CLIP's 512")
