@@ -1,4 +1,5 @@
-"""The options of training: their help, and those beyond the paper's recipe, which are off by default; fine-tuning (Section 4.6)."""
+"""The options of training: their help, and those beyond the paper's recipe, which are off by default; fine-tuning
+(Section 4.6)."""
 
 import inspect
 import json
@@ -31,15 +32,16 @@ from uniseg.training.learner import averaged
 from uniseg.training.options import build_parser
 from uniseg.training.recipe import TrainConfig
 
-TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
-        "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3", "--val-every", "1", "--folds", "3",
-        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
+TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16",
+        "--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3",
+        "--val-every", "1", "--folds", "3", "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def flags(phantom_root, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY, *map(str, more)]
+    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY,
+                               *map(str, more)]
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,19 @@ def refusal(capsys, arguments):
     return capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------------ averaged weights
+# ----------------------------------------------------------------------------------------------------- averaged weights
 
 def test_the_average_forgets_its_start_and_then_decays_as_asked():
-    """Weights 1, 2, 3, ... after each step; the average by hand: a += (1 - d) (w - a), d = min(decay, (1 + n) / (10 + n))."""
+    """Weights 1, 2, 3, ... after each step; the average by hand: a += (1 - d) (w - a), d = min(decay, (1 + n) / (10 +
+    n))."""
     network = torch.nn.Linear(1, 1, bias=False)
     average, by_hand = averaged(network, 0.5), None
     for step in range(20):
         with torch.no_grad():
             network.weight.fill_(step + 1.0)
         average.update_parameters(network)
-        by_hand = step + 1.0 if by_hand is None else by_hand + (1 - min(0.5, (1 + step) / (10 + step))) * (step + 1 - by_hand)
+        decay = min(0.5, (1 + step) / (10 + step))
+        by_hand = step + 1.0 if by_hand is None else by_hand + (1 - decay) * (step + 1 - by_hand)
         assert average.module.weight.item() == pytest.approx(by_hand)
     assert 18 < by_hand < 20
 
@@ -98,7 +102,7 @@ def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
     assert all(torch.equal(t, halves[n]) for n, t in content["training"]["average"].items())
 
 
-# -------------------------------------------------------------------------------------------- the same numbers, otherwise
+# ------------------------------------------------------------------------------------------ the same numbers, otherwise
 
 def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     swin = ("--backbone", "swin_unetr", "--width", 12, "--patch-size", 32, 32, 64, "--batch-size", 1, "--epochs", 1)
@@ -109,7 +113,7 @@ def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     assert all(torch.allclose(t.float(), sparing[n].float(), atol=1e-6) for n, t in weights(tmp_path / "plain").items())
 
 
-# ------------------------------------------------------------------------------------------------------------------- lesions
+# -------------------------------------------------------------------------------------------------------------- lesions
 
 @pytest.fixture(scope="module")
 def two_lesions(tmp_path_factory):
@@ -134,7 +138,7 @@ def centres(case, **options):
 
 def test_each_lesion_is_drawn_as_often_however_small(two_lesions):
     """Of 27000 voxels of liver one is the small lesion. Standard deviation of the share: 0.025."""
-    small = (27, 27, 27)                                                     # the cache begins 2 voxels before the liver, at 3
+    small = (27, 27, 27)  # the cache begins 2 voxels before the liver, at 3
     drawn = centres(two_lesions, lesions=1.0)
     bits = two_lesions.bits
     assert all(bits[c] & 2 for c in drawn)                                   # every centre is in a lesion
@@ -158,7 +162,7 @@ def test_all_of_it_together_runs(flags, tmp_path):
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
-# -------------------------------------------------------------------------------------- input windows, weights of datasets
+# ----------------------------------------------------------------------------------- input windows, weights of datasets
 
 WINDOWS = ("--hu-window", -1000, 1000, "--input-windows", -175, 250, -1000, 1000, -1000, -200)
 WEIGHTS = ("--dataset-weights", "Chest=3", "Vessels=0.5")
@@ -174,12 +178,13 @@ def windowed(flags, tmp_path_factory):
 
 def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
     content = checkpoint.read(windowed / "last.pt")
-    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]                  # of 2000 HU from -1000
+    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]  # of 2000 HU from -1000
     assert content["preprocessing"]["hu_window"] == [-1000.0, 1000.0]
     assert content["weights"]["backbone.down_tr64.ops.0.conv1.weight"].shape[1] == 3
     assert np.isfinite(losses(windowed)).all()
     found = uniseg.load(windowed / "last.pt").segment(phantom_ct.path, threshold=1e-6, postprocess=False)
-    assert set(found.stats["classes"]) == set(content["network"]["classes"]) and found.mask("liver").shape == phantom_ct.masks["liver"].shape
+    assert set(found.stats["classes"]) == set(content["network"]["classes"])
+    assert found.mask("liver").shape == phantom_ct.masks["liver"].shape
 
 
 def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, windowed, tmp_path, capsys, monkeypatch):
@@ -204,7 +209,7 @@ def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convol
     assert f"{len(before) - 1} tensors taken, 1 start anew" in said
 
 
-# ------------------------------------------------------------------------------------------------ fine-tuning, Section 4.6
+# --------------------------------------------------------------------------------------------- fine-tuning, Section 4.6
 
 def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain, tmp_path):
     before = weights(plain, "best.pt")
@@ -216,16 +221,18 @@ def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain,
 
 def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know(flags, plain, tmp_path, capsys):
     """Learning rate 1e-12: what was taken stays as it was, to the last printed digit."""
-    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr", "1e-12")) == 0
+    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr",
+                      "1e-12")) == 0
     said = capsys.readouterr().err
     before, after = checkpoint.read(plain / "best.pt"), checkpoint.read(tmp_path / "run" / "last.pt")
-    assert after["network"]["classes"] == ["spleen", "liver", "left_lung"] and "classes kept: spleen, liver, left_lung" in said
+    assert after["network"]["classes"] == ["spleen", "liver", "left_lung"]
+    assert "classes kept: spleen, liver, left_lung" in said
     for new, name in enumerate(after["network"]["classes"]):
         old = before["network"]["classes"].index(name)
         assert old != new or name == "spleen"                                # by name, not by place
         for part in ("0.weight", "2.bias"):
-            assert torch.allclose(after["weights"][f"lpg.controllers.{new}.{part}"], before["weights"][f"lpg.controllers.{old}.{part}"],
-                                  atol=1e-9)
+            assert torch.allclose(after["weights"][f"lpg.controllers.{new}.{part}"],
+                                  before["weights"][f"lpg.controllers.{old}.{part}"], atol=1e-9)
 
 
 def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path, capsys):
@@ -244,12 +251,17 @@ def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path,
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
-    (("--weight-positives", "--balance-loss", "0.7"), "--weight-positives and --balance-loss: both weigh the same voxels."),
-    (("--dice-present", "--head", "softmax"), "--dice-present: the losses of --extend and --head softmax know no absent classes."),
+    (("--freeze", "backbone"),
+     "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
+    (("--weight-positives", "--balance-loss", "0.7"),
+     "--weight-positives and --balance-loss: both weigh the same voxels."),
+    (("--dice-present", "--head", "softmax"),
+     "--dice-present: the losses of --extend and --head softmax know no absent classes."),
     (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
-    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: one layer serves all classes"),
-    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"), "--anew with --head softmax: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"),
+     "--anew with --lpg shared: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"),
+     "--anew with --head softmax: one layer serves all classes"),
     (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
     (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
 def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):
@@ -265,7 +277,7 @@ def test_every_option_beyond_the_paper_is_off_by_default():
                 or args.dataset_weights or args.balance_loss or args.dice_present)
 
 
-# ------------------------------------------------------------------------------------------------------------- the help page
+# -------------------------------------------------------------------------------------------------------- the help page
 
 ACTIONS = [action for action in build_parser()._actions if action.dest != "help"]
 SOURCE = re.compile(r" \[(P, (Section [0-9.]+|Table \d+|Fig\. \d+|Eq\. \(\d\))|R|U)\]")
@@ -287,8 +299,9 @@ def test_the_help_of_an_option_ends_with_its_source_and_its_default(action):
 
 def test_defaults_are_shown_as_one_would_type_them():
     shown = {action.dest: help_of(action) for action in ACTIONS}
-    for name, default in (("patch_size", "96 96 96"), ("hu_window", "-175 250"), ("foreground", "0.667"), ("lr", "0.0001"),
-                          ("weight_decay", "1e-05"), ("timeout", "30"), ("out", "runs/uniseg"), ("val_every", "10")):
+    for name, default in (("patch_size", "96 96 96"), ("hu_window", "-175 250"), ("foreground", "0.667"),
+                          ("lr", "0.0001"), ("weight_decay", "1e-05"), ("timeout", "30"), ("out", "runs/uniseg"),
+                          ("val_every", "10")):
         assert shown[name].endswith(f" (default: {default})"), shown[name]
     for name in ("embeddings", "cache", "classes", "input_windows", "dataset", "resume", "data_root"):
         assert "default" not in shown[name], shown[name]
@@ -303,7 +316,7 @@ def test_the_help_names_the_source_that_the_recipe_names(name):
     assert SOURCE.search(action.help).group(1)[0] == letter
 
 
-# ------------------------------------------------------------------------------------------------- numbers that are no numbers
+# ------------------------------------------------------------------------------------------ numbers that are no numbers
 
 NUMBERS = [action for action in ACTIONS if action.type in (finite, positive, not_negative, fraction)]
 
