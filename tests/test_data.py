@@ -765,8 +765,8 @@ def balls(tmp_path_factory):
     """Four bright balls of 5 voxels' radius in a volume of 48^3 at -100 HU: one in the middle, one along each axis."""
     d, h, w = np.ogrid[:48, :48, :48]
     bits, image = np.zeros((48, 48, 48), int), np.full((48, 48, 48), -100)
-    for k, (i, j, l) in enumerate([(23, 23, 23), (36, 23, 23), (23, 36, 23), (23, 23, 36)]):
-        ball = (d - i) ** 2 + (h - j) ** 2 + (w - l) ** 2 <= 25
+    for k, (i, j, m) in enumerate([(23, 23, 23), (36, 23, 23), (23, 36, 23), (23, 23, 36)]):
+        ball = (d - i) ** 2 + (h - j) ** 2 + (w - m) ** 2 <= 25
         bits[ball], image[ball] = 1 << k, 200
     return handmade(tmp_path_factory.mktemp("balls") / "x", "a", bits, ["liver", "spleen", "aorta", "colon"], image)
 

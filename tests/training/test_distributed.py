@@ -275,8 +275,8 @@ def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, mon
                             "MASTER_PORT": taken.getsockname()[1]}.items():
             monkeypatch.setenv(name, str(value))
         assert main(flags(tmp_path / "run")) == 1
-    assert capsys.readouterr().err == ("uniseg: error: rank 0: the port for the processes to meet is taken. Let torchrun "
-                                       "--standalone find one, or choose another --master-port.\n")
+    assert capsys.readouterr().err == ("uniseg: error: rank 0: the port for the processes to meet is taken. Let "
+                                       "torchrun --standalone find one, or choose another --master-port.\n")
 
 
 # ----------------------------------------------------------------------------------------------- four, and little to do

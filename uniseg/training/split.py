@@ -103,8 +103,8 @@ def _prepare_all(args: argparse.Namespace, jobs: Sequence[Job], rank: int,
 def fold_of(datasets: Sequence[Dataset], folds: int) -> dict[tuple[str, str], int]:
     """{(dataset name, case id): fold}, the same on every machine.
 
-    The cases of each dataset are dealt out in the order of their ids. The first case of the d-th dataset goes to fold d,
-    so that datasets of one case do not all fall into one fold.
+    The cases of each dataset are dealt out in the order of their ids. The first case of the d-th dataset goes to fold
+    d, so that datasets of one case do not all fall into one fold.
     """
     return {(d.name, case.id): (j + start) % folds
             for start, d in enumerate(datasets) for j, case in enumerate(sorted(d.cases, key=lambda c: c.id))}
