@@ -82,6 +82,7 @@ def test_the_average_forgets_its_start_and_then_decays_as_asked():
     assert 18 < by_hand < 20
 
 
+@pytest.mark.slow
 def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp_path):
     assert main(flags(tmp_path / "run", "--ema", 0.9)) == 0
     trained = weights(tmp_path / "run")
@@ -93,6 +94,7 @@ def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp
     assert {n.removeprefix("module.") for n in kept} - {"n_averaged"} == set(best)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
     assert main(flags(tmp_path / "whole", "--ema", 0.9, "--epochs", 3)) == 0
     assert main(flags(tmp_path / "half", "--ema", 0.9, "--epochs", 3)) == 0
@@ -104,6 +106,7 @@ def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
 
 # ------------------------------------------------------------------------------------------ the same numbers, otherwise
 
+@pytest.mark.slow
 def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     swin = ("--backbone", "swin_unetr", "--width", 12, "--patch-size", 32, 32, 64, "--batch-size", 1, "--epochs", 1)
     assert main(flags(tmp_path / "plain", *swin)) == 0
@@ -157,6 +160,7 @@ def test_a_case_without_lesions_is_drawn_as_ever(tmp_path, two_lesions):
     assert centres(case, lesions=1.0) == centres(case)
 
 
+@pytest.mark.slow
 def test_all_of_it_together_runs(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--lesions", 0.5, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
@@ -176,6 +180,7 @@ def windowed(flags, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
     content = checkpoint.read(windowed / "last.pt")
     assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]  # of 2000 HU from -1000
@@ -187,6 +192,7 @@ def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct
     assert found.mask("liver").shape == phantom_ct.masks["liver"].shape
 
 
+@pytest.mark.slow
 def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, windowed, tmp_path, capsys, monkeypatch):
     """Stopped within its second epoch, it ends like the run that was not."""
     out = tmp_path / "run"
@@ -200,6 +206,7 @@ def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, window
     assert "dataset_weights: (('Chest', 3.0), ('Vessels', 0.5)) -> (('Chest', 3.0),)" in said
 
 
+@pytest.mark.slow
 def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convolution(flags, plain, tmp_path, capsys):
     """The same classes at learning rate 1e-12: all else stays as it was."""
     assert main(flags(tmp_path / "run", "--init", plain / "last.pt", *WINDOWS, "--lr", "1e-12", "--epochs", 1)) == 0
@@ -211,6 +218,7 @@ def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convol
 
 # --------------------------------------------------------------------------------------------- fine-tuning, Section 4.6
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain, tmp_path):
     before = weights(plain, "best.pt")
     assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--freeze", "backbone")) == 0
@@ -219,6 +227,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain,
     assert learned == {"GAP", "precls_conv", "lpg"}
 
 
+@pytest.mark.slow
 def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know(flags, plain, tmp_path, capsys):
     """Learning rate 1e-12: what was taken stays as it was, to the last printed digit."""
     assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr",
@@ -235,6 +244,7 @@ def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know
                                   before["weights"][f"lpg.controllers.{old}.{part}"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path, capsys):
     options = ("--init", plain / "best.pt", "--anew", "liver", "--prior", "0.02", "--lr", "1e-12")
     assert main(flags(tmp_path / "run", *options)) == 0
