@@ -7,9 +7,9 @@ cuDNN's convolutions are in TF32, and not always summed in the same order, unles
 
 import pytest
 import torch
-from runs import batch_of, ended, metrics, small_network, torchrun
 
 import uniseg
+from runs import batch_of, ended, metrics, small_network, torchrun
 from uniseg import checkpoint, train
 from uniseg.backbones import BACKBONES
 from uniseg.heads import SIZES

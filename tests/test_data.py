@@ -12,9 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import Patient, label_map, write_dataset
 from scipy import ndimage
 
+from conftest import Patient, label_map, write_dataset
 from uniseg.data import PatchDataset
 from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90

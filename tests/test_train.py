@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from conftest import Patient, write_dataset
 from runs import RUN_FILES, TINY, batch_of, gradients, joined, metrics, small_network
-
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case

@@ -39,8 +39,8 @@ def test_older_dicts_mean_air_or_call_the_padding_otherwise():
 
 
 def test_a_training_prepares_its_cases_as_its_checkpoint_will_say():
-    options = ["--data-root", "x", "--device", "cpu", "--spacing", "3", "--hu-window", "-1000", "1000", "--patch-size", "32",
-               "64", "96", "--antialias", "--pad", "edge"]
+    options = ["--data-root", "x", "--device", "cpu", "--spacing", "3", "--hu-window", "-1000", "1000",
+               "--patch-size", "32", "64", "96", "--antialias", "--pad", "edge"]
     args = build_parser().parse_args(options)
     expected = Preprocessing((3.0, 3.0, 3.0), (-1000.0, 1000.0), (32, 64, 96), True, "edge")
     assert preprocessing_of(args) == make_config(args, 7, 1).preprocessing == expected

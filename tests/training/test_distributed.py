@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import Patient, write_dataset
 from runs import (
     CLASSES,
@@ -36,7 +37,6 @@ from runs import (
     torchrun,
     wait_until,
 )
-
 from uniseg import checkpoint, train
 from uniseg.backbones import BACKBONES
 from uniseg.machine.processes import several_processes

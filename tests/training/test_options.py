@@ -10,10 +10,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import assert_same_run, interrupted_by
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import assert_same_run, interrupted_by
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare

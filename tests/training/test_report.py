@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from png import read_png
 from runs import metrics
 from test_data import handmade
-
 from uniseg import taxonomy, train
 from uniseg.datasets.cases import Case
 from uniseg.pictures import canvas as canvas_module

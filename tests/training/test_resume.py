@@ -23,6 +23,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from conftest import Patient, write_dataset
 from runs import (
     ROOT,
@@ -35,7 +36,6 @@ from runs import (
     small_network,
     wait_until,
 )
-
 from uniseg import checkpoint, data, train
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine import memory, signals

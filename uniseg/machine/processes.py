@@ -27,7 +27,7 @@ def launched():
 
 
 def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
-    """The Process of a training; joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
+    """The Process of a training. Where torchrun started several they join a group: NCCL on GPUs, gloo on CPUs.
 
     timeout_minutes: how long a process waits for the others before it gives up.
     """

@@ -55,5 +55,6 @@ def make_loader(patches: PatchDataset, config: TrainConfig, process: Process, st
     batch_bytes = config.batch_size * math.prod(config.patch_size) * VOXEL_BYTES
     numbers = SampleNumbers(config, start, process.rank, process.world)
     return torch.utils.data.DataLoader(
-        cast(torch.utils.data.Dataset, patches), batch_sampler=numbers, num_workers=workers_that_fit(workers, batch_bytes),
+        cast(torch.utils.data.Dataset, patches), batch_sampler=numbers,
+        num_workers=workers_that_fit(workers, batch_bytes),
         pin_memory=process.device.type == "cuda", worker_init_fn=leave_signals_to_main)
