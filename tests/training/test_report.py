@@ -370,7 +370,7 @@ def test_the_card_says_what_its_scores_are_worth():
     text = card([record(3, liver=0.5)])
     assert "not a medical device" in text and "These cases also chose `best.pt`" in text and "run7/best.pt" in text
     assert "Annotated but not trained (left out, or no voxel in a training case): spleen." in text
-    assert "Trained but not measured, for want of a validation case that has them: aorta." in text
+    assert "Trained but not measured, since no validation case has them: aorta." in text
     assert "by heart" not in text and "by heart" in card([record(3, liver=0.5)], TRAIN, TRAIN[:1])
 
 
