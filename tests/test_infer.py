@@ -22,6 +22,7 @@ import torch
 
 from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
 from uniseg.inference import plan as plan_module
@@ -31,7 +32,7 @@ from uniseg.phantom import make_phantom
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("spleen", "right_kidney", "left_kidney", "liver", "aorta")
-PREPROCESSING = {"spacing_mm": [15.0, 15.0, 15.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((15.0, 15.0, 15.0), window=(16, 16, 16))
 DEFAULT_WEIGHTS = ROOT / "uniseg" / "weights" / "default.pt"
 
 

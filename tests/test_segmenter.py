@@ -7,6 +7,7 @@ voxel for voxel. Ids like F52 and O15 are those of docs/faults.md.
 
 import itertools
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,7 @@ from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
 from uniseg.imaging.byte_stream import VolumeError
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
 from uniseg.inference import result as result_module
@@ -33,7 +35,7 @@ from uniseg.postprocess import postprocess as refine
 from uniseg.segmenter import Segmenter
 from uniseg.sliding_window import EMPTY_LOGIT, gaussian_weights, plan_windows
 
-PREPROCESSING = {"spacing_mm": [4.0, 4.0, 4.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((4.0, 4.0, 4.0), window=(16, 16, 16))
 AIR, BODY = -1000, 0
 # class: middle and half width of its band in HU. The liver's band includes the tumour's: overlap, as in the paper.
 BANDS = {"spleen": (130, 10), "liver": (75, 22), "aorta": (170, 10), "liver_tumor": (90, 8)}
@@ -72,7 +74,7 @@ class Logits(torch.nn.Module):
 
 
 def stand_in(network=None, **preprocessing):
-    return Segmenter(network or Bands(), {**PREPROCESSING, **preprocessing}, torch.device("cpu"),
+    return Segmenter(network or Bands(), replace(PREPROCESSING, **preprocessing), torch.device("cpu"),
                      {"file": "stand-in", "sha256": "0" * 64})
 
 
@@ -337,11 +339,11 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
 
     returns: masks (K bool arrays) and the label map, both RAS+ on the native grid
     """
-    names, window = network.classes, preprocessing["window"]
-    hu, affine = resample(ct.array, ct.affine, preprocessing["spacing_mm"], antialias=preprocessing["antialias"])
+    names, window = network.classes, preprocessing.window
+    hu, affine = resample(ct.array, ct.affine, preprocessing.spacing_mm, antialias=preprocessing.antialias)
     body = body_mask(hu, voxel_size_mm(affine))
     box = bounding_box(body, BODY_MARGIN)
-    scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing["hu_window"])), body[box]
+    scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing.hu_window)), body[box]
     assert all(n >= w for n, w in zip(scaled.shape, window)), "padding is not part of this reference"
 
     weights = gaussian_weights(window)
@@ -420,7 +422,7 @@ def test_a_finer_ct_is_averaged_where_the_checkpoint_says_that_its_network_was_t
     found = []
     for antialias in (False, True):
         result = stand_in(antialias=antialias).segment(image(hu, affine), postprocess=False)
-        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), {**PREPROCESSING, "antialias": antialias}, postprocess=False)
+        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), replace(PREPROCESSING, antialias=antialias), postprocess=False)
         assert all(np.array_equal(result.mask(name), mask) for name, mask in zip(result.classes, masks))
         found.append(result.mask("liver"))
     assert found[0].any() and not np.array_equal(*found)
@@ -469,7 +471,7 @@ def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
 
     stand_in(Watched(), pad="edge").segment(image(hu, np.diag([4.0, 4, 4, 1])))
     assert len(seen) == 1
-    expected = torch.as_tensor(scale_hu(hu[7:23, 7:23, 7:23], PREPROCESSING["hu_window"]))
+    expected = torch.as_tensor(scale_hu(hu[7:23, 7:23, 7:23], PREPROCESSING.hu_window))
     assert torch.equal(seen[0][0, 0], expected)
 
 
@@ -701,7 +703,7 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["versions"]["uniseg"] == uniseg.__version__ and stats["versions"]["torch"] == torch.__version__
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
-    assert stats["preprocessing"] == {**PREPROCESSING, "pad": "air"}
+    assert stats["preprocessing"] == PREPROCESSING.to_dict()
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "second_view": None,
                                  "precision": "float32", "device": "cpu"}
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
@@ -794,9 +796,9 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 def test_a_checkpoint_is_loaded_with_its_own_classes_and_preprocessing(tmp_path):
     network = small_network(["liver", "spleen"])
-    checkpoint.save(tmp_path / "tiny.pt", network, {**PREPROCESSING, "window": [24, 16, 16]})
+    checkpoint.save(tmp_path / "tiny.pt", network, replace(PREPROCESSING, window=(24, 16, 16)))
     loaded = uniseg.load(tmp_path / "tiny.pt", device="cpu")
-    assert loaded.classes == ("liver", "spleen") and loaded.preprocessing["window"] == [24, 16, 16]
+    assert loaded.classes == ("liver", "spleen") and loaded.preprocessing.window == (24, 16, 16)
     assert loaded.weights == {"file": "tiny.pt", "sha256": checkpoint.file_sha256(tmp_path / "tiny.pt")}
     hu, _, affine = paint()
     same(loaded.segment(image(hu, affine)), stand_in(network, window=[24, 16, 16]).segment(image(hu, affine)))
@@ -819,4 +821,4 @@ def test_without_a_name_the_built_in_weights_are_loaded_and_are_those_their_side
     loaded = uniseg.load(device="cpu")
     assert list(loaded.classes) == sidecar["classes"] and set(loaded.classes) <= set(taxonomy.NAMES)
     assert loaded.weights == {"file": "default.pt", "sha256": sidecar["sha256"]}
-    assert loaded.preprocessing == sidecar["preprocessing"]
+    assert loaded.preprocessing.to_dict() == sidecar["preprocessing"]

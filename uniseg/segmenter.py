@@ -20,6 +20,7 @@ from . import checkpoint, taxonomy
 from .imaging.anatomy import midsagittal_plane
 from .imaging.bits import Box, bounding_box
 from .imaging.limits import MAX_VOXELS
+from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.volume import from_ras, read_ct, scale_hu, voxel_volume_mm3
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
@@ -49,8 +50,8 @@ def load(weights: str | Path | None = None, device: str = "auto") -> "Segmenter"
     content = checkpoint.read(path)
     about = {name: value for name, value in content.get("about", {}).items()
              if name in ("experimental", "in_pieces", "second_view")}
-    return Segmenter(checkpoint.load_network(content, path), content["preprocessing"], choose_device(device),
-                     {"file": path.name, "sha256": checkpoint.file_sha256(path)}, **about)
+    return Segmenter(checkpoint.load_network(content, path), Preprocessing.from_dict(content["preprocessing"]),
+                     choose_device(device), {"file": path.name, "sha256": checkpoint.file_sha256(path)}, **about)
 
 
 class Request(NamedTuple):
@@ -67,11 +68,11 @@ class Request(NamedTuple):
 class Segmenter:
     """A network with its preprocessing, which segments CTs. `load` makes one."""
 
-    def __init__(self, network: torch.nn.Module, preprocessing: Mapping[str, Any], device: torch.device,
+    def __init__(self, network: torch.nn.Module, preprocessing: Preprocessing, device: torch.device,
                  weights: Mapping[str, str], experimental: Mapping[str, str] | None = None,
                  in_pieces: Sequence[str] = (), second_view: float | None = None) -> None:
         """network:       image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W), as model.UniversalModel
-        preprocessing: as a checkpoint stores it
+        preprocessing: that of the network's training
         weights:       "file" and "sha256", for the statistics
         experimental:  {class: reason in a few words} of classes that are computed on request only
         in_pieces:     classes of which post-processing keeps all components instead of the largest one
@@ -79,7 +80,7 @@ class Segmenter:
         """
         self.network: Any = network.to(device).eval()
         self.device = device
-        self.preprocessing = {"pad": "air", **preprocessing}           # older checkpoints have no "pad"
+        self.preprocessing = preprocessing
         self.weights, self.experimental = weights, experimental or {}
         self.in_pieces, self.second_view = tuple(in_pieces), second_view
 
@@ -139,10 +140,10 @@ class Segmenter:
             ct = read_ct(source, max_voxels)
         warnings, geometry, native_shape, native_affine = list(ct.warnings), ct.geometry, ct.array.shape, ct.affine
         with clock("resample"):
-            hu, affine = resample(ct.array, ct.affine, self.preprocessing["spacing_mm"],
-                                  antialias=self.preprocessing["antialias"])
+            hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
+                                  antialias=self.preprocessing.antialias)
             del ct                                           # frees the voxels of the CT
-            body, box = find_body(hu, affine, self.preprocessing["window"])
+            body, box = find_body(hu, affine, self.preprocessing.window)
         slabs: list[list[Crop]] = [[] for _ in names]
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
@@ -192,17 +193,17 @@ class Segmenter:
         """
         names = request.names
         channels = None if names == self.classes else [self.classes.index(n) for n in names]
-        image = scale_hu(hu, self.preprocessing["hu_window"])
+        image = scale_hu(hu, self.preprocessing.hu_window)
 
         def predict(patches: torch.Tensor) -> torch.Tensor:
             with autocast(self.device, request.precision):
                 return self.network(patches, channels)
 
         def run(part: Box, pad: str, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
-            return sliding_window(image[part], predict, len(names), self.preprocessing["window"], request.overlap,
+            return sliding_window(image[part], predict, len(names), self.preprocessing.window, request.overlap,
                                   body=body[part], device=self.device, pad=pad, progress=progress)
 
-        runs = [run(np.s_[:, :], self.preprocessing["pad"], progress)]
+        runs = [run(np.s_[:, :], self.preprocessing.pad, progress)]
         if self.second_view is not None and self._has_second_view(image.shape):
             centre = central_part(body, self.second_view)
             weight = view_weight([part.stop - part.start for part in centre])
@@ -225,11 +226,12 @@ class Segmenter:
 
     def _has_second_view(self, shape: Sequence[int]) -> bool:
         """Whether a CT of this shape gets a second view; one smaller than a window does not."""
-        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing["window"]))
+        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing.window))
 
     def _model(self) -> dict[str, Any]:
         """What the statistics state about the model."""
-        return {"weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": self.preprocessing}
+        preprocessing = {"pad": self.preprocessing.pad, **self.preprocessing.to_dict()}      # result files have "pad" first
+        return {"weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": preprocessing}
 
     def _settings(self, request: Request, box: Box | None) -> dict[str, Any]:
         """What the statistics state about this run. box: the part that the windows were laid over"""

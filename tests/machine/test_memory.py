@@ -69,6 +69,7 @@ def measure(ct, kind, classes=32, spacing_mm=1.5, window=(96, 96, 96), overlap=0
     import torch
 
     import uniseg
+    from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.machine.memory import keep_freed_memory, peak_memory_bytes
     from uniseg.segmenter import Segmenter
 
@@ -77,7 +78,7 @@ def measure(ct, kind, classes=32, spacing_mm=1.5, window=(96, 96, 96), overlap=0
     else:
         keep_freed_memory()
         network = {"bands": bands, "random": random_network}[kind](classes)
-        preprocessing = {"spacing_mm": [spacing_mm] * 3, "hu_window": [-175.0, 250.0], "window": list(window), "antialias": False}
+        preprocessing = Preprocessing((spacing_mm,) * 3, window=window)
         segmenter = Segmenter(network, preprocessing, torch.device("cpu"), {"file": kind, "sha256": ""})
     before, began, resident = peak_memory_bytes(), time.monotonic(), []
     for _ in range(repeat):
@@ -183,8 +184,9 @@ import uniseg.infer as infer
 from test_memory import bands
 def load(*_):
     import torch
+    from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.segmenter import Segmenter
-    settings = {"spacing_mm": [1.5] * 3, "hu_window": [-175.0, 250.0], "window": [32] * 3, "antialias": False}
+    settings = Preprocessing(window=(32,) * 3)
     segmenter = Segmenter(bands(32), settings, torch.device("cpu"), {"file": "", "sha256": ""})
     used = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")).split()[1])
     resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 120 * 2 ** 20,) * 2)

@@ -127,7 +127,6 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 # {pattern in the message of torch, gloo or NCCL: what it means and what to do}. The first pattern that fits is taken.
 # torch.distributed raises plain RuntimeErrors, so that only their text tells them apart.
 KNOWN_FAILURES = {
-    r"backend='\w+' raised": "torch.compile fails on this machine. Leave --compile out.",
     r"DataLoader worker.*(bus error|shared memory)":
         "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it "
         "(docker: --shm-size).",

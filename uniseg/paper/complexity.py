@@ -9,7 +9,6 @@ are convolutions, linear layers and the matrix products of attention and class h
 softmax and interpolation. Many papers print MACs under the name of FLOPs.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -23,6 +22,7 @@ from ..backbones import BACKBONES
 from ..backbones.build import PAPER_WIDTH
 from ..backbones.swin_unetr import WindowAttention
 from ..heads import LPGS, SIZES, THETA
+from ..machine.command_line import HelpFormatter
 from ..machine.console import Parser, error_line, say
 from ..model import build
 
@@ -203,8 +203,9 @@ def print_section_5_4(f, text_width, patch, classes):
 def main(argv=None):
     """Returns the exit code: 0, or 2 for sizes that no network takes."""
     parser = Parser(prog="python -m uniseg complexity", description=__doc__.split("\n\n")[0],
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--backbone", choices=list(BACKBONES), action="append", help="default: all")
+                                     formatter_class=HelpFormatter)
+    parser.add_argument("--backbone", choices=list(BACKBONES), action="append",
+                        help="count this network, all without it; may be repeated")
     parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96), metavar=("D", "H", "W"), help="voxels")
     parser.add_argument("--classes", type=int, default=32, help="class heads")
     parser.add_argument("--text-width", type=int, default=512, help="numbers in a text embedding; CLIP's 512")
