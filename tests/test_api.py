@@ -63,8 +63,8 @@ def functions(path):
 def lacks_annotations(node):
     """Whether an argument or the result has no type. `self` and `cls` need none."""
     given = node.args
-    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
-    return node.returns is None or any(a.annotation is None for a in arguments if a is not None and a.arg not in ("self", "cls"))
+    arguments = [a for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a]
+    return node.returns is None or any(a.annotation is None for a in arguments if a.arg not in ("self", "cls"))
 
 
 # Parts of the package whose annotations are complete. FINISHED = ("",) means the whole package.
@@ -78,7 +78,8 @@ def test_every_public_function_says_the_types_of_its_arguments_and_of_its_result
 
 
 def test_a_missing_annotation_is_seen_wherever_it_is():
-    source = "class A:\n def f(self, a: int) -> int: ...\n def g(self, a) -> int: ...\n def h(self): ...\n def k(self, *b) -> int: ..."
+    source = ("class A:\n def f(self, a: int) -> int: ...\n def g(self, a) -> int: ...\n def h(self): ...\n"
+              " def k(self, *b) -> int: ...")
     methods = ast.parse(source).body[0].body
     assert [method.name for method in methods if lacks_annotations(method)] == ["g", "h", "k"]
 
@@ -92,5 +93,6 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "docs/api.md", "exec"), {})
     classes, ml, voxels = capsys.readouterr().out.splitlines()
-    assert classes == "('right_kidney', 'left_kidney', 'liver')" and float(ml) == pytest.approx(1300, rel=0.1) and int(voxels) > 1000
+    assert classes == "('right_kidney', 'left_kidney', 'liver')"
+    assert float(ml) == pytest.approx(1300, rel=0.1) and int(voxels) > 1000
     assert {f.name for f in tmp_path.iterdir()} == {"phantom_seg.nii.gz", "phantom_seg.json"}

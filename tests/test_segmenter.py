@@ -43,7 +43,7 @@ PAINT = {"spleen": 130, "liver": 60, "aorta": 170, "liver_tumor": 90}
 
 
 class Bands(torch.nn.Module):
-    """Logit of a class: 8 in the middle of its HU band, 0 at the band's edge, falling on. Counts the windows it sees."""
+    """Logit of a class: 8 in the middle of its HU band, 0 at the band's edge, negative beyond. Counts its windows."""
 
     def __init__(self, bands=None, gain=8.0):
         super().__init__()
@@ -141,7 +141,8 @@ def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
         assert mask.any() and np.array_equal(result.mask(name), mask), name
 
 
-@pytest.mark.parametrize("spacing_mm, degrees", [((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("spacing_mm, degrees", [
+    ((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
 def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees):
     shape = [round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)]
     hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
@@ -163,7 +164,8 @@ def test_with_any_voxel_size_flips_and_permuted_axes_are_exact():
     plain = stand_in().segment(image(hu, affine))
     for orientation in ORIENTATIONS[::5]:
         stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
-        assert np.array_equal(stand_in().segment(stored).label_map, apply_orientation(plain.label_map, orientation)), orientation
+        expected = apply_orientation(plain.label_map, orientation)
+        assert np.array_equal(stand_in().segment(stored).label_map, expected), orientation
 
 
 def test_the_place_of_the_patient_in_the_scanner_changes_nothing():
@@ -175,7 +177,8 @@ def test_the_place_of_the_patient_in_the_scanner_changes_nothing():
         same(stand_in().segment(image(hu, moved)), plain)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1, 1, 5), (5, 1, 1), (1.5, 6, 1.5), (2.9, 2.9, 2.9), (8, 8, 8), (1, 4, 4)], ids=str)
+@pytest.mark.parametrize("spacing_mm", [
+    (1, 1, 5), (5, 1, 1), (1.5, 6, 1.5), (2.9, 2.9, 2.9), (8, 8, 8), (1, 4, 4)], ids=str)
 def test_any_voxel_size_is_segmented_on_its_own_grid(spacing_mm):
     """At half a voxel of error along an organ's rim the overlap stays high; a shift of one voxel would show."""
     shape = [max(1, round(n * 4 / s)) for n, s in zip((32, 28, 30), spacing_mm)]
@@ -191,9 +194,10 @@ def test_any_voxel_size_is_segmented_on_its_own_grid(spacing_mm):
     assert np.abs(np.subtract(*centre)).max() < (0.3 if max(spacing_mm) < 8 else 1.5)            # mm
 
 
-@pytest.mark.parametrize("shape", [(7, 28, 30), (32, 5, 30), (32, 28, 3), (9, 8, 10), (1, 28, 30), (32, 28, 1)], ids=str)
+@pytest.mark.parametrize("shape", [
+    (7, 28, 30), (32, 5, 30), (32, 28, 3), (9, 8, 10), (1, 28, 30), (32, 28, 1)], ids=str)
 def test_f52_f53_a_volume_smaller_than_a_window_and_a_single_slice_work(shape):
-    """Cut from the middle of the body; the stand-in looks at single voxels, so the answer is the same piece of the whole."""
+    """Cut from the body's middle; the stand-in looks at single voxels, so the answer is the same piece of the whole."""
     hu, masks, affine = paint()
     cut = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(hu.shape, shape))
     result = stand_in().segment(image(hu[cut], affine), postprocess=False)
@@ -231,7 +235,8 @@ def test_classes_beyond_table_2_get_numbers_from_33_on_in_the_models_order():
     network = Bands({"new_organ": BANDS["spleen"], "liver": BANDS["liver"], "another": BANDS["aorta"]})
     result = stand_in(network).segment(image(hu, affine))
     assert set(np.unique(result.label_map)) == {0, 6, 33, 34}
-    assert np.array_equal(result.label_map == 33, masks["spleen"]) and np.array_equal(result.label_map == 34, masks["aorta"])
+    for value, name in ((33, "spleen"), (34, "aorta")):
+        assert np.array_equal(result.label_map == value, masks[name])
 
 
 def test_masks_keep_the_overlap_that_the_label_map_cannot_show():
@@ -309,7 +314,8 @@ def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshol
     limit = segmenter.logit(threshold, "liver")
     edge = np.float32(limit)
     near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
-                           edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001), [EMPTY_LOGIT, 1e30, -1e30]])
+                           edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001),
+                           [EMPTY_LOGIT, 1e30, -1e30]])
     logits = near.astype(np.float32).reshape(1, 1, -1)
     values = logits_to_bytes(logits.copy(), limit)
     assert values.dtype == np.uint8 and values.shape == logits.shape
@@ -410,7 +416,8 @@ def test_the_streamed_result_equals_that_of_whole_arrays_to_the_last_voxel(case)
     hu, _, affine = paint([round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)], spacing_mm)
     result = stand_in(network).segment(image(hu, affine), **options)
     masks, label_map = whole_volume(network, read_ct(image(hu, affine)), PREPROCESSING, **options)
-    assert all(found["voxels"] for name, found in result.stats["classes"].items() if name != "aorta"), "nothing to compare"
+    classes = result.stats["classes"].items()
+    assert all(figures["voxels"] for name, figures in classes if name != "aorta"), "nothing to compare"
     for name, expected in zip(network.classes, masks):
         assert np.array_equal(result.mask(name), expected), (name, np.count_nonzero(result.mask(name) ^ expected))
     assert np.array_equal(result.label_map, label_map)
@@ -422,7 +429,8 @@ def test_a_finer_ct_is_averaged_where_the_checkpoint_says_that_its_network_was_t
     found = []
     for antialias in (False, True):
         result = stand_in(antialias=antialias).segment(image(hu, affine), postprocess=False)
-        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), replace(PREPROCESSING, antialias=antialias), postprocess=False)
+        preprocessing = replace(PREPROCESSING, antialias=antialias)
+        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), preprocessing, postprocess=False)
         assert all(np.array_equal(result.mask(name), mask) for name, mask in zip(result.classes, masks))
         found.append(result.mask("liver"))
     assert found[0].any() and not np.array_equal(*found)
@@ -445,7 +453,8 @@ def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_doe
 
 
 @pytest.mark.parametrize("box, shape, expected", [
-    ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)), ((4, 16), 20, (4, 16))])
+    ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)),
+    ((4, 16), 20, (4, 16))])
 def test_a_box_smaller_than_a_window_grows_to_its_size_as_far_as_the_volume_goes(box, shape, expected):
     """A window of 8, along one axis."""
     assert grow_to_window((slice(*box),), (8,), (shape,)) == (slice(*expected),)
@@ -486,7 +495,8 @@ def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so
 
     result = stand_in(Watched(), pad="edge").segment(image(narrow, affine), postprocess=False)
     first = seen[0][0, 0]
-    assert torch.equal(first[:2], first[2:3].expand(2, -1, -1)) and torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
+    assert torch.equal(first[:2], first[2:3].expand(2, -1, -1))
+    assert torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
     inside = np.s_[10:22, 8:20]
     whole = stand_in().segment(image(hu, affine), postprocess=False)
     for name in whole.classes:        # Bands looks at each voxel alone: nothing may change
@@ -508,8 +518,10 @@ class Swayed(torch.nn.Module):
         return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand_as(image).clone()
 
 
-@pytest.mark.parametrize("without_air, within, at_its_sides", [(-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
-def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(monkeypatch, without_air, within, at_its_sides):
+@pytest.mark.parametrize("without_air, within, at_its_sides", [
+    (-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
+def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(
+        monkeypatch, without_air, within, at_its_sides):
     """3 and -1, -5, -13: half and half they are 1, -1, -5; at the sides, with a quarter of the second, 2, 1, -1."""
     monkeypatch.setattr(second_view, "FADE", 1)
     hu = np.full((16, 16, 16), AIR, np.int16)                               # one window of 16
@@ -529,14 +541,15 @@ def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_bot
 
 def test_the_second_view_changes_nothing_for_a_network_that_looks_at_each_voxel_alone():
     hu, _, affine = paint((48, 40, 36))
-    once, twice = (Segmenter(Bands(), PREPROCESSING, torch.device("cpu"), {"file": "stand-in", "sha256": "0" * 64}, second_view=share)
+    weights = {"file": "stand-in", "sha256": "0" * 64}
+    once, twice = (Segmenter(Bands(), PREPROCESSING, torch.device("cpu"), weights, second_view=share)
                    .segment(image(hu, affine)) for share in (None, 0.7))
     assert twice.stats["settings"]["second_view"] == 0.7 and np.array_equal(once.label_map, twice.label_map)
     assert all(np.array_equal(once.mask(name), twice.mask(name)) for name in once.classes)
 
 
 def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
-    """The box of a class ends at the volume's edge there, and beyond it the edge voxel is repeated, as in `resample`."""
+    """The box of a class ends at the volume's edge; beyond it the edge voxel is repeated, as in `resample`."""
     hu, _, affine = paint()
     hu = hu[8:24, 8:22, 8:22]                                               # body in every voxel
     assert (hu > -300).all()
@@ -704,8 +717,9 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING.to_dict()
-    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "second_view": None,
-                                 "precision": "float32", "device": "cpu"}
+    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
+                                 "second_view": None, "precision": "float32", "device": "cpu"}
+    assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
     assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
     assert 50 < stats["peak_memory_mib"] < 100_000
@@ -747,8 +761,8 @@ def test_the_notes_of_the_post_processing_say_what_it_changed():
 def test_a_path_a_string_and_a_nibabel_image_give_the_same_result(tmp_path):
     hu, _, affine = paint()
     nib.save(image(hu, affine), tmp_path / "ct.nii.gz")
-    results = [stand_in().segment(source) for source in
-               (image(hu, affine), tmp_path / "ct.nii.gz", str(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "ct.nii.gz"))]
+    path = tmp_path / "ct.nii.gz"
+    results = [stand_in().segment(source) for source in (image(hu, affine), path, str(path), nib.load(path))]
     for result in results[1:]:
         same(result, results[0])
     assert [r.stats["input"] for r in results] == ["image in memory", "ct.nii.gz", "ct.nii.gz", "image in memory"]
@@ -780,7 +794,8 @@ def test_what_is_saved_lies_on_the_grid_of_the_ct(tmp_path):
 def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, monkeypatch):
     written = []
     label_map, atomic = result_module.write_label_map, result_module.atomic_write
-    monkeypatch.setattr(result_module, "write_label_map", lambda path, *a: (written.append(path.name), label_map(path, *a)))
+    monkeypatch.setattr(result_module, "write_label_map",
+                        lambda path, *a: (written.append(path.name), label_map(path, *a)))
     monkeypatch.setattr(result_module, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
     hu, _, affine = paint()
     stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")

@@ -230,7 +230,7 @@ class Segmenter:
 
     def _model(self) -> dict[str, Any]:
         """What the statistics state about the model."""
-        preprocessing = {"pad": self.preprocessing.pad, **self.preprocessing.to_dict()}      # result files have "pad" first
+        preprocessing = {"pad": self.preprocessing.pad, **self.preprocessing.to_dict()}     # "pad" is first in the file
         return {"weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": preprocessing}
 
     def _settings(self, request: Request, box: Box | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_body_of_single_slices_and_odd_sizes():
 
 
 def chest(width=80, depth=60):
-    """Axial slices 4 mm apart of 4 mm voxels: an oval chest with two lungs of -850 HU around a middle of soft tissue; hu, lungs."""
+    """(hu, lungs): an oval chest with two lungs of -850 HU around soft tissue; voxels of 4 mm, slices 4 mm apart."""
     x, y = np.ogrid[-width / 2 + 0.5:width / 2, -depth / 2 + 0.5:depth / 2]
     def oval(radius_x, radius_y):
         return (x / radius_x) ** 2 + (y / radius_y) ** 2 < 1
@@ -141,7 +141,7 @@ def test_lung_alone_is_no_body():
 # --- trunk_box
 
 def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):
-    """A trunk of the given half width (mm) with arms, x of each arm's middle beyond the trunk's side: a body mask of ten slices."""
+    """A body mask of ten slices: a trunk of the given half width (mm), arms with their middle x mm beyond its side."""
     n = [int(520 // spacing_mm), int(300 // spacing_mm)]
     x, y = (spacing_mm * (np.ogrid[tuple(map(slice, n))][a] - (n[a] - 1) / 2) for a in (0, 1))
     body = (x / half_width) ** 2 + (y / (depth * half_width)) ** 2 <= 1

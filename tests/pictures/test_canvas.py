@@ -1,4 +1,4 @@
-"""Labels over a CT: white with a black rim, so that they can be read on any background, and always inside the picture."""
+"""Labels over a CT: white with a black rim, readable on any background, and always inside the picture."""
 
 import numpy as np
 import pytest

@@ -21,6 +21,7 @@ import torch
 from .. import taxonomy
 from ..datasets.cases import Case
 from ..imaging.bits import get_bit
+from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..pictures.canvas import blank, text, write_png
@@ -106,30 +107,25 @@ def shown_cases(cases: Sequence[Case], most: int) -> list[Case]:
     return [case for _, _, case in sorted(ranked, key=lambda r: r[:2])[:most]]
 
 
-def label_map(logits, classes):
-    """(K, D, H, dz) logits -> (D, H, dz) uint8: organs, then vessels, then tumours; within a kind the largest logit above 0.
+def label_map(logits: torch.Tensor, classes: Sequence[str]) -> np.ndarray:
+    """(K, D, H, dz) logits -> (D, H, dz) uint8 label map: within a kind, the class with the largest logit above 0 wins.
 
-    The rule of Section 4.1.2 on the model's grid, without post-processing.
+    Organs come first, then vessels, then tumours: the rule of Section 4.1.2 on the model's grid, without post-processing.
     """
     values, merged = taxonomy.label_values(classes), np.zeros(logits.shape[1:], np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        best = torch.zeros(logits.shape[1:])
-        for k, name in enumerate(classes):
-            if taxonomy.kind_of(name) == kind:
-                merged[(logits[k] > best).numpy()] = values[name]
-                best = torch.maximum(best, logits[k])
+    for group in merging_groups(classes):
+        surest = np.zeros(merged.shape, np.float32)
+        for k in group:
+            paint_where_surer(merged, surest, values[classes[k]], logits[k].numpy())
     return merged
 
 
-def reference_map(case, classes):
-    """(D, H, W) uint8 of a case's own labels, merged in the same order; classes the model does not have are left out."""
+def reference_map(case: Case, classes: Sequence[str]) -> np.ndarray:
+    """(D, H, W) uint8 label map of a case's own labels, merged in the same order, without classes the model lacks."""
     values, bits = taxonomy.label_values(classes), np.asarray(case.bits)
-    merged = np.zeros(bits.shape, np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        for k, name in enumerate(case.names):
-            if name in values and taxonomy.kind_of(name) == kind:
-                merged[get_bit(bits, k)] = values[name]
-    return merged
+    known = [name for name in case.names if name in values]
+    return merge_masks(known, [values[name] for name in known],
+                       lambda k: get_bit(bits, case.names.index(known[k])), bits.shape)
 
 
 def write_overlay(out: Path, config: TrainConfig, classes: Sequence[str], epoch: int, case: Case,
