@@ -10,7 +10,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started
 import robustness
-from conftest import Patient, write_dataset
 from robustness import (
     BELOW_THE_CHEST,
     PERTURBATIONS,
@@ -30,6 +29,7 @@ from robustness import (
     without_contrast,
 )
 
+from conftest import Patient, write_dataset
 from tools.synthetic.tissues import centre
 from uniseg import checkpoint
 from uniseg.imaging.preprocessing import Preprocessing

@@ -9,9 +9,9 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+
 from conftest import Patient, label_map, write_dataset
 from png import read_png
-
 from uniseg import NOT_A_MEDICAL_DEVICE, taxonomy
 from uniseg.datasets.cases import prepare
 from uniseg.datasets.check import build_parser, check_case, check_root, exit_code, main

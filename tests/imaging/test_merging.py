@@ -15,7 +15,7 @@ from uniseg.taxonomy import CLASSES, label_values
 from uniseg.training import report
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["liver_tumor", "hepatic_vessel", "liver", "spleen"]      # against the order on purpose: tumour, vessel, organ
+NAMES = ["liver_tumor", "hepatic_vessel", "liver", "spleen"]       # against the order on purpose: tumour, vessel, organ
 
 
 def paint_all(names, values, confidences):
@@ -51,7 +51,8 @@ def test_all_classes_of_table_2_are_merged_by_kind():
 
 def test_a_tumour_covers_a_vessel_and_a_vessel_covers_an_organ_whatever_their_order():
     #                          nothing  tumour  vessel  liver  spleen  tumour+vessel  vessel+liver  all four
-    masks = np.array([[0, 1, 0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0, 1, 1], [0, 0, 0, 0, 1, 0, 0, 1]], bool)
+    masks = np.array([[0, 1, 0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0, 1, 1],
+                      [0, 0, 0, 0, 1, 0, 0, 1]], bool)
     assert merge_masks(NAMES, [27, 15, 6, 1], masks.__getitem__, (8,)).tolist() == [0, 27, 15, 6, 1, 27, 15, 27]
     reverse = merge_masks(NAMES[::-1], [1, 6, 15, 27], masks[::-1].__getitem__, (8,))
     assert reverse.tolist() == [0, 27, 15, 6, 1, 27, 15, 27] and reverse.dtype == np.uint8

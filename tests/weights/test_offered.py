@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import uniseg
 from conftest import Patient, write_dataset
 from test_infer import CLASSES, one_line, save_weights
 from test_segmenter import BODY, Bands, image, paint, stand_in
-
-import uniseg
 from uniseg import checkpoint, evaluate, infer, taxonomy
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume

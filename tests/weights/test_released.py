@@ -12,9 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from released_files import FILES, released_state, write_released
 
 import uniseg
+from released_files import FILES, released_state, write_released
 from uniseg import checkpoint, train
 from uniseg.backbones.swin_unetr import relative_position_index
 from uniseg.checkpoint import CheckpointError

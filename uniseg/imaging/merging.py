@@ -52,8 +52,8 @@ def merge_masks(names: Sequence[str], values: Sequence[int], mask_of: Callable[[
 def paint_where_surer(label_map: np.ndarray, surest: np.ndarray, value: int, confidence: np.ndarray) -> None:
     """Set label_map to `value` where `confidence` is larger than `surest`, and raise `surest` there. Both in place.
 
-    All three arrays have one shape. For each group of `merging_groups`, `surest` starts at 0 in every voxel, so that the
-    classes of one kind compete with each other only. At equal confidence the earlier class stays. A class has the
+    All three arrays have one shape. For each group of `merging_groups`, `surest` starts at 0 in every voxel, so that
+    the classes of one kind compete with each other only. At equal confidence the earlier class stays. A class has the
     confidence 0 outside its mask.
     """
     wins = confidence > surest

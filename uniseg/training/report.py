@@ -110,7 +110,7 @@ def shown_cases(cases: Sequence[Case], most: int) -> list[Case]:
 def label_map(logits: torch.Tensor, classes: Sequence[str]) -> np.ndarray:
     """(K, D, H, dz) logits -> (D, H, dz) uint8 label map: within a kind, the class with the largest logit above 0 wins.
 
-    Organs come first, then vessels, then tumours: the rule of Section 4.1.2 on the model's grid, without post-processing.
+    Organs come first, then vessels, then tumours (Section 4.1.2), on the model's grid and without post-processing.
     """
     values, merged = taxonomy.label_values(classes), np.zeros(logits.shape[1:], np.uint8)
     for group in merging_groups(classes):
