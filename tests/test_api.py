@@ -61,15 +61,18 @@ def functions(path):
 
 
 def lacks_annotations(node):
-    """Whether an argument or the result has no type. `self` and `cls` need none."""
+    """Whether an argument or the result has no type. `self`, `cls` and the result of `__init__` need none."""
     given = node.args
     arguments = [a for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a]
-    return node.returns is None or any(a.annotation is None for a in arguments if a.arg not in ("self", "cls"))
+    if node.returns is None and node.name != "__init__":
+        return True
+    return any(a.annotation is None for a in arguments if a.arg not in ("self", "cls"))
 
 
-# Parts of the package whose annotations are complete. FINISHED = ("",) means the whole package.
-FINISHED = ("imaging/", "inference/", "machine/", "pictures/", "segmenter.py", "infer.py", "__init__.py", "__main__.py")
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).as_posix().startswith(FINISHED)]
+# Parts of the package whose annotations are not complete. () means that the whole package is checked.
+UNFINISHED: tuple[str, ...] = ("checkpoint.py", "datasets/", "evaluate.py", "evaluation/", "paper/", "weights/")
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py"))
+           if not path.relative_to(PACKAGE).as_posix().startswith(UNFINISHED)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -79,9 +82,9 @@ def test_every_public_function_says_the_types_of_its_arguments_and_of_its_result
 
 def test_a_missing_annotation_is_seen_wherever_it_is():
     source = ("class A:\n def f(self, a: int) -> int: ...\n def g(self, a) -> int: ...\n def h(self): ...\n"
-              " def k(self, *b) -> int: ...")
+              " def k(self, *b) -> int: ...\n def __init__(self): ...\n def __init__(self, a): ...")
     methods = ast.parse(source).body[0].body
-    assert [method.name for method in methods if lacks_annotations(method)] == ["g", "h", "k"]
+    assert [method.name for method in methods if lacks_annotations(method)] == ["g", "h", "k", "__init__"]
 
 
 # ------------------------------------------------------------------------------------------------------ the example
