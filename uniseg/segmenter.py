@@ -152,7 +152,8 @@ class Segmenter:
                 slabs = self._run_network(hu[box], body[box], request, progress)
         with clock("post-processing"):
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
-            bits, notes = masks_of(crops, hu.shape), []
+            bits = masks_of(crops, hu.shape)
+            notes: list[str] = []
             if postprocess and box is not None:
                 plane = midsagittal_plane(hu, affine)
                 bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
