@@ -24,6 +24,7 @@ import torch
 
 from uniseg import checkpoint, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
@@ -48,8 +49,7 @@ def untrained(path: Path, width: int) -> None:
     torch.manual_seed(0)
     embedding = torch.from_numpy(class_embeddings(taxonomy.NAMES))
     config = ModelConfig(taxonomy.NAMES, "unet", width, lpg_hidden=32, text_width=embedding.shape[1])
-    preprocessing = {"spacing_mm": [1.5] * 3, "hu_window": [-175.0, 250.0], "window": [96] * 3, "antialias": False}
-    checkpoint.save(path, UniversalModel(config, embedding), preprocessing)
+    checkpoint.save(path, UniversalModel(config, embedding), Preprocessing())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,9 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")          # before torch is importe
 
 import numpy as np
 import pytest
-import runs
 import torch
 
+import runs
 from uniseg import train
 from uniseg.imaging.merging import merge_masks
 from uniseg.imaging.volume import write_volume

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from uniseg import checkpoint, continual, train
 from uniseg.datasets.cases import Case
 from uniseg.datasets.find import find_datasets
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -24,7 +26,7 @@ from uniseg.training.recipe import TrainConfig
 from uniseg.training.steps import training_step
 
 OLD, NEW = ("spleen", "liver"), ("aorta", "superior_mesenteric_artery")
-PREPROCESSING = {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((12.0, 12.0, 12.0), window=(16, 16, 16))
 
 
 def old_content(encoding="v3", lpg="independent", classes=OLD):
@@ -35,7 +37,7 @@ def old_content(encoding="v3", lpg="independent", classes=OLD):
                                          encoding=encoding),
                              torch.from_numpy(rows))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return {"network": network.describe(), "weights": weights, "about": {}, "preprocessing": PREPROCESSING}
+    return {"network": network.describe(), "weights": weights, "about": {}, "preprocessing": PREPROCESSING.to_dict()}
 
 
 def grown(content, new=NEW):
@@ -287,7 +289,7 @@ def test_the_windows_of_a_checkpoint_are_kept_and_others_refused(tmp_path, capsy
     content = old_content()
     config = ModelConfig.of({**content["network"], "input_windows": ((0.4125, 0.625), (0.0, 1.0))})
     checkpoint.save(tmp_path / "old.pt", UniversalModel(config, content["weights"]["organ_embedding"]),
-                    {**PREPROCESSING, "hu_window": [-1000.0, 1000.0]})
+                    replace(PREPROCESSING, hu_window=(-1000.0, 1000.0)))
     command = ["--extend", str(tmp_path / "old.pt"), "--data-root", "x", "--device", "cpu", "--out",
                str(tmp_path / "run")]
     for args in (train.parse(command), train.parse([*command, "--input-windows", "-175", "250", "-1000", "1000"])):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Patient, write_dataset
 from scipy.stats import wilcoxon
 
+from conftest import Patient, write_dataset
 from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.evaluate import build_parser, main
 from uniseg.evaluation.folder import write

@@ -15,6 +15,7 @@ from uniseg.backbones import BACKBONES
 from uniseg.backbones.build import input_channels
 from uniseg.baselines import PlainModel
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.losses import masked_loss, masked_sum
 from uniseg.machine.memory import keep_freed_memory
 from uniseg.model import ModelConfig, UniversalModel, build
@@ -129,8 +130,7 @@ def test_windows_are_part_of_a_networks_description_and_an_older_one_has_none():
 
 def test_a_checkpoint_keeps_the_windows(tmp_path):
     model, image = small_model(input_windows=WINDOWS).eval(), random_image()
-    checkpoint.save(tmp_path / "x.pt", model, {"spacing_mm": [1.5] * 3, "hu_window": [-1000, 1000], "window": [16] * 3,
-                                               "antialias": False})
+    checkpoint.save(tmp_path / "x.pt", model, Preprocessing(hu_window=(-1000.0, 1000.0), window=(16,) * 3))
     content = checkpoint.read(tmp_path / "x.pt")
     again = checkpoint.load_network(content)
     with torch.no_grad():

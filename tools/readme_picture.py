@@ -20,7 +20,7 @@ import uniseg
 from uniseg.imaging.body import body_mask
 from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
 from uniseg.pictures.canvas import blank, stroke, text, write_png
-from uniseg.pictures.slices import class_color
+from uniseg.pictures.colors import class_color
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT = 0.46             # of the CT: the axial slice that is shown, as a share from the lowest slice to the highest

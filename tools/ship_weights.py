@@ -23,6 +23,7 @@ import torch
 
 from uniseg import checkpoint
 from uniseg.datasets.find import in_order
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine.console import fail
 from uniseg.machine.files import atomic_write
 
@@ -116,7 +117,8 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
         about["second_view"] = second_view
     FOLDER.mkdir(exist_ok=True)
     target = FOLDER / "default.pt"
-    checkpoint.save(target, network, content["preprocessing"], about, half=True)
+    preprocessing = Preprocessing.from_dict(content["preprocessing"])
+    checkpoint.save(target, network, preprocessing, about, half=True)
     sidecar = {"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
                "network": network.describe(), "preprocessing": content["preprocessing"],
                "about": {**about, "data": by_dataset(about.get("data", {}))}}

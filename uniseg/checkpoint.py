@@ -10,7 +10,6 @@ Files of the authors and of others are read too (released.py):
     python -m uniseg.checkpoint FILE -o OUT.pt     convert it into the form above
 """
 
-import argparse
 import errno
 import hashlib
 import os
@@ -23,7 +22,9 @@ import torch
 
 from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
+from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
+from .machine.console import Parser, error_line, say
 from .machine.files import atomic_write
 from .model import ModelConfig, build
 from .weights import released
@@ -56,12 +57,12 @@ def file_sha256(path):
             hashlib.sha256(file.read()).hexdigest()  # Python 3.10
 
 
-def save(path, network, preprocessing, about=None, training=None, half=False):
+def save(path: str | Path, network: torch.nn.Module, preprocessing: Preprocessing, about: dict | None = None,
+         training: dict | None = None, half: bool = False) -> None:
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
     With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.
-    preprocessing: {"spacing_mm", "hu_window", "window", "antialias", "pad" (data.Preprocessing)}, what inference has
-                   to repeat
+    preprocessing: what inference has to repeat
     half:          store floating-point weights in float16 (for shipping)
     """
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
@@ -70,8 +71,8 @@ def save(path, network, preprocessing, about=None, training=None, half=False):
     if broken := not_finite(weights):
         raise CheckpointError(f"{path}: not written, {broken} holds NaN or infinity. Lower --lr.")
     more = {} if training is None else {"training": training}
-    write(path, {"network": network.describe(), "preprocessing": preprocessing, "weights": weights, "about": about or {},
-                 **more}, keep=None if training is None else previous(path))
+    write(path, {"network": network.describe(), "preprocessing": preprocessing.to_dict(), "weights": weights,
+                 "about": about or {}, **more}, keep=None if training is None else previous(path))
 
 
 def previous(path):
@@ -114,9 +115,9 @@ def read(path, partial=False):
         raise CheckpointError(f"{path}: format {content['format']}, this version reads up to {FORMAT}. Upgrade uniseg.")
     elif digest(content["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
-    for settings in (content.get("preprocessing", {}), content.get("training", {}).get("config", {})):
-        if "pad_slices" in settings:                               # another name of it; "edge" is then of slices alone in training
-            settings["pad"] = settings.pop("pad_slices")
+    settings = content.get("training", {}).get("config", {})
+    if "pad_slices" in settings:                                   # former name; training then padded along z only
+        settings["pad"] = settings.pop("pad_slices")
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content
@@ -155,8 +156,9 @@ def _from_released(content, path, partial):
     if not report.complete and not partial:
         raise CheckpointError(f"{path}: fits a {released.title(config)} in part only: {_summary(report)}. "
                               "`python -m uniseg.checkpoint FILE` lists them, -o OUT.pt --partial takes what fits.")
-    content = {"format": FORMAT, "network": config, "preprocessing": released.PREPROCESSING, "weights": weights,
-               "digest": digest(weights), "about": {"converted_from": path.name, "sha256": file_sha256(path)}, "report": report}
+    content = {"format": FORMAT, "network": config, "preprocessing": released.PREPROCESSING.to_dict(),
+               "weights": weights, "digest": digest(weights), "report": report,
+               "about": {"converted_from": path.name, "sha256": file_sha256(path)}}
     if not report.complete or not config["classes"]:
         content["part"] = "backbone" if report.complete else "partial"
     return content
@@ -250,12 +252,13 @@ def describe(path, content, every=False):
     marked = [f"{name} (experimental)" if name in about.get("experimental", {}) else name for name in network["classes"]]
     lines += [("classes", f"{len(marked)}: {', '.join(marked)}")] if marked else []
     lines.append(("parameters", f"{sum(t.numel() for t in learned.values()):,}"))
-    pre, report = content["preprocessing"], content.get("report")
+    report = content.get("report")
     if not part:
+        pre = Preprocessing.from_dict(content["preprocessing"])
         assumed = " (the paper's; the file does not say)" if report else ""
-        low, high = pre["hu_window"]
-        lines.append(("input", f"{' x '.join(f'{s:g}' for s in pre['spacing_mm'])} mm, HU {low:g} to {high:g}, "
-                               f"windows {' x '.join(map(str, pre['window']))}{assumed}"))
+        low, high = pre.hu_window
+        lines.append(("input", f"{' x '.join(f'{s:g}' for s in pre.spacing_mm)} mm, HU {low:g} to {high:g}, "
+                               f"windows {' x '.join(map(str, pre.window))}{assumed}"))
         if channels := [tuple(low + end * (high - low) for end in pair) for pair in network.get("input_windows", ())]:
             lines.append(("", f"{len(channels)} channels: HU {', '.join(f'{a:g} to {b:g}' for a, b in channels)}"))
     lines += [("extends", f"{about['extend']['file']}, sha256 {about['extend']['sha256']}")] if "extend" in about else []
@@ -293,7 +296,7 @@ def _fate(report, every):
 
 def main(argv=None):
     """Returns the exit code: 0, 1 (cannot be written) or 2 (not usable)."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.checkpoint", description="Say what a weights file is; convert it.")
+    parser = Parser(prog="python -m uniseg.checkpoint", description="Say what a weights file is; convert it.")
     parser.add_argument("file", type=Path, help="weights of uniseg, of the authors, of SuPreM, MONAI or Models Genesis")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.pt", help="write it as a checkpoint of uniseg")
     parser.add_argument("--partial", action="store_true", help="convert what fits, although entries are missing or left over")
@@ -303,16 +306,16 @@ def main(argv=None):
     try:
         content = read(args.file, partial=args.partial or args.output is None)   # describing shows what does not fit
         if args.output is None:
-            print("\n".join(describe(args.file, content, args.all)))
+            say("\n".join(describe(args.file, content, args.all)))
             return 0
         convert(args.output, content, args.half)
     except ValueError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 2
     except OSError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 1
-    print("\n".join(describe(args.output, read(args.output), args.all)))
+    say("\n".join(describe(args.output, read(args.output), args.all)))
     return 0
 
 

@@ -14,7 +14,6 @@ vectors too. Released checkpoints contain their own CLIP vectors.
 Read taxonomy.py first, heads.py next.
 """
 
-import argparse
 import difflib
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import taxonomy
-from .machine.console import say
+from .machine.console import Parser, error_line, say
 
 # V1, V2, V3 of Table 7, where V3 is the best. The paper's prompts also say "a aorta".
 PROMPTS = {
@@ -201,8 +200,7 @@ def print_table(table: np.ndarray, origin: dict[str, Any], prompt: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `python -m uniseg embeddings`. Exits with code 2 if the table or the name is not usable."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.embeddings",
-                                     description="Print the table of text embeddings.")
+    parser = Parser(prog="python -m uniseg.embeddings", description="Print the table of text embeddings.")
     parser.add_argument("name", nargs="?", help="look up this class; without it, print all classes")
     parser.add_argument("--path", type=Path, help="another table; default: the shipped one")
     parser.add_argument("--prompt", choices=tuple(PROMPTS), default="v3", help="which vectors to compare; default: v3")
@@ -211,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         table, origin = load_table(args.path), provenance(args.path)
         row = None if args.name is None else find_row(table, args.name)
     except EmbeddingError as error:
-        parser.exit(2, f"{error}\n")
+        error_line(error)
+        parser.exit(2)
     if row is not None:
         print_row(table, row, args.prompt)
     else:

@@ -32,6 +32,7 @@ from robustness import (
 from conftest import Patient, write_dataset
 from tools.synthetic.tissues import centre
 from uniseg import checkpoint
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import to_ras, write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -205,8 +206,7 @@ def weights(tmp_path_factory):
     config = ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4)
     network = UniversalModel(config, torch.randn(len(CLASSES), 4))
     path = tmp_path_factory.mktemp("weights") / "untrained.pt"
-    checkpoint.save(path, network, {"spacing_mm": [24.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3,
-                                    "antialias": True})
+    checkpoint.save(path, network, Preprocessing((24.0,) * 3, window=(16,) * 3, antialias=True))
     return path
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, label_map
 
+from conftest import Patient, label_map
 from uniseg import taxonomy
 from uniseg.datasets import layouts
 from uniseg.datasets import masks as masks_module

@@ -10,7 +10,7 @@ import torch
 from uniseg.baselines import index_map
 from uniseg.imaging.bits import pack
 from uniseg.imaging.merging import merge_masks, merging_groups, merging_order, merging_rank, paint_where_surer
-from uniseg.inference.native_grid import to_native
+from uniseg.inference.native_grid import Crop, to_native
 from uniseg.taxonomy import CLASSES, label_values
 from uniseg.training import report
 
@@ -101,7 +101,7 @@ def test_every_place_that_merges_gives_one_label_map(case):
     assert report.label_map(logits, NAMES).ravel().tolist() == expected
     channel = index_map(torch.from_numpy(case)[None].float(), NAMES)[0].flatten()                 # k + 1 for channel k
     assert [numbers[k - 1] for k in channel.tolist()] == expected
-    maps = [([0, 0, 0], np.where(mask, 160, 96).astype(np.uint8)) for mask in case]
+    maps = [Crop([0, 0, 0], np.where(mask, 160, 96).astype(np.uint8)) for mask in case]
     _, native = to_native(pack(case), maps, values, np.eye(4), (4, 1, 1), np.eye(4))
     assert native.ravel().tolist() == expected
 

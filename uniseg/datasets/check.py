@@ -6,7 +6,6 @@ and left exchanged, grey values that are no HU, a class without a voxel, one ima
 others. Read datasets.py and data.py first.
 """
 
-import argparse
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
 from ..imaging.volume import read_ct, read_label_map, voxel_size_mm
 from ..machine.about import NOT_A_MEDICAL_DEVICE
+from ..machine.console import Parser, error_line, say
 from ..machine.files import atomic_write
 from ..pictures.canvas import write_png
 from ..pictures.slices import overlay
@@ -208,7 +208,7 @@ def _wrong_number(dataset):
 
 # -------------------------------------------------------------------------------------------------------------- all of it
 
-def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, allow=(), show=print):
+def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, allow=(), show=say):
     """Check every dataset of a root and of `named` (datasets.find_datasets), showing each as it is done. Returns a dict, see --json.
 
     A dataset that cannot be used is "unusable" and does not stop the others. Raises DataError where there is none at all.
@@ -249,7 +249,7 @@ def exit_code(result):
 # -------------------------------------------------------------------------------------------------------------- the command
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
+    parser = Parser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
     parser.add_argument("root", type=Path, nargs="?", metavar="ROOT", help="folder with one sub-folder per dataset: --data-root of training")
     parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
                         help="a dataset that the name of its folder does not tell (python -m uniseg layouts); repeat for more")
@@ -277,9 +277,9 @@ def main(argv=None):
             with atomic_write(args.json) as temporary:
                 temporary.write_text(json.dumps(result, indent=1))
     except DataError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 2
     except (ValueError, OSError) as error:                  # a picture or the JSON file cannot be written
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 1
     return exit_code(result)

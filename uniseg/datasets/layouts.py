@@ -6,7 +6,6 @@ One row a published edition. What its label values mean is in taxonomy.DATASETS,
 Dataset of a folder. `python -m uniseg layouts` prints the table, docs/datasets.md holds it. Read taxonomy.py first.
 """
 
-import argparse
 import functools
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 from .. import taxonomy
 from ..imaging.file_names import bare
+from ..machine.console import Parser, say
 
 PUBLISHER = "publisher"      # the publisher's own page, README or file listing says so
 USERS = "users"              # code or documentation of others who read the files; the publisher's page could not be read
@@ -248,15 +248,15 @@ def markdown():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m uniseg layouts", description="The published datasets that are recognised.")
+    parser = Parser(prog="python -m uniseg layouts", description="The published datasets that are recognised.")
     parser.add_argument("--markdown", action="store_true", help="as the table of docs/datasets.md")
     if parser.parse_args(argv).markdown:
-        print(markdown(), end="")
+        say(markdown().removesuffix("\n"))
         return 0
     titles = ("", "volumes in Table 1", "folder names", "images; labels", "label values", "source", "checked by", "note")
     for row in map(row_of, LAYOUTS):
-        print(row[0])
-        print("".join(f"  {title:18s}  {text}\n" for title, text in zip(titles[1:], row[1:]) if text))
+        say(row[0])
+        say("".join(f"  {title:18s}  {text}\n" for title, text in zip(titles[1:], row[1:]) if text))
     return 0
 
 

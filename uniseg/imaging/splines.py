@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 def cubic_b_splines(positions: ArrayLike, count: int) -> NDArray[np.float64]:
     """Weight of each of `count` control points at each position, (len(positions), count).
 
-    positions: in units of the distance between control points; control point p lies at p - 1. Between 0 and count - 3 the
-               weights of a row are not negative and sum to 1.
+    positions: in units of the distance between control points; control point p lies at p - 1. Between 0 and
+               count - 3 the weights of a row are not negative and sum to 1.
 
     >>> cubic_b_splines([0.0, 0.5], 4).round(3).tolist()
     [[0.167, 0.667, 0.167, 0.0], [0.021, 0.479, 0.479, 0.021]]

@@ -1,1 +1,1 @@
-"""What a process asks of its machine. Nothing here knows of CT or networks."""
+"""What a process needs of its machine: device, memory, files, signals, other processes, terminal. Nothing about CTs."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..backbones.swin_unetr import relative_position_index
+from ..imaging.preprocessing import Preprocessing
 from ..model import build
 from ..taxonomy import NAMES
 
@@ -23,7 +24,7 @@ CONTAINERS = ("net", "state_dict", "model")            # keys under which weight
 JHH_NAMES = ("common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
              "cbd_stent")
 # No released file stores these: they are the paper's (Section 4.1.2).
-PREPROCESSING = {"spacing_mm": [1.5, 1.5, 1.5], "hu_window": [-175.0, 250.0], "window": [96, 96, 96], "antialias": False}
+PREPROCESSING = Preprocessing()
 TITLES = {"swin_unetr": "Swin UNETR", "unet": "U-Net", "segresnet": "SegResNet"}
 
 # The tensor that tells each backbone and its width: its first axis is the width.
