@@ -1,7 +1,7 @@
 """infer.py, the command: which files it takes and writes, what it says, its exit codes, and what an interruption leaves.
 
 Most tests call `main([...])` in this process, with tiny random weights and a coarse CT; signals, pipes and locales need a
-process of their own. Ids like F62, O07, W01 are those of the project's table of faults.
+process of their own. Ids like F62, O07, W01 are those of docs/faults.md.
 """
 
 import errno

@@ -2,7 +2,7 @@
 
 `Bands` calls a voxel liver, spleen, ... by its HU alone, so the right masks are those the CT was painted with. On grids
 whose resampling weights are dyadic (4 mm stays 4 mm, 2 mm becomes 4 mm) all arithmetic is exact, and "the same" means
-voxel for voxel. Ids like F52 and O15 are those of the project's table of faults.
+voxel for voxel. Ids like F52 and O15 are those of docs/faults.md.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""check.py: what `python -m uniseg.data ROOT` finds before training, and its pictures. Ids are those of the table of faults."""
+"""check.py: what `python -m uniseg.data ROOT` finds before training, and its pictures. Ids are those of docs/faults.md."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""datasets.py: what a dataset.json means, which classes it annotates, what is refused. Ids are those of the table of faults."""
+"""datasets.py: what a dataset.json means, which classes it annotates, what is refused. Ids are those of docs/faults.md."""
 
 import json
 

@@ -1,7 +1,7 @@
 """layouts.py: every published dataset from a tree as its publisher ships it, drawn from one phantom patient.
 
 File names and label values are written down here by hand, not taken from the table under test. Files that must not be read
-hold no NIfTI. Ids like D05 are those of the project's table of faults.
+hold no NIfTI. Ids like D05 are those of docs/faults.md.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What `uniseg.imaging.volume` promises: exact geometry in and out, honest resampling, and a refusal in one line of bad files.
 
-Ids like F07 and O16 are those of the project's table of faults. Every file is built here.
+Ids like F07 and O16 are those of docs/faults.md. Every file is built here.
 """
 
 import errno

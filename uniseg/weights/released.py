@@ -6,7 +6,7 @@
     MONAI's self-supervised Swin UNETR       state_dict  backbone only; model_swinvit.pt: its transformer only
     Models Genesis                           state_dict  U-Net backbone only
 
-Where each is published: README, "Released weights". Read checkpoint.py for the project's own files.
+Where each is published: docs/released_weights.md. Read checkpoint.py for the project's own files.
 """
 
 import re
