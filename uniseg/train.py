@@ -97,6 +97,7 @@ def train(args: argparse.Namespace, process: Process) -> int:
     torch.manual_seed(config.seed)
     learner = make_learner(args, config, classes, process)
     objective = make_objective(args, config, learner.network, train_cases, process.device)
+    # Before anything is written, as it may refuse the options.
     patches = make_patches(train_cases, learner.network.classes, config, plain=args.overfit is not None)
 
     run = Run(config, process, args.out, train_cases, val_cases, left_out, provenance_of(args, train_cases),
@@ -148,9 +149,10 @@ def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batc
             set_lr(learner.optimizer, lr_at(state.step, config))              # linear warm-up, then cosine
             learner.optimizer.zero_grad(set_to_none=True)
             parts = [next(batches) for _ in range(config.accumulate)]
+            # Forward and backward; the gradient is that of the joint batch of all micro-batches and processes.
             loss = training_step(model, parts, config, world, weights, learner.scaler, objective).item()
             if all_finite(loss, learner.network, learner.scaler):
-                learner.take_step()
+                learner.take_step()                                           # AdamW, then the average of --ema
                 state.count_step(loss, getattr(objective, "sums", None))
             else:
                 skip_step(run, state, loss, parts)

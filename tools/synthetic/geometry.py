@@ -16,7 +16,8 @@ from scipy import ndimage, special
 
 from uniseg.datasets.augment import rotation
 from uniseg.imaging.bits import bounding_box
-from uniseg.imaging.splines import cubic_b_splines
+
+from .splines import cubic_b_splines
 
 Box = tuple[slice, slice, slice]
 

@@ -1,4 +1,4 @@
-"""Cubic B-splines on evenly spaced control points: the smooth random fields of augmentation and of synthetic CT.
+"""Cubic B-splines on evenly spaced control points: the smooth random fields of synthetic CTs.
 
 A sum of control values weighted by these splines is a smooth function whose derivatives have known bounds
 (Rueckert et al. 1999, https://doi.org/10.1109/42.796284).
