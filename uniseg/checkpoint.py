@@ -26,7 +26,7 @@ from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
 from .machine.console import Parser, error_line, say
 from .machine.files import atomic_write
-from .model import ModelConfig, build
+from .model import ModelConfig, UniversalModel, build
 from .weights import released
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def file_sha256(path):
             hashlib.sha256(file.read()).hexdigest()  # Python 3.10
 
 
-def save(path: str | Path, network: torch.nn.Module, preprocessing: Preprocessing, about: dict | None = None,
+def save(path: str | Path, network: UniversalModel | PlainModel, preprocessing: Preprocessing, about: dict | None = None,
          training: dict | None = None, half: bool = False) -> None:
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 

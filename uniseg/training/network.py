@@ -6,10 +6,12 @@ Read model.py and checkpoint.initialise first; continual.py for the third kind.
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
 from .. import checkpoint, continual
+from ..backbones.swin_unetr import SwinUNETR
 from ..baselines import PlainModel
 from ..embeddings import class_embeddings
 from ..machine.console import say
@@ -29,6 +31,7 @@ def make_network(args: argparse.Namespace, config: TrainConfig, classes: Sequenc
     if config.freeze == "old":
         continual.freeze_old(network, len(args.old["network"]["classes"]))
     if config.activation_checkpointing:
+        assert isinstance(network.backbone, SwinUNETR)               # refusals.py refuses the others
         network.backbone.checkpoint_activations()
     if summary and rank == 0:
         say(summary, sys.stderr)
@@ -39,7 +42,7 @@ def extended_network(args: argparse.Namespace, config: TrainConfig, classes: Seq
     """The network of --extend with more classes, and one line that names them."""
     rows = continual.new_embeddings(args.old, classes, args.embeddings, config.seed)
     old = len(args.old["network"]["classes"])
-    return (continual.grow(args.old, classes, rows, config.prior),
+    return (cast(Network, continual.grow(args.old, classes, rows, config.prior)),
             f"{args.extend}: {old} classes kept, {len(classes) - old} new: {', '.join(classes[old:])}")
 
 

@@ -28,8 +28,8 @@ DESCRIPTION = ("Train the Universal Model (Section 4.1.2). The help of each opti
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options, in the order in which --help shows them."""
-    parser = Parser(prog="python -m uniseg.train", description=DESCRIPTION,
-                                     epilog=NOT_A_MEDICAL_DEVICE, formatter_class=HelpFormatter)
+    parser = Parser(prog="python -m uniseg.train", description=DESCRIPTION, epilog=NOT_A_MEDICAL_DEVICE,
+                    formatter_class=HelpFormatter)
     parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
     _add_data(parser)
     _add_run(parser)
