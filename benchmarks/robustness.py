@@ -30,7 +30,8 @@ import uniseg
 from tools.synthetic import scanner, tissues
 from tools.synthetic.geometry import Grid
 from uniseg import taxonomy
-from uniseg.datasets.find import find_datasets, in_order
+from uniseg.datasets.dataset import in_order
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.body import body_mask

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from uniseg import taxonomy
-from uniseg.datasets.find import CaseFiles, find_datasets
+from uniseg.datasets.dataset import CaseFiles
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import read_ct, read_label_map
 from uniseg.metrics import dice

@@ -50,7 +50,7 @@ def cached_case(folder):
     from conftest import Patient, write_dataset
 
     from uniseg.datasets.cases import prepare
-    from uniseg.datasets.find import read_dataset
+    from uniseg.datasets.dataset_json import read_dataset
     from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.phantom import make_phantom
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from uniseg import checkpoint
-from uniseg.datasets.find import in_order
+from uniseg.datasets.dataset import in_order
 from uniseg.machine.console import fail
 from uniseg.machine.files import atomic_write
 

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from tools import synthetic
+from tools.synthetic.__main__ import read_map, read_maps
+from tools.synthetic.head import draw_head
+from tools.synthetic.lesions import KINDS
 from uniseg import taxonomy
 from uniseg.imaging.components import largest_components
 from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import read_ct
 from uniseg.pictures.canvas import write_png
 from uniseg.pictures.slices import panel
-
-from tools.synthetic.__main__ import read_map, read_maps
-from tools.synthetic.head import draw_head
-from tools.synthetic.lesions import KINDS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SPACING_MM, PANEL = 2.0, 232

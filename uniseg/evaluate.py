@@ -21,7 +21,9 @@ import scipy
 from tqdm import tqdm
 
 from . import taxonomy
-from .datasets.find import DataError, named_folder, read_map
+from .datasets.dataset import DataError
+from .datasets.dataset_json import read_map
+from .datasets.find import named_folder
 from .evaluation import folder as evaluation_folder
 from .evaluation.readings import in_folder, names_beyond_table_2, predictions, references, with_empty
 from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines

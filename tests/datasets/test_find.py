@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from uniseg.datasets.find import DataError, find_datasets, read_dataset
+from uniseg.datasets.dataset import DataError
+from uniseg.datasets.dataset_json import read_dataset
+from uniseg.datasets.find import find_datasets
 
 
 def dataset_json(folder, content, cases=("x",)):

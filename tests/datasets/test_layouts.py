@@ -17,7 +17,8 @@ from uniseg import taxonomy
 from uniseg.datasets import layouts
 from uniseg.datasets import masks as masks_module
 from uniseg.datasets.cases import prepare
-from uniseg.datasets.find import DataError, find_datasets
+from uniseg.datasets.dataset import DataError
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import drop_bit, get_bit
 from uniseg.imaging.preprocessing import Preprocessing

@@ -14,7 +14,7 @@ import uniseg
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare
-from uniseg.datasets.find import read_dataset
+from uniseg.datasets.dataset_json import read_dataset
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.train import main
 from uniseg.training.network import averaged

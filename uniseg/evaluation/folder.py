@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.find import DataError
+from ..datasets.dataset import DataError
 from ..machine.files import atomic_write
 from ..taxonomy import kind_of
 from .scores import COLUMNS, classes_in

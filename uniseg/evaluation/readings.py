@@ -18,7 +18,9 @@ import numpy as np
 
 from .. import taxonomy
 from ..datasets import layouts
-from ..datasets.find import DataError, Label, find_datasets, in_order, read_labels
+from ..datasets.dataset import DataError, Label, in_order
+from ..datasets.dataset_json import read_labels
+from ..datasets.find import find_datasets
 from ..datasets.masks import by_the_plane, case_masks, has_value, label_masks, read_mask
 from ..imaging import file_names
 from ..imaging.bits import bit_dtype, bounding_box, get_bit, set_bit

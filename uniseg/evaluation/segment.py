@@ -3,7 +3,8 @@
 import json
 import sys
 
-from ..datasets.find import DataError, find_datasets
+from ..datasets.dataset import DataError
+from ..datasets.find import find_datasets
 from ..imaging import file_names
 from ..imaging.file_names import RESULT, SUFFIXES, complete, masks_folder
 from ..machine.console import fail, say

@@ -7,7 +7,9 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from ..datasets.cases import prepare
-from ..datasets.find import DataError, find_datasets, in_order, read_map
+from ..datasets.dataset import DataError, in_order
+from ..datasets.dataset_json import read_map
+from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..imaging.preprocessing import Preprocessing
 from ..machine.processes import from_all_ranks
