@@ -19,6 +19,30 @@ from uniseg.phantom import make_phantom
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="I/N", help="run the I-th of N parts of the selected tests, divided by file")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep the tests of --part: files in turn, the one with most tests first, go to the part that has fewest."""
+    if not (part := config.getoption("--part")):
+        return
+    number, parts = map(int, part.split("/"))
+    if not 1 <= number <= parts:
+        raise pytest.UsageError(f"--part {part}: I goes from 1 to N.")
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    sizes, chosen = [0] * parts, []
+    for path in sorted(files, key=lambda path: (-len(files[path]), path)):
+        fewest = sizes.index(min(sizes))
+        sizes[fewest] += len(files[path])
+        chosen += files[path] if fewest == number - 1 else []
+    kept = set(map(id, chosen))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
 class Patient(NamedTuple):
     hu: np.ndarray             # (D, H, W) int16, RAS+
     masks: dict                # class name -> (D, H, W) bool

@@ -203,6 +203,7 @@ def test_the_old_labels_of_the_new_data_are_not_looked_at():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone, width", [("unet", 2), ("segresnet", 4), ("swin_unetr", 3)])
 def test_every_backbone_has_its_levels_and_its_bottleneck(backbone, width):
     network = plain(backbone=backbone, width=width)
@@ -260,6 +261,7 @@ def extend(root, out, *more):
                        "--epochs", "2", "--steps-per-epoch", "2", "--workers", "0", "--device", "cpu", "--out", str(out), *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BASELINES)
 def test_a_baseline_extends_a_softmax_and_the_result_segments(first, tmp_path, method):
     assert extend(first, tmp_path / "run", "--baseline", method, "--weight-positives", "--prior", "0.02") == 0

@@ -146,6 +146,7 @@ def test_targets_are_eq_5_voxel_by_voxel(hard, labels):
     assert hard == bool(((found[:, :2] == 0) | (found[:, :2] == 1)).all())
 
 
+@pytest.mark.slow
 def test_the_loss_is_eq_4_of_these_targets_and_an_unlabelled_new_class_gets_no_gradient():
     batch, network = new_batch(), grown(old_content())
     objective = continual.Extension(Known())
@@ -306,6 +307,7 @@ def test_old_data_is_not_read(assembly, tmp_path, monkeypatch):
     assert opened and not [f for f in opened if str(assembly / "old") in f]
 
 
+@pytest.mark.slow
 def test_an_extension_extends_further(assembly, extended, tmp_path):
     write_dataset(tmp_path / "more" / "More", {"stomach": ("stomach",)}, {"s": Patient(*make_phantom((12.0,) * 3, 7))})
     assert train.main(["--extend", str(extended / "last.pt"), "--data-root", str(tmp_path / "more"), "--folds", "1", "--out",
@@ -316,6 +318,7 @@ def test_an_extension_extends_further(assembly, extended, tmp_path):
     assert found["mean"] == {"old_before": None, "old_after": None, "new": None} and found["cases"] == []
 
 
+@pytest.mark.slow
 def test_with_old_weights_frozen_old_classes_are_bit_for_bit_as_before(assembly, tmp_path):
     assert extend(assembly, tmp_path / "run", "--freeze", "old", "--weight-decay", 0.1) == 0
     before, after = (checkpoint.read(p)["weights"] for p in (assembly / "first" / "last.pt", tmp_path / "run" / "last.pt"))
@@ -325,6 +328,7 @@ def test_with_old_weights_frozen_old_classes_are_bit_for_bit_as_before(assembly,
     assert all(found[name]["before"] == found[name]["after"] for name in OLD)
 
 
+@pytest.mark.slow
 def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_path, monkeypatch):
     steps = []
 
@@ -341,6 +345,7 @@ def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_
     assert (tmp_path / "run" / "extension.json").read_text() == (extended / "extension.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_extension_resumed_ends_at_once(assembly, tmp_path, monkeypatch):
     assert extend(assembly, tmp_path / "run") == 0
     before = (tmp_path / "run" / "extension.json").stat().st_mtime_ns
@@ -349,6 +354,7 @@ def test_a_finished_extension_resumed_ends_at_once(assembly, tmp_path, monkeypat
     assert (tmp_path / "run" / "extension.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_name_its_head_has_class_specific_ones(assembly, tmp_path):
     assert extend(assembly, tmp_path / "run", start="before_heads.pt") == 0
     assert checkpoint.read(tmp_path / "run" / "last.pt")["network"]["classes"] == [*OLD, "aorta", "superior_mesenteric_artery"]
@@ -359,6 +365,7 @@ def test_a_resume_from_another_old_model_is_refused(assembly, extended, capsys):
     assert "the checkpoint of --extend" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_class_is_learned_where_the_folder_is_one_of_masks(assembly, tmp_path):
     """TotalSegmentator's form: a file a structure; a class beyond Table 2 is the file of its name."""
     hu, masks, affine = make_phantom((12.0,) * 3, 9, beyond=True)
@@ -409,6 +416,7 @@ def test_what_cannot_be_extended_is_refused_in_one_line(assembly, tmp_path, caps
     assert len(errors) == 1 and expected in errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--hard-pseudo", "--old-labels"])
 def test_options_of_an_extension_need_one(refused, option):
     assert f"{option} without --extend: there is no old model." in refused(option)
@@ -438,6 +446,7 @@ def test_40_classes_grow_to_64_and_to_no_more(tmp_path):
         train.choose_classes(Args, cases, many(40))
 
 
+@pytest.mark.slow
 def test_64_classes_go_through_training_bits_label_map_and_json(tmp_path):
     """Bit 63 is the sign of the int64 that a batch carries; numbers of the label map go on at 33."""
     classes = many(64)
@@ -459,6 +468,7 @@ def test_64_classes_go_through_training_bits_label_map_and_json(tmp_path):
     assert json.loads((tmp_path / "seg.json").read_text())["classes"][classes[63]]["label"] == 64
 
 
+@pytest.mark.slow
 def test_a_label_map_beyond_255_classes_is_uint16_and_classes_are_computed_in_parts(tmp_path):
     classes = tuple(f"part_{i}" for i in range(300))
     torch.manual_seed(0)

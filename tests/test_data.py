@@ -225,6 +225,7 @@ def test_a_lone_kidney_is_on_the_side_where_it_lies(patient, tmp_path):
         assert case.voxels[present] > 0 and case.voxels[missing] == 0
 
 
+@pytest.mark.slow
 def test_merged_labels_of_a_real_ct_are_split_as_its_separate_labels_say(shared_data, tmp_path):
     folder = shared_data / "train" / "TotalSegExample"
     dataset, [case] = read_dataset(folder), read_dataset(folder).cases

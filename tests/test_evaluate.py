@@ -414,6 +414,7 @@ def test_weights_and_a_data_root_are_segmented_once_and_scored(finished, phantom
     assert "was made with other weights or settings" in refused(*options, "--fold", 1, "--folds", 3, "--no-postprocess")
 
 
+@pytest.mark.slow
 def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evaluate, tmp_path, patients):
     save(tmp_path / "normal" / "n0.nii.gz", patients[2].hu, patients[2].affine)
     rows, summary, _ = evaluate("--weights", finished / "best.pt", "--data-root", phantom_root / "Abdomen", "--healthy", "normal",

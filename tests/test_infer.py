@@ -505,6 +505,7 @@ sys.exit(uniseg.infer.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_no_other(shared, segment, here):
     """The fifth has its label map already, but not the JSON that makes it complete: it is made again."""
@@ -563,6 +564,7 @@ def test_o18_nothing_asks_the_network(segment, monkeypatch):
     assert segment("ct.nii.gz", "--masks")[0] == 0
 
 
+@pytest.mark.slow
 def test_o11_a_reader_that_leaves_does_not_stop_the_work(shared, here):
     """As in `python -m uniseg.infer a.nii.gz b.nii.gz | head -1`: both cases are written, without a traceback."""
     (here / "second.nii.gz").write_bytes((here / "ct.nii.gz").read_bytes())
@@ -573,6 +575,7 @@ def test_o11_a_reader_that_leaves_does_not_stop_the_work(shared, here):
     assert (here / "ct_seg.json").exists() and (here / "second_seg.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no shell")
 @pytest.mark.parametrize("arguments", ["--list-classes", "ct.nii.gz --device cpu --weights {weights} 2>&1"])
 def test_o11_head_gets_its_line_and_the_pipe_ends_well(shared, here, arguments):
@@ -582,6 +585,7 @@ def test_o11_head_gets_its_line_and_the_pipe_ends_well(shared, here, arguments):
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_o12_o13_a_log_is_plain_text_in_the_c_locale_and_on_an_ascii_stdout(shared, here):
     """Without a terminal there is no progress bar; a name that stdout cannot say is escaped, not an error."""
     name = "Łódź 肝臓.nii.gz"
@@ -615,6 +619,7 @@ def test_five_cases_in_a_row_leave_no_open_files(segment, here):
 
 # --- The demonstration
 
+@pytest.mark.slow
 def test_the_demonstration_runs_as_pasted_and_finds_the_liver_at_its_place(tmp_path, monkeypatch, capsys):
     """With the built-in weights; where the phantom's liver is, is known."""
     assert DEFAULT_WEIGHTS.is_file(), "the package ships uniseg/weights/default.pt"
@@ -629,6 +634,7 @@ def test_the_demonstration_runs_as_pasted_and_finds_the_liver_at_its_place(tmp_p
     assert np.count_nonzero(liver & truth) > 0.5 * max(np.count_nonzero(liver), np.count_nonzero(truth))
 
 
+@pytest.mark.slow
 def test_the_demonstration_goes_to_a_folder_of_choice_with_any_weights_and_may_be_repeated(segment, here):
     for _ in range(2):
         code, *_ = segment("--demo", "-o", "demo", "--masks")

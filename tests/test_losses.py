@@ -149,6 +149,7 @@ def test_without_the_dice_of_absent_classes_a_false_alarm_costs_its_cross_entrop
     assert masked_loss(logits, target, labelled, dice_of_absent=False) == masked_loss(logits, target, labelled)
 
 
+@pytest.mark.slow
 def test_the_dice_of_patches_without_it_takes_a_rare_class_to_nothing():
     """One probability for every voxel of eight patches of 4000 voxels, in one of which the class has ten: where does training take it?"""
     target = torch.zeros(8, 1, 4000, 1, 1)

@@ -162,6 +162,7 @@ def all_outputs(model):
     return outputs
 
 
+@pytest.mark.slow
 def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
     """The released Universal Model (shared) and the continual one (independent, 38 classes) share one backbone."""
     outputs = all_outputs(released_model("clip_driven_universal_swin_unetr.pth"))
@@ -180,6 +181,7 @@ def test_the_continual_model_computes_what_the_released_one_does_from_image_to_l
     check_figures("continual_swin_independent", all_outputs(released_model("continual_swin_unetr_38class.pth")))
 
 
+@pytest.mark.slow
 def test_the_unet_model_computes_what_the_released_one_does():
     check_figures("universal_unet_shared", all_outputs(released_model("clip_driven_universal_unet.pth")))
 

@@ -75,6 +75,7 @@ def test_the_wheel_is_universal_and_names_its_version_and_few_requirements(wheel
     assert sorted(r.strip().split(">")[0].split("<")[0] for r in required) == ["nibabel", "numpy", "scipy", "torch", "tqdm"]
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_its_own_and_every_module_of_it_can_be_imported(installed, tmp_path):
     program = ("import importlib, pkgutil, uniseg, uniseg.embeddings as e, uniseg.segmenter as s\n"
                "modules = [m.name for m in pkgutil.walk_packages(uniseg.__path__, 'uniseg.')]\n"
@@ -86,11 +87,13 @@ def test_the_installed_package_is_its_own_and_every_module_of_it_can_be_imported
     assert int(modules) > 15
 
 
+@pytest.mark.slow
 def test_the_commands_uniseg_infer_and_uniseg_train_exist_and_answer(installed, tmp_path):
     assert " 32 kidney_cyst" in run(installed / "uniseg-infer", "--list-classes", cwd=tmp_path)
     assert "usage" in run(installed / "uniseg-train", "--help", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_demonstration_runs_from_an_empty_folder_with_the_installed_weights(installed, tmp_path):
     out = run(installed / "python", "-m", "uniseg.infer", "--demo", "--device", "cpu", cwd=tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["demo_ct.nii.gz", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]

@@ -1,6 +1,8 @@
 """Rules that hold for the whole package, checked on its source: what it imports, what it must never call, what it says."""
 
 import ast
+import functools
+import re
 import subprocess
 import sys
 import time
@@ -15,12 +17,16 @@ SOURCES = sorted((ROOT / "uniseg").rglob("*.py"))
 LIBRARIES = {"torch", "numpy", "nibabel", "scipy", "tqdm"}
 
 
+@functools.cache
+def every_node():
+    """[(place, node)] of the whole package."""
+    return [(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node)
+            for path in SOURCES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
 def nodes(*kinds):
     """(place, node) for every node of these kinds in the package."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kinds):
-                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+    return ((place, node) for place, node in every_node() if isinstance(node, kinds))
 
 
 def dotted(node):
@@ -55,9 +61,8 @@ def test_nothing_but_five_libraries_and_the_standard_library_is_imported():
 
 
 def test_the_install_asks_for_these_five_libraries_and_no_other():
-    tree = ast.parse((ROOT / "setup.py").read_text())
-    [required] = [k.value for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "install_requires"]
-    assert {entry.partition(">")[0] for entry in ast.literal_eval(required)} == LIBRARIES
+    [required] = re.findall(r"^dependencies = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert {re.match(r"\w+", entry).group() for entry in ast.literal_eval(required)} == LIBRARIES
 
 
 def test_every_weights_file_is_read_with_weights_only():

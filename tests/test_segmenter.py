@@ -138,7 +138,7 @@ def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
         assert mask.any() and np.array_equal(result.mask(name), mask), name
 
 
-@pytest.mark.parametrize("spacing_mm, degrees", [((4, 4, 4), 0), ((2, 2, 4), 20)], ids=str)
+@pytest.mark.parametrize("spacing_mm, degrees", [((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
 def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees):
     shape = [round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)]
     hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
@@ -801,6 +801,7 @@ def test_a_checkpoint_is_loaded_with_its_own_classes_and_preprocessing(tmp_path)
     same(loaded.segment(image(hu, affine)), stand_in(network, window=[24, 16, 16]).segment(image(hu, affine)))
 
 
+@pytest.mark.slow
 def test_lower_precision_gives_nearly_the_same_masks():
     network = small_network(["liver", "spleen"])
     hu, _, affine = paint()

@@ -360,11 +360,13 @@ def test_one_fold_trains_on_every_case_and_a_folder_may_validate(flags, phantom_
         split.gather_cases(args, 0, 1)
 
 
+@pytest.mark.slow
 def test_chosen_classes_are_all_that_is_trained(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--classes", "Kidneys, spleen", "--epochs", 1)) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["classes"] == ["spleen", "right_kidney", "left_kidney"]
 
 
+@pytest.mark.slow
 def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
     (tmp_path / "map.json").write_text('{"spleen": "pancreatic_duct", "kidney tumor": null}')
     assert main(flags(tmp_path / "run", "--map", tmp_path / "map.json", "--classes", "kidneys,pancreatic_duct", "--epochs", 1)) == 0
@@ -372,6 +374,7 @@ def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
     assert classes == ["right_kidney", "left_kidney", "pancreatic_duct"]
 
 
+@pytest.mark.slow
 def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias",
                       "--pad", "edge", "--dice-present",
@@ -392,6 +395,7 @@ def test_training_on_a_gpu_multiplies_in_tf32_and_on_a_cpu_as_ever(monkeypatch, 
         torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.slow
 def test_one_case_is_learned_by_heart(tmp_path):
     """The sanity run of the README: the whole path from files to a Dice above 0.9."""
     write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "spleen": ("spleen",), "lungs": ("left_lung", "right_lung")},
@@ -471,6 +475,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_one_line_too(refused, tmp_path
     assert str(tmp_path / "file") in refused(out=tmp_path / "file", code=1)
 
 
+@pytest.mark.slow
 def test_a_refused_start_does_not_stand_in_the_way_of_the_next(refused, flags, tmp_path):
     refused("--classes", "livr")
     refused("--patch-size", "20", "20", "20")

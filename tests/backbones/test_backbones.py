@@ -103,6 +103,7 @@ def test_narrow_backbones_run_on_small_windows_and_every_parameter_learns(name, 
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, width", NARROW[::2])
 def test_a_window_gives_the_same_result_alone_and_in_a_batch(name, width):
     torch.manual_seed(0)
@@ -274,6 +275,7 @@ def test_patch_merging_concatenates_the_corners_in_the_order_of_its_version():
         assert merging(cell).flatten().tolist() == order
 
 
+@pytest.mark.slow
 def test_the_two_orders_of_patch_merging_share_a_state_dict_but_not_their_features():
     torch.manual_seed(0)
     standard = SwinUNETR(width=12, merging="standard").eval()
@@ -285,6 +287,7 @@ def test_the_two_orders_of_patch_merging_share_a_state_dict_but_not_their_featur
     assert (a - b).abs().max() > 0.1 * a.std()
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_neither_output_nor_gradients():
     torch.manual_seed(0)
     plain, sparing = SwinUNETR(width=12), SwinUNETR(width=12)
@@ -327,6 +330,7 @@ def test_with_the_same_weights_the_two_orders_of_corners_are_a_third_of_a_standa
     assert (difference ** 2).mean() ** 0.5 == pytest.approx(rms, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_swin_unetr_standard_computes_what_the_library_of_today_does_and_the_released_model_does_not():
     network = load_stand_in(SwinUNETR(merging="standard"), "module.")
     computed = outputs(network)

@@ -38,6 +38,7 @@ def assembly(request, tmp_path_factory):
     return request.param, {f: find_datasets(out / request.param / f, NAMED)[0] for f in folders}
 
 
+@pytest.mark.slow
 def test_each_step_labels_its_own_classes_and_the_test_set_all(assembly):
     protocol, datasets = assembly
     for i, group in enumerate(GROUPS[protocol], 1):

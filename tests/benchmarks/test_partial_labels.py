@@ -54,6 +54,7 @@ def test_full_and_background_annotate_every_class_and_partial_each_dataset_its_o
     assert {name for d in roots["partial"] for name in d.annotated} == set(CLASSES)
 
 
+@pytest.mark.slow
 def test_where_a_class_is_annotated_all_three_have_its_mask_and_where_it_is_not_background_has_none(roots):
     for full, partial, background in zip(*(roots[root] for root in ROOTS)):
         masks, own, taken_for_background = masks_of(full), masks_of(partial), masks_of(background)
@@ -66,6 +67,7 @@ def test_where_a_class_is_annotated_all_three_have_its_mask_and_where_it_is_not_
                 assert not taken_for_background[name].any(), name
 
 
+@pytest.mark.slow
 def test_partial_and_background_draw_the_same_patches_voxel_for_voxel_and_only_the_labelled_classes_differ(roots, tmp_path):
     preprocessing = Preprocessing((12.0,) * 3)
     ours, theirs = (PatchDataset([prepare(d, c, preprocessing, tmp_path) for d in roots[root] for c in d.cases], CLASSES,

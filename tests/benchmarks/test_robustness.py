@@ -201,6 +201,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_for_each_perturbation_and_writes_the_same_numbers(weights, tmp_path, capsys):
     shown = {"kidneys": ("right_kidney", "left_kidney"), "liver": ("liver",), "spleen": ("spleen",)}
     write_dataset(tmp_path / "root" / "Ward", shown, {"a": Patient(*make_phantom((12.0, 12.0, 12.0)))})

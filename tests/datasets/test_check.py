@@ -68,6 +68,7 @@ def test_a_clean_root_ends_with_0_and_a_table_of_what_is_in_it(root, patients, c
     assert max(map(len, lines)) <= 130
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_command_and_writes_its_findings_as_json(root, tmp_path):
     file = tmp_path / "found.json"
     done = subprocess.run([sys.executable, "-m", "uniseg.data", str(root), "--json", str(file)], capture_output=True, text=True)
@@ -250,6 +251,7 @@ def write_case(folder, hu, labels, affine, orientation):
         nib.save(image.as_reoriented(to), folder / f"{kind}Tr" / "a0.nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", ("LPS", "PIR"))
 def test_a_mirrored_label_map_a_mirrored_case_and_exchanged_labels_are_seen_in_every_orientation(tmp_path, patients, orientation):
     hu, masks, affine = patients[0]
@@ -321,6 +323,7 @@ def test_a_cache_that_does_not_fit_the_disk_is_a_warning(root, monkeypatch):
 
 # --------------------------------------------------------------------------------------------------------- the pictures
 
+@pytest.mark.slow
 def test_a_preview_shows_each_case_with_the_right_of_the_patient_on_the_left(tmp_path, patients):
     shown = {name: SIDED[name] for name in ("liver", "spleen")}
     write_dataset(tmp_path / "root" / "A set", shown, {"a": patients[0], "b": patients[1]})
@@ -381,6 +384,7 @@ def test_a_real_ct_has_no_error_and_no_organ_on_the_wrong_side(shared_data, name
     assert problems[name][0].startswith("warning: annotated, but without a voxel") and "one case" in problems[name][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_the_cache_of_a_real_ct_has_the_size_that_is_estimated(shared_data, tmp_path, name):
     estimated = checked(shared_data / "train" / name)[0]["cache_bytes"]

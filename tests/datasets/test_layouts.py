@@ -566,6 +566,7 @@ TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", 
         "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_run_over_several_layouts_and_one_named_dataset(assembly, phantom_root, tmp_path, capsys):
     root = tmp_path / "root"
     root.mkdir()

@@ -1,6 +1,7 @@
 """Means, intervals, tests and the paper's tables, from rows written by hand: scores.py, significance.py, paper_tables.py."""
 
 import numpy as np
+import pytest
 from scipy.stats import wilcoxon
 
 from uniseg.evaluation import scores
@@ -51,6 +52,7 @@ def test_the_bootstrap_of_two_patients_has_the_ends_that_resampling_can_give():
     assert bootstrap_interval([[0.1], [0.5], [0.7]], seed=3) == bootstrap_interval([[0.1], [0.5], [0.7]], seed=3)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = [low < 0 < high for low, high in (bootstrap_interval(rng.normal(size=(40, 1)), 200, i) for i in range(200))]

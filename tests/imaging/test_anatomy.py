@@ -71,6 +71,7 @@ def test_body_holds_organs_and_lungs_but_no_table(patient):
     assert 0.4 < body.mean() < 0.7
 
 
+@pytest.mark.slow
 def test_body_of_a_fine_grid_is_the_coarse_one_within_its_sampling_step():
     fine, coarse = (make_phantom((s, s, s), seed=1)[0] for s in (2.0, 4.0))
     share = body_mask(fine, (2, 2, 2)).mean(), body_mask(coarse, (4, 4, 4)).mean()
@@ -204,6 +205,7 @@ def test_plane_moves_with_the_affine(patient):
     assert abs(plane.a - 100 + plane.b * -40 + plane.c * 700) < 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [-15, -8, 10, 15])
 def test_plane_follows_a_patient_rotated_about_his_long_axis(patient, degrees):
     hu, _, affine = patient
@@ -222,6 +224,7 @@ def rotation_slope(degrees):
     return np.polyfit(y, x, 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [-10, 12])
 def test_plane_follows_a_patient_who_lies_aslant(patient, degrees):
     hu, _, affine = patient
@@ -229,6 +232,7 @@ def test_plane_follows_a_patient_who_lies_aslant(patient, degrees):
     assert abs(plane.c - rotation_slope(degrees)) < 0.05
 
 
+@pytest.mark.slow
 def test_plane_does_not_mind_an_arm_or_a_field_of_view_off_centre(patient):
     hu, _, affine = patient
     with_arm = np.pad(hu, ((0, 15), (0, 0), (0, 0)), constant_values=-1000)
@@ -318,6 +322,7 @@ def test_splitting_the_mirrored_patient_gives_the_mirrored_and_swapped_sides(pat
     assert np.array_equal(swapped_right, left[::-1]) and np.array_equal(swapped_left, right[::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees, axes", [(15, (0, 1)), (-15, (0, 1)), (10, (0, 2))])
 def test_kidneys_adrenals_lungs_and_hips_of_a_rotated_patient_are_told_apart(patient, degrees, axes):
     hu, masks, affine = patient

@@ -484,6 +484,7 @@ def test_any_single_bit_flip_of_a_gzip_file_is_noticed_or_harmless(tmp_path):  #
         assert np.array_equal(array, CT)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("raw", [nifti(), nifti(endian=">"), nifti(CT.astype("f4"), header_class=nib.Nifti2Header)])
 def test_random_bytes_in_the_header_give_a_volume_or_a_refusal(raw, tmp_path):

@@ -152,6 +152,7 @@ def measured(ct, **options):
     return figures
 
 
+@pytest.mark.slow
 def test_memory_grows_by_a_few_bytes_a_voxel_and_one_slab_of_logits_not_by_classes_times_the_volume(tmp_path):
     """256 x 256 x 150 voxels, 32 classes; all logits at once would be 1200 MiB, next to which the bound is small."""
     shape, classes, window = (256, 256, 150), 32, (32, 32, 16)
@@ -167,6 +168,7 @@ def test_memory_grows_by_a_few_bytes_a_voxel_and_one_slab_of_logits_not_by_class
     assert grown < bound < 0.6 * all_logits, f"{grown / MIB:.0f} MiB, bound {bound / MIB:.0f}"
 
 
+@pytest.mark.slow
 def test_five_more_cases_in_a_row_leave_no_memory_behind(tmp_path):
     write_torso(tmp_path / "ct.nii", (40, 40, 20), (8.0, 8.0, 8.0))
     resident = measured(tmp_path / "ct.nii", kind="random", classes=4, spacing_mm=8.0, window=(32, 32, 24), repeat=7)["resident"]
@@ -191,11 +193,12 @@ sys.exit(infer.main(["big.nii", "small.nii"]))
 """
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_an_error_of_that_case_in_one_line_and_the_next_one_is_done(tmp_path):
     write_torso(tmp_path / "big.nii", (256, 256, 150), (1.5, 1.5, 1.5))
     write_torso(tmp_path / "small.nii", (4, 4, 4), (1.5, 1.5, 1.5))
     done = subprocess.run([sys.executable, "-c", TOO_LITTLE], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"})
     lines = [line for line in done.stderr.splitlines() if "warning" not in line]
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert lines == ["uniseg: error: big.nii: out of memory. Name fewer --classes, or use a machine with more memory.",

@@ -45,6 +45,7 @@ def test_every_product_that_pytorch_counts_is_counted_and_no_other(backbone, lpg
     assert all(c.macs > 0 for c in costs.values()) and set(costs) >= {HEADS, "decoder", "LPG, Eq. (1)"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone, millions, giga", [("swin_unetr", 62_186_610, 317.9), ("unet", 19_073_600, 824.2),
                                                       ("segresnet", 4_700_848, 61.3)])
 def test_the_papers_backbones(backbone, millions, giga):
@@ -64,6 +65,7 @@ def test_one_more_class_costs_the_943769_flops_of_section_5_4():
     assert new["head_flops"] == 16 ** 3 * (2 * (64 + 64 + 8) + 8 + 8 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_memory_of_a_patch_is_the_same_with_numbers_as_without(backbone):
     width, patch = SMALL[backbone]
@@ -92,6 +94,7 @@ def test_activations_by_hand():
     assert activation_bytes(Chain(), (1, 1, 4)) == 4 * (4 + 4)
 
 
+@pytest.mark.slow
 def test_the_command_prints_here_beside_paper(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out

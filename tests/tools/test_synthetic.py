@@ -94,6 +94,7 @@ def centre_mm(mask, affine):
 
 # ---------------------------------------------------------------------------------------------------- the whole draw
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_ct_and_another_seed_is_another_patient(patient):
     hu, masks, affine, about = patient
     again = draw(1, view="whole", phase="portal")
@@ -122,6 +123,7 @@ def test_left_stays_left_whatever_the_motion(seed):
     assert at["bladder"][2] < at["liver"][2] < at["right_lung"][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", range(3))
 def test_a_map_stored_with_a_flipped_axis_gives_the_same_ct(axis, patient, tmp_path):
     flip = np.diag([-1.0 if a == axis else 1.0 for a in range(3)] + [1.0])
@@ -146,6 +148,7 @@ def test_lesions_are_inside_their_organs_and_organs_are_apart():
     assert sum(masks[n].astype(int) for n in always).max() == 1                     # lesions do not overlap either
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", tissues.PHASES)
 def test_mean_hu_of_solid_organs_is_the_table_s_in_each_phase(phase):
     found = {"liver": [], "spleen": [], "blood": []}
@@ -164,6 +167,7 @@ def test_contrast_tells_the_phases_apart():
     assert cortex["arterial"] > tissues.centre("medulla", "arterial") + 50
 
 
+@pytest.mark.slow
 def test_the_field_of_view_cuts_the_patient_and_one_that_the_map_cannot_give_is_refused(patient):
     slab, whole = draw(1, view="slab")[0], patient[0]
     assert 0 < slab.shape[2] < 0.6 * whole.shape[2]                                  # a slab of 60 to 160 mm
@@ -195,6 +199,7 @@ def test_the_head_of_the_femur_is_a_ball_at_the_upper_end_of_the_bone():
     assert (labels[femur == 0] == 0).all() and (labels == 1).any()
 
 
+@pytest.mark.slow
 def test_a_map_without_prostate_says_nothing_about_the_class_prostate_or_uterus():
     female = np.where(LABELS == STRUCTURES.index("prostate") + 1, 0, LABELS)
     _, masks, _, _ = synthetic.draw(female, AFFINE, NAMES_OF, 0, 8.0, view="upper abdomen")
@@ -257,6 +262,7 @@ def test_arms_lie_at_both_sides_of_the_trunk_below_a_raised_humerus_with_a_bone_
     assert not (body.arms(trunk, grid, 150.0, None)[0] > 0).any()
 
 
+@pytest.mark.slow
 def test_arms_make_no_difference_to_the_organs(monkeypatch):
     both = []
     for share in (0.0, 1.0):
@@ -301,6 +307,7 @@ def test_gas_lies_before_fluid_in_the_stomach():
     assert max(levels) > 0.7 and min(levels) < 0.1                                    # now and then there is none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", contents.GUT)
 def test_any_part_of_the_gut_may_hold_anything(structure):
     """Over many patients each organ is seen full of soft matter, with bubbles or gas, and bright with contrast; no HU is one organ's."""
@@ -372,6 +379,7 @@ def root(maps, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_dataset_whose_masks_come_back_with_tumours_in_their_organs(root):
     [dataset] = find_datasets(root)
     assert [case.id for case in dataset.cases] == ["hand_00005", "hand_00006"]       # the id tells the seed
@@ -396,6 +404,7 @@ def test_a_second_start_keeps_the_cases_and_adds_more(root, maps, capsys):
     assert "another spacing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
     run = [str(maps), "--out", str(tmp_path / "Slabs"), "--cases", "3", "--spacing", "12"]
     assert command.main([*run, "--view", "slab", "--phase", "arterial"]) == 0
@@ -404,6 +413,7 @@ def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
     assert "--heads: --phase and --view are those of a torso" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_reads_the_dataset(root, tmp_path):
     assert train.main(["--data-root", str(root), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *runs.TINY,
                        "--epochs", "1"]) == 0
@@ -426,6 +436,7 @@ def test_maps_that_cannot_be_used_are_refused_in_one_line(change, what, tmp_path
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_real_label_maps_give_cts_whose_hu_are_those_of_real_cts(shared_data):
     """Bounds of docs/synthetic.md, on one map and three seeds: the means of real CTs lie among those of the synthetic ones."""
     maps, names = command.read_maps(shared_data / "labelmaps")

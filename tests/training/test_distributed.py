@@ -117,7 +117,7 @@ def one_of_two(rank, folder, runs):
     for name, (port, fault, options) in runs.items():
         found[name] = a_run(rank, port, fault, options)
     torch.save(found, f"{folder}/rank{rank}.pt")
-    os._exit(0)                                                                       # why: runtime.leave
+    os._exit(0)                                                                       # why: processes.leave
 
 
 def a_run(rank, port, fault, options):
@@ -166,6 +166,7 @@ def two(flags, bad_root, tmp_path_factory):
     return spawned(one_of_two, 2, folder, {name: (free_port(), *run) for name, run in runs.items()}), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS_OF_RANKS)
 def test_t1_t2_two_processes_give_loss_and_gradient_of_the_joint_batch(two, name):
     """T1, T2, T3: whatever the shares of labelled pairs are, none included, and of positive voxels."""
@@ -300,6 +301,7 @@ def four(flags, tmp_path_factory):
     return spawned(one_of_four, 4, folder, flags("unused", "--cache", folder / "cache"))
 
 
+@pytest.mark.slow
 def test_t4_processes_whose_cases_annotate_different_classes_give_the_gradient_of_the_joint_batch(four):
     network = small_network()
     loss = training_step(network, [joined(*(batch_of(rank, DISJOINT[rank]) for rank in range(4)))], TrainConfig())
@@ -332,6 +334,7 @@ def test_t13_no_layer_keeps_running_statistics_that_could_differ_between_process
     assert_equal_state(dict(network.named_buffers()), before)
 
 
+@pytest.mark.slow
 def test_t17_one_process_trains_where_torch_has_no_distributed_package(flags, tmp_path, monkeypatch, capsys):
     """Such a build has torch.distributed.is_available and nothing else of it."""
     for name in ("is_initialized", "all_reduce", "barrier", "all_gather_object", "init_process_group", "destroy_process_group"):
@@ -346,14 +349,17 @@ def test_t17_one_process_trains_where_torch_has_no_distributed_package(flags, tm
 
 # ------------------------------------------------------------------------------------------------------------------ torchrun
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world, said", [("1", "done, taken down"), ("2", "done, ")])
 def test_a_process_of_several_leaves_with_its_exit_code_before_gloo_meets_a_dying_interpreter(world, said):
-    code = "import atexit; from uniseg.machine.device import leave; atexit.register(print, 'taken down', end=''); print('done, ', end=''); leave(3)"
+    code = ("import atexit; from uniseg.machine.processes import leave; atexit.register(print, 'taken down', end='');"
+            " print('done, ', end=''); leave(3)")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": world},
                           capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, said)
 
 
+@pytest.mark.slow
 def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, tmp_path):
     """And only one of them writes: twice the lines in the log, or a file more, would be the other's."""
     out = tmp_path / "run"

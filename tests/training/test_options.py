@@ -67,6 +67,7 @@ def test_the_average_forgets_its_start_and_then_decays_as_asked():
     assert 18 < by_hand < 20
 
 
+@pytest.mark.slow
 def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp_path):
     assert main(flags(tmp_path / "run", "--ema", 0.9)) == 0
     trained = weights(tmp_path / "run")
@@ -78,6 +79,7 @@ def test_best_pt_holds_the_average_and_last_pt_what_is_trained(flags, plain, tmp
     assert {n.removeprefix("module.") for n in kept} - {"n_averaged"} == set(best)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
     assert main(flags(tmp_path / "whole", "--ema", 0.9, "--epochs", 3)) == 0
     assert main(flags(tmp_path / "half", "--ema", 0.9, "--epochs", 3)) == 0
@@ -89,6 +91,7 @@ def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
 
 # -------------------------------------------------------------------------------------------- the same numbers, otherwise
 
+@pytest.mark.slow
 def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     swin = ("--backbone", "swin_unetr", "--width", 12, "--patch-size", 32, 32, 64, "--batch-size", 1, "--epochs", 1)
     assert main(flags(tmp_path / "plain", *swin)) == 0
@@ -174,6 +177,7 @@ def test_deformation_changes_shapes_and_is_the_same_for_the_same_number(two_lesi
     assert 0.001 < changed < 0.3 and bent["image"].shape == straight["image"].shape
 
 
+@pytest.mark.slow
 def test_all_of_it_together_runs(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--lesions", 0.5, "--deform", 20, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
@@ -193,6 +197,7 @@ def windowed(flags, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
     content = checkpoint.read(windowed / "last.pt")
     assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]                  # of 2000 HU from -1000
@@ -203,6 +208,7 @@ def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct
     assert set(found.stats["classes"]) == set(content["network"]["classes"]) and found.mask("liver").shape == phantom_ct.masks["liver"].shape
 
 
+@pytest.mark.slow
 def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, windowed, tmp_path, capsys, monkeypatch):
     """Stopped within its second epoch, it ends like the run that was not."""
     out = tmp_path / "run"
@@ -216,6 +222,7 @@ def test_windows_and_weights_are_kept_by_resume_and_others_refused(flags, window
     assert "dataset_weights: (('Chest', 3.0), ('Vessels', 0.5)) -> (('Chest', 3.0),)" in said
 
 
+@pytest.mark.slow
 def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convolution(flags, plain, tmp_path, capsys):
     """The same classes at learning rate 1e-12: all else stays as it was."""
     assert main(flags(tmp_path / "run", "--init", plain / "last.pt", *WINDOWS, "--lr", "1e-12", "--epochs", 1)) == 0
@@ -227,6 +234,7 @@ def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convol
 
 # ------------------------------------------------------------------------------------------------ fine-tuning, Section 4.6
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain, tmp_path):
     before = weights(plain, "best.pt")
     assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--freeze", "backbone")) == 0
@@ -235,6 +243,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain,
     assert learned == {"GAP", "precls_conv", "lpg"}
 
 
+@pytest.mark.slow
 def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know(flags, plain, tmp_path, capsys):
     """Learning rate 1e-12: what was taken stays as it was, to the last printed digit."""
     assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr", "1e-12")) == 0
@@ -249,6 +258,7 @@ def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know
                                   atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path, capsys):
     options = ("--init", plain / "best.pt", "--anew", "liver", "--prior", "0.02", "--lr", "1e-12")
     assert main(flags(tmp_path / "run", *options)) == 0

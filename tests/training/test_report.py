@@ -190,6 +190,7 @@ def test_names_stand_in_the_order_of_the_last_scores_and_those_not_measured_belo
     assert [string for x, _, string in written if x == 1376][1:] == ["0.800", "0.433", "0.300", "0.200", "-"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [
     [], [record(1)], [record(1, liver=0.0)], [record(e, loss=0.7) for e in range(1, 4)], [record(1, loss=None), record(2, loss=2.0)],
     [{**record(1), "dice": {}, "mean_dice": None}], [record(1, loss=0.0, lr=0.0)], [record(e, loss=10.0 ** -e) for e in range(1, 90)],
@@ -204,6 +205,7 @@ def test_any_log_can_be_drawn(records):
             assert progress.progress_picture(records, classes, "a name longer than its place " * 3, 10).std() > 0
 
 
+@pytest.mark.slow
 def test_2000_epochs_of_32_classes_are_drawn():
     rng = np.random.default_rng(0)
     records = [record(e, 1 / e, 1e-4, **dict(zip(taxonomy.NAMES, rng.random(32)))) for e in range(1, 2001)]
@@ -409,6 +411,7 @@ def test_the_numbers_of_the_card_are_those_of_the_log(finished):
     assert f"--out {finished}" in text and "colon_tumor" in text.split("not trained")[1]
 
 
+@pytest.mark.slow
 def test_r1_a_run_that_was_stopped_and_resumed_leaves_the_same_report(flags, finished, tmp_path, monkeypatch):
     """Stopped in epoch 7, after the validation of epoch 5. Seconds apart, the table is the same; pictures and card wholly."""
     out, step, done = tmp_path / "run", training_step, []
@@ -432,6 +435,7 @@ def test_r1_a_run_that_was_stopped_and_resumed_leaves_the_same_report(flags, fin
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_how_many_cases_are_shown_is_an_option(flags, tmp_path):
     assert main(flags(tmp_path / "none", "--overlays", 0, "--epochs", 1)) == 0
     assert not (tmp_path / "none" / "overlays").exists() and (tmp_path / "none" / "progress.png").exists()
@@ -446,6 +450,7 @@ def test_without_validation_there_is_a_report_all_the_same(flags, tmp_path):
     assert "Nothing was measured" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_goes_on(flags, finished, tmp_path, capsys):
     out = tmp_path / "run"
     (out / "progress.png").mkdir(parents=True)

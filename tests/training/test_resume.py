@@ -70,12 +70,14 @@ def test_d22_metrics_after_the_last_checkpoint_and_a_torn_line_are_dropped(tmp_p
     assert not (tmp_path / "none.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_r1_workers_change_nothing(flags, finished, tmp_path):
     """Nor does a second run: the same seed gives the same bits."""
     assert main(flags(tmp_path / "run", "--workers", 2)) == 0
     assert_same_run(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 def test_r1_a_killed_run_resumes_as_if_nothing_had_happened(flags, finished, tmp_path):
     out = tmp_path / "run"
     process = in_a_process(*flags(out))
@@ -153,6 +155,7 @@ def killed(patch, *options):
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 def test_r3_killed_within_the_write_of_a_checkpoint_the_former_one_stands(flags, short, tmp_path):
     """The half that was written of epoch 3's is removed by the next start."""
     out = tmp_path / "run"
@@ -165,6 +168,7 @@ def test_r3_killed_within_the_write_of_a_checkpoint_the_former_one_stands(flags,
     assert_same_run(out, short)
 
 
+@pytest.mark.slow
 def test_r4_killed_between_the_two_renamings_the_checkpoint_before_is_used(flags, short, tmp_path, capsys):
     out = tmp_path / "run"
     killed(BETWEEN_THE_RENAMINGS, *flags(out, *SHORT))
@@ -192,6 +196,7 @@ def test_last_prev_pt_is_the_checkpoint_before_the_last(finished):
     assert (before["epoch"], last["epoch"], before["step"], last["step"]) == (9, 10, 18, 20)
 
 
+@pytest.mark.slow
 def test_r8_d21_a_damaged_last_pt_is_set_aside_and_the_one_before_is_used(flags, finished, ended, capsys):
     """It must not become last.prev.pt at the next save: then a kill between two renamings would leave no good one."""
     cut(ended / "last.pt")
@@ -240,6 +245,7 @@ def disk_full(monkeypatch, at):
     monkeypatch.setattr(torch, "save", full)
 
 
+@pytest.mark.slow
 def test_r7_d23_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(flags, short, refused, tmp_path, monkeypatch):
     out = tmp_path / "run"
     disk_full(monkeypatch, at=4)
@@ -252,6 +258,7 @@ def test_r7_d23_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(flags
     assert_same_run(out, short)
 
 
+@pytest.mark.slow
 def test_d23_a_run_may_go_on_without_its_checkpoints_but_its_exit_code_says_so(flags, short, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     disk_full(monkeypatch, at=4)
@@ -282,6 +289,7 @@ def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------------------ signals
 
+@pytest.mark.slow
 def test_d24_sigterm_to_the_whole_job_saves_and_exits_143(flags, finished, tmp_path):
     """SLURM signals every process of a job, those that load patches as well."""
     out = tmp_path / "run"
@@ -313,6 +321,7 @@ def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, fi
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_r6_a_signal_within_a_validation_ends_it_and_resume_makes_up_for_it(flags, short, tmp_path, monkeypatch, number, code):
     """A validation may take long; a scheduler kills after 30 s. The epoch's line is written when it has been validated."""
@@ -328,6 +337,7 @@ def test_r6_a_signal_within_a_validation_ends_it_and_resume_makes_up_for_it(flag
     assert_same_run(out, short)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_step_saves_and_exits_130(flags, short, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     interrupted_by(signal.SIGINT, monkeypatch, "training_step", call=3)
@@ -429,6 +439,7 @@ def test_d15_a_nan_loss_skips_its_step_and_is_counted(flags, short, tmp_path, mo
     assert all(int(s["step"]) == 8 - 3 for s in content["training"]["optimizer"]["state"].values())
 
 
+@pytest.mark.slow
 def test_d15_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(flags, tmp_path, monkeypatch, capsys):
     breaks_at(monkeypatch, 1, value=0.5)
     assert main(flags(tmp_path / "run", "--epochs", 2)) == 0
@@ -436,6 +447,7 @@ def test_d15_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(flags, tmp
     assert metrics(tmp_path / "run")[0]["skipped"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 2])
 def test_d15_too_many_in_a_row_stop_the_run_save_what_they_drew_and_leave_the_last_good_state(flags, finished, refused, tmp_path,
                                                                                               monkeypatch, most):
@@ -455,6 +467,7 @@ def test_d15_too_many_in_a_row_stop_the_run_save_what_they_drew_and_leave_the_la
         assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_d15_a_resumed_run_has_counted_what_was_skipped_before(flags, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -513,6 +526,7 @@ def test_d05_cases_of_which_a_file_is_missing_are_left_out_on_request(flags, two
     assert config["cases"] == ["set/c"] and set(config["left_out"]) == {"set/a", "set/b", "set/d"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_d13_a_cached_case_that_went_bad_stops_the_run_and_is_named(flags, refused, tmp_path, monkeypatch, workers):
     """After it was found in the cache and before its first patch is drawn."""
@@ -539,6 +553,7 @@ def test_d16_a_worker_that_is_killed_ends_the_run_with_a_remedy(refused, tmp_pat
     assert error == "a process that draws patches was killed, mostly for lack of memory. Reduce --workers."
 
 
+@pytest.mark.slow
 def test_d17_where_shared_memory_is_too_small_patches_are_drawn_without_workers(flags, short, tmp_path, monkeypatch, capsys):
     """Docker's default is 64 MiB; here, 5 batches of 2 * 16^3 voxels of 12 bytes are 480 KiB."""
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * 2 * 16 ** 3 * 12))
@@ -578,6 +593,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(flags, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_program_ends_the_run_although_its_workers_do_not_heed_sigterm(flags, tmp_path):
     """The traceback keeps the loader alive until the interpreter exits, which waits for its workers."""
     code = "import sys; from uniseg import train; train.training_step = lambda *_: 1 / 0; train.command()"
@@ -599,6 +615,7 @@ def test_d18_there_is_nothing_to_resume_without_a_checkpoint(refused, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_again(flags, short, tmp_path, monkeypatch):
     """So that a script may say --resume whenever there is a config.json."""
     out = tmp_path / "run"
@@ -639,12 +656,14 @@ def test_resuming_a_finished_run_does_nothing(flags, finished, ended):
     assert (ended / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_r12_other_classes_start_a_new_run_from_these_weights(flags, finished, refused, tmp_path):
     error = refused("--resume", "--classes", "liver,spleen", out=finished)
     assert "network's classes" in error and f"start a new run; --init {finished / 'last.pt'} takes its weights along." in error
     assert main(flags(tmp_path / "run", "--classes", "liver,spleen", "--epochs", 1, "--init", finished / "last.pt")) == 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_a_setting_existed_is_resumed_with_its_default(flags, finished, ended):
     content = torch.load(ended / "last.prev.pt", weights_only=True)
     for name in ("epoch", "skipped", "in_a_row"):

@@ -126,6 +126,7 @@ def test_half_and_double_precision_become_float32():
     assert {t.dtype for t in translate({"net": state})[1].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_files_own_text_embedding_is_used(tmp_path):
     path = write_released(tmp_path / UNET, UNET)
     network = checkpoint.load_network(checkpoint.read(path))
@@ -180,6 +181,7 @@ def test_nan_in_a_released_file_is_refused(tmp_path):
     assert "convInit.conv.weight holds NaN or infinity" in refused(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_a_backbone_or_a_part_does_not_segment(tmp_path):
     for file, words in [(GENESIS, "a backbone without class heads"), (SWINVIT, "part of a model only")]:
         path = write_released(tmp_path / file, file)
@@ -189,6 +191,7 @@ def test_a_backbone_or_a_part_does_not_segment(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- command
 
+@pytest.mark.slow
 def test_the_command_tells_what_a_file_is_in_one_screen(tmp_path):
     path = write_released(tmp_path / UNET, UNET, epoch=3)
     code, out, err = run(path)
@@ -201,6 +204,7 @@ def test_the_command_tells_what_a_file_is_in_one_screen(tmp_path):
     assert len(out.splitlines()) <= 24 and max(map(len, out.splitlines())) <= 160
 
 
+@pytest.mark.slow
 def test_the_command_lists_what_is_missing_and_converts_a_part_only_when_told(tmp_path):
     path, out_path = write_released(tmp_path / SWINVIT, SWINVIT), tmp_path / "out.pt"
     code, out, _ = run(path)
@@ -214,6 +218,7 @@ def test_the_command_lists_what_is_missing_and_converts_a_part_only_when_told(tm
     assert checkpoint.read(out_path)["part"] == "partial"
 
 
+@pytest.mark.slow
 def test_a_converted_file_gives_the_same_network_and_names_its_origin(tmp_path):
     path, out_path = write_released(tmp_path / UNET, UNET), tmp_path / "out.pt"
     code, out, _ = run(path, "-o", out_path)
@@ -225,6 +230,7 @@ def test_a_converted_file_gives_the_same_network_and_names_its_origin(tmp_path):
     assert (tmp_path / "half.pt").stat().st_size < 0.51 * out_path.stat().st_size
 
 
+@pytest.mark.slow
 def test_the_command_refuses_a_bad_file_in_one_line(tmp_path):
     code, out, err = run(tmp_path / "none.pt")
     assert (code, out) == (2, "") and err.startswith("uniseg: error: ") and err.count("\n") == 1
@@ -291,6 +297,7 @@ TINY = ["--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size", "1"
         "--folds", "1", "--workers", "0", "--device", "cpu", "--classes", "spleen,liver"]
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_released_backbone(phantom_root, tmp_path, capsys):
     path = write_released(tmp_path / SEGRESNET, SEGRESNET)
     start = ["--data-root", str(phantom_root), "--out", str(tmp_path / "run"), "--backbone", "segresnet", "--lpg-hidden", "8", *TINY]
@@ -303,6 +310,7 @@ def test_training_starts_from_a_released_backbone(phantom_root, tmp_path, capsys
     assert content["about"]["init"] == {"file": SEGRESNET, "sha256": checkpoint.file_sha256(path)}
 
 
+@pytest.mark.slow
 def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_of_corners(phantom_root, tmp_path, capsys):
     """A Swin UNETR of 12 channels, whose file stands for model_swinvit.pt."""
     donor = UniversalModel(ModelConfig(("liver",), "swin_unetr", 12, text_width=3), torch.ones(1, 3))
@@ -321,6 +329,7 @@ def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_o
 
 # ----------------------------------------------------------------------------------------------------------- segmenting
 
+@pytest.mark.slow
 def test_a_file_of_the_continual_form_segments_with_38_classes_numbered_on_after_table_2(tmp_path, phantom_ct):
     """Narrow (12 channels), in the container and under the names of the released one, on the middle of a phantom."""
     torch.manual_seed(0)

@@ -16,8 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..imaging.byte_stream import VolumeError
-from ..machine.files import atomic_write
+from ..machine.files import FileError, atomic_write
 from ..machine.processes import barrier
 from .recipe import TrainConfig
 from .validation import case_scores
@@ -202,7 +201,7 @@ def written(on_error, write, *arguments):
     """
     try:
         write(*arguments)
-    except (VolumeError, OSError) as error:
+    except (FileError, OSError) as error:
         if on_error == "stop":
             raise OSError(f"{error} What was there is left as it was; --resume goes on from it.") from None
         tqdm.write(f"uniseg: warning: {error} The run goes on (--on-save-error continue).", file=sys.stderr)
