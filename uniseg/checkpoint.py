@@ -10,7 +10,6 @@ Files of the authors and of others are read too (released.py):
     python -m uniseg.checkpoint FILE -o OUT.pt     convert it into the form above
 """
 
-import argparse
 import errno
 import hashlib
 import os
@@ -24,6 +23,7 @@ import torch
 from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
 from .machine.about import __version__
+from .machine.console import Parser, error_line, say
 from .machine.files import atomic_write
 from .model import ModelConfig, build
 from .weights import released
@@ -293,7 +293,7 @@ def _fate(report, every):
 
 def main(argv=None):
     """Returns the exit code: 0, 1 (cannot be written) or 2 (not usable)."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.checkpoint", description="Say what a weights file is; convert it.")
+    parser = Parser(prog="python -m uniseg.checkpoint", description="Say what a weights file is; convert it.")
     parser.add_argument("file", type=Path, help="weights of uniseg, of the authors, of SuPreM, MONAI or Models Genesis")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.pt", help="write it as a checkpoint of uniseg")
     parser.add_argument("--partial", action="store_true", help="convert what fits, although entries are missing or left over")
@@ -303,16 +303,16 @@ def main(argv=None):
     try:
         content = read(args.file, partial=args.partial or args.output is None)   # describing shows what does not fit
         if args.output is None:
-            print("\n".join(describe(args.file, content, args.all)))
+            say("\n".join(describe(args.file, content, args.all)))
             return 0
         convert(args.output, content, args.half)
     except ValueError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 2
     except OSError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 1
-    print("\n".join(describe(args.output, read(args.output), args.all)))
+    say("\n".join(describe(args.output, read(args.output), args.all)))
     return 0
 
 

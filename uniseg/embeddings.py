@@ -12,7 +12,6 @@ checkpoints carry their own CLIP vectors.
     python -m uniseg.embeddings "liver cyst"  looks one name up
 """
 
-import argparse
 import difflib
 import hashlib
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import taxonomy
+from .machine.console import Parser, error_line, say
 
 # V1, V2, V3 of Section 4.4.1; V3 is best in Table 7. "a aorta" is how the paper has it.
 PROMPTS = {
@@ -156,7 +156,7 @@ def cosines(vectors):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m uniseg.embeddings", description="Print the table of text embeddings.")
+    parser = Parser(prog="python -m uniseg.embeddings", description="Print the table of text embeddings.")
     parser.add_argument("name", nargs="?", help="look this class up; without it, print all")
     parser.add_argument("--path", type=Path, help="another table; default: the shipped one")
     parser.add_argument("--prompt", choices=tuple(PROMPTS), default="v3", help="which vectors to compare; default: v3")
@@ -165,29 +165,30 @@ def main(argv=None):
         table, origin = load_table(args.path), provenance(args.path)
         row = None if args.name is None else find_row(table, args.name)
     except EmbeddingError as error:
-        parser.exit(2, f"{error}\n")
+        error_line(error)
+        parser.exit(2)
     similar = cosines(table[args.prompt])
     if row is not None:
-        print(f"{table['name'][row]}  (row {row}, {table['encoder'][row]}, width {origin['width']})")
+        say(f"{table['name'][row]}  (row {row}, {table['encoder'][row]}, width {origin['width']})")
         for version, prompt in PROMPTS.items():
             length = np.linalg.norm(table[version][row])
-            print(f"  {version}  {prompt.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
+            say(f"  {version}  {prompt.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
         near = [row, *(n for n in similar[row].argsort()[::-1] if n != row)][:6]
-        print(f"  cosines of {args.prompt} among it and its nearest names")
+        say(f"  cosines of {args.prompt} among it and its nearest names")
         for place, a in enumerate(near, 1):
-            print("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {place} {table['name'][a]}")
+            say("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {place} {table['name'][a]}")
         return
-    print(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
+    say(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
     for version, prompt in PROMPTS.items():
-        print(f"  {version}  {prompt}")
+        say(f"  {version}  {prompt}")
     np.fill_diagonal(similar, -1.0)
     names = table["name"].tolist()
     texts = [f"{e['name']}  ({e['text']})" if e["text"] != e["name"].replace("_", " ") else e["name"] for e in table]
     width = max(map(len, texts)) + 2
-    print(f"{'name (and text, where it is another)':{width}}nearest by cosine of {args.prompt}")
+    say(f"{'name (and text, where it is another)':{width}}nearest by cosine of {args.prompt}")
     for text, row in zip(texts, similar):
         near = row.argsort()[::-1][:NEIGHBOURS]
-        print(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
+        say(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ from .evaluation.scores import GROUPS, healthy_rows, in_group, readers, score_ca
 from .evaluation.segment import segmented
 from .evaluation.significance import paired_tests
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
-from .machine.console import fail, say
+from .machine.console import Parser, fail, say
 from .paper.tables import table_lines
 
 OUT = Path("evaluation")
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m uniseg.evaluate", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m uniseg.evaluate", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what is scored")
     what.add_argument("--pred", type=Path, metavar="DIR", help="results of uniseg.infer, label maps, or a folder of masks a case")
     what.add_argument("--ref", type=Path, metavar="DIR", help="a dataset, a folder of datasets, or a folder in a form of --pred")

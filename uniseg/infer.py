@@ -4,70 +4,82 @@
     python -m uniseg.infer folder -o results    every NIfTI file of the folder; a bad case does not stop the others
     python -m uniseg.infer --demo               makes a small synthetic CT and segments it
 
-The label map has the input's own grid and the class numbers of `--list-classes`. How it is made: segmenter.py.
+The label map has the grid of the CT and the class numbers of --list-classes. segmenter.py shows how it is made.
 """
 
 import argparse
 import json
-import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import taxonomy
-from .imaging.file_names import RESULT, SUFFIXES, complete, masks_folder, stem
+from .imaging.file_names import RESULT, SUFFIXES, masks_folder
+from .imaging.limits import MAX_VOXELS
+from .inference.plan import Job, plan
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
-from .machine.console import fail, printable, say
-from .machine.signals import threading_is_main
+from .machine.console import Parser, fail, note, printable, say, warn
+from .machine.signals import in_main_thread
 
-SIDECAR = Path(__file__).with_name("weights") / "default.json"
+SIDECAR = Path(__file__).with_name("weights") / "default.json"        # what the built-in weights are, as JSON
 
 
-def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m uniseg.infer", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="CT", help="NIfTI files in HU, or folders of them")
-    parser.add_argument("-o", "--output", type=Path, help="label map (one input) or folder (default: beside each input)")
-    parser.add_argument("--weights", type=Path, help="checkpoint of uniseg.train (default: the built-in weights)")
-    parser.add_argument("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
-    parser.add_argument("--experimental", action="store_true",
-                        help="also the classes that scored too low to be offered (--list-classes), or allow --classes to name them")
-    parser.add_argument("--masks", action="store_true", help="also one file per class, overlaps kept, in ct_seg/")
-    parser.add_argument("--overlap", type=float, default=0.5, help="share neighbouring windows have in common (default 0.5, the paper's)")
-    parser.add_argument("--threshold", default="0.5", help="probability, for all (0.5, the paper's) or by class: liver=0.4,spleen=0.6")
-    parser.add_argument("--no-postprocess", action="store_true", help="skip sides, components and regions (Section 4.1.2)")
-    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32", help="of the network")
-    there = parser.add_mutually_exclusive_group()
-    there.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    there.add_argument("--resume", action="store_true", help="after an interruption: keep results that are complete, make the others")
-    parser.add_argument("--demo", action="store_true", help="make demo_ct.nii.gz, a synthetic CT, here or in -o, and segment it")
-    parser.add_argument("--list-classes", action="store_true", help="print the classes and leave")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show where an error came from")
-    parser.add_argument("--version", action="version", version=f"uniseg {__version__}")
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options, in the order in which --help shows them."""
+    parser = Parser(prog="python -m uniseg.infer", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("inputs", nargs="*", type=Path, metavar="CT", help="NIfTI files in Hounsfield units, or folders of them")
+    add("-o", "--output", type=Path, help="label map (one input) or folder (default: beside each input)")
+    add("--weights", type=Path, help="a checkpoint of uniseg.train (default: the built-in weights)")
+    add("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
+    add("--experimental", action="store_true",
+        help="also compute the classes that scored too low to be offered (--list-classes), or let --classes name them")
+    add("--masks", action="store_true", help="also write one file per class in ct_seg/; these keep overlaps")
+    add("--overlap", type=float, default=0.5,
+        help="share that neighbouring windows have in common (default: 0.5, the paper's)")
+    add("--threshold", default="0.5",
+        help="probability above which a voxel belongs to a class: for all (default: 0.5, the paper's) or per class, "
+             "liver=0.4,spleen=0.6")
+    add("--no-postprocess", action="store_true",
+        help="leave out the post-processing of Section 4.1.2: sides, components, tumours inside their organ")
+    add("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
+    add("--precision", choices=("float32", "bf16", "fp16"), default="float32",
+        help="number type of the network's products (default: float32)")
+    add("--max-voxels", type=int, default=MAX_VOXELS, metavar="N",
+        help=f"refuse a file with more voxels than this (default: {MAX_VOXELS:,})")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace results that exist already")
+    existing.add_argument("--resume", action="store_true",
+                          help="after an interruption: keep the results that are complete and make the others")
+    add("--demo", action="store_true", help="make demo_ct.nii.gz, a synthetic CT, here or in -o, and segment it")
+    add("--list-classes", action="store_true", help="print the classes and exit")
+    add("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    add("--version", action="version", version=f"uniseg {__version__}", help="print the version and exit")
     return parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a case failed, 2 bad arguments (nothing was done), 130 interrupted."""
     args = build_parser().parse_args(argv)
-    if threading_is_main():
+    if in_main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return list_classes() if args.list_classes else run(args)
     except KeyboardInterrupt:
-        say("uniseg: interrupted; finished cases are kept", sys.stderr)
+        note("interrupted; finished cases are kept")
         return 130
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        jobs = [make_demo(args)] if args.demo else plan(args)
-        if not jobs:                                # --resume, and nothing is left to do
+        jobs = [make_demo(args)] if args.demo else plan(args.inputs, args.output, args.masks, args.overwrite, args.resume)
+        if not jobs:                                # with --resume: every result is complete
             return 0
-        from .segmenter import load  # imports torch; all that can be refused without it has been
+        from .segmenter import load  # imports torch; everything that can be refused without it has been
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
@@ -85,29 +97,32 @@ def run(args):
         else:
             report(ct, result, segmentation.stats)
     if failed and len(jobs) > 1:
-        say(f"uniseg: {failed} of {len(jobs)} cases failed", sys.stderr)
+        note(f"{failed} of {len(jobs)} cases failed")
     return 1 if failed else 0
 
 
-def check_options(args):
+def check_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of Segmenter.segment. Raises ValueError."""
     if not 0 <= args.overlap < 1:
         raise ValueError(f"--overlap {args.overlap}: choose a value from 0 up to, not including, 1.")
+    if args.max_voxels < 1:
+        raise ValueError(f"--max-voxels {args.max_voxels}: choose a number of 1 or more.")
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
-               "postprocess": not args.no_postprocess, "precision": args.precision, "experimental": args.experimental}
-    if args.weights is None:                        # at once, before torch; other weights may have classes of their own
+               "postprocess": not args.no_postprocess, "precision": args.precision, "experimental": args.experimental,
+               "max_voxels": args.max_voxels}
+    if args.weights is None:                        # other weights may have classes beyond Table 2
         for name in named_classes(options):
             taxonomy.resolve(name)
     return options
 
 
-def named_classes(options):
-    """All names the user gave, in --classes and --threshold."""
+def named_classes(options: dict[str, Any]) -> list[str]:
+    """All class names that the user gave in --classes and --threshold."""
     return [*(options["classes"] or []), *(options["threshold"] if isinstance(options["threshold"], dict) else [])]
 
 
-def parse_threshold(text):
+def parse_threshold(text: str) -> float | dict[str, float]:
     """'0.4' -> 0.4; 'liver=0.4,spleen=0.6' -> {'liver': 0.4, 'spleen': 0.6}. Raises ValueError."""
     pairs = [part.rpartition("=") for part in text.split(",")]
     try:
@@ -120,68 +135,7 @@ def parse_threshold(text):
     return values.get("", values)
 
 
-# ------------------------------------------------------------------------------------------------------ which files
-
-
-def identity(path):
-    """The same for two names of one file: links, upper and lower case where the disk does not tell them apart."""
-    return path.stat().st_dev, path.stat().st_ino
-
-
-def plan(args):
-    """[(CT, result)] of all inputs that are to be segmented, checked before any work. Raises ValueError."""
-    if not args.inputs:
-        raise ValueError("no CT given. Name a NIfTI file or a folder, or try --demo.")
-    files = []
-    for path in args.inputs:
-        if path.is_dir():
-            found = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES) and f.is_file()
-                           and not f.name.startswith(".") and not stem(f).endswith(RESULT))
-            if not found:
-                raise ValueError(f"{path}: no .nii or .nii.gz file in this folder. Name another one.")
-            files += found
-        elif path.exists() or len(args.inputs) > 1:
-            files.append(path)                      # a missing one among several is that case's error
-        else:
-            raise ValueError(f"{path}: no such file. Check the name.{nearest(path)}")
-    one_file = args.output is not None and args.output.name.endswith(SUFFIXES)
-    if one_file and len(files) > 1:
-        raise ValueError(f"-o {args.output}: one file for {len(files)} inputs. Give a folder.")
-    if args.output is not None and not one_file and args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"-o {args.output}: not a folder, and not a .nii.gz name. Give one of these.")
-    jobs = [(f, args.output if one_file else (args.output or f.parent) / f"{stem(f)}{RESULT}.nii.gz") for f in files]
-    seen, sources = {}, {identity(p) for ct, _ in jobs for p in (ct, ct.parent) if p.exists()}
-    for ct, result in jobs:
-        place = result.parent.resolve() / result.name
-        if place in seen:
-            raise ValueError(f"{ct} and {seen[place]}: both would be written to {result}. Run them apart.")
-        seen[place] = ct
-        for path in (result, result.with_name(f"{stem(result)}.json"), *([masks_folder(result)] if args.masks else [])):
-            if path.exists() and identity(path) in sources:
-                raise ValueError(f"{path}: the result would replace the input. Give another -o.")
-            if path.exists() and not (args.overwrite or args.resume):
-                raise ValueError(f"{path}: exists already. Give --overwrite to replace it, --resume to keep what is "
-                                 "complete, or -o for another place.")
-        folder = next(p for p in (result.parent, *result.parent.parents) if p.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"{result}: nothing can be written in {folder}. Give another -o.")
-    if args.resume:
-        left = [(ct, result) for ct, result in jobs if not complete(result, args.masks)]
-        say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} results are complete and stay as they are", sys.stderr)
-        return left
-    return jobs
-
-
-def nearest(path):
-    """' Did you mean x?' where the folder holds a file of a similar name."""
-    import difflib
-
-    names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f" Did you mean {path.with_name(close[0])}?" if close else ""
-
-
-def make_demo(args):
+def make_demo(args: argparse.Namespace) -> Job:
     """Write the phantom as demo_ct.nii.gz; returns its job."""
     from .imaging.volume import write_volume
     from .phantom import make_phantom
@@ -196,31 +150,34 @@ def make_demo(args):
     ct = folder / "demo_ct.nii.gz"
     write_volume(ct, hu, affine)
     say(f"{ct}: a synthetic CT of {'x'.join(map(str, hu.shape))} voxels", sys.stderr)
-    return ct, folder / f"demo_ct{RESULT}.nii.gz"
+    return Job(ct, folder / f"demo_ct{RESULT}.nii.gz")
 
 
-# -------------------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------------------- what is printed
 
-
-def report(ct, result, stats):
-    """A short table on stdout, warnings on stderr."""
+def report(ct: Path, result: Path, stats: dict[str, Any]) -> None:
+    """Print a short table on stdout and the warnings on stderr. stats: those of the Segmentation."""
     for warning in stats["warnings"]:
-        say(printable(f"uniseg: warning: {ct}: {warning}"), sys.stderr)
+        warn(f"{ct}: {warning}")
     say(f"{printable(str(result))}  ({stats['seconds']['total']:.1f} s, peak {stats['peak_memory_mib']} MiB, "
         f"{stats['settings']['device']})")
-    for name, found in stats["classes"].items():
-        if found["voxels"]:
-            notes = [f"experimental: {found['experimental']}"] if "experimental" in found else []
-            notes += ["touches the border"] if found["touches_border"] else []
-            say(printable("  ".join([f"  {found['label']:3d}  {name:26s} {found['ml']:10.1f} ml", *notes])))
+    for name, figures in stats["classes"].items():
+        if figures["voxels"]:
+            remarks = [f"experimental: {figures['experimental']}"] if "experimental" in figures else []
+            remarks += ["touches the border"] if figures["touches_border"] else []
+            say(printable("  ".join([f"  {figures['label']:3d}  {name:26s} {figures['ml']:10.1f} ml", *remarks])))
     if stats["empty"]:
         say("  nothing found")
 
 
-def list_classes():
-    """Table 2 with a mark at the classes of the built-in weights; their sidecar is JSON, so torch is not needed."""
+def list_classes() -> int:
+    """Print Table 2 and which of its classes the built-in weights have; returns the exit code.
+
+    What the weights have is read from their JSON file, so that torch is not needed.
+    """
     content = json.loads(SIDECAR.read_text()) if SIDECAR.is_file() else {"classes": [], "about": {}}
-    marks = {**dict.fromkeys(content["classes"], "yes"), **dict.fromkeys(content["about"].get("experimental", {}), "experimental")}
+    experimental = content["about"].get("experimental", {})
+    marks = {**dict.fromkeys(content["classes"], "yes"), **dict.fromkeys(experimental, "experimental")}
     say(f"{'':3s} {'name':26s} {'kind':8s} built-in weights")
     for c in taxonomy.CLASSES:
         say(f"{c.index:3d} {c.name:26s} {c.kind:8s} {marks.get(c.name, '-')}")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .embeddings import provenance
-from .machine.console import explain
+from .machine.console import error_line, explain, note, say, warn
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
     any_signal,
@@ -81,14 +81,14 @@ def main(argv=None):
         with own_run_folder(args, place[0]):
             return run(args, place)
     except KeyboardInterrupt:
-        print("uniseg: interrupted; the last checkpoint is kept", file=sys.stderr)
+        note("interrupted; the last checkpoint is kept")
         return 130
     except Exception as error:
         line, code = explain(error)
         if line is None:
             raise
         rank, world = launched()
-        print(f"uniseg: error: {f'rank {rank}: ' if world > 1 else ''}{line}", file=sys.stderr)
+        error_line(f"{f'rank {rank}: ' if world > 1 else ''}{line}")
         return code
     finally:
         end_processes()
@@ -138,9 +138,9 @@ def run(args, place):
     if rank == 0:
         trim_metrics(args.out / "metrics.jsonl", state["epoch"] * config.steps_per_epoch)
         for case, why in left_out.items():
-            tqdm.write(f"uniseg: warning: {case} is left out: {why}", file=sys.stderr)
-        tqdm.write(f"{len(train_cases)} training and {len(val_cases)} validation cases, {len(classes)} classes, "
-                   f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {device}", file=sys.stderr)
+            warn(f"{case} is left out: {why}")
+        say(f"{len(train_cases)} training and {len(val_cases)} validation cases, {len(classes)} classes, "
+            f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {device}", sys.stderr)
 
     def save_last():
         training = {**state, "config": asdict(config), "world": world, "optimizer": optimizer.state_dict(),
@@ -231,8 +231,7 @@ def loop(args, config, learner, state, batches, keep, cases, place, noted, objec
             number = noted[0] if noted else signal.SIGTERM                          # noted by another rank alone
             if rank == 0:
                 saved = save_last()
-                print(f"uniseg: stopped by {signal.Signals(number).name} after step {state['step']}; go on with --resume",
-                      file=sys.stderr)
+                note(f"stopped by {signal.Signals(number).name} after step {state['step']}; go on with --resume")
             return 128 + number if saved else 1
     progress.close()
     if rank == 0:

@@ -9,7 +9,6 @@ prints the result.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -32,6 +31,7 @@ from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
 from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm
 from ..machine.about import NOT_A_MEDICAL_DEVICE
+from ..machine.console import Parser, error_line, say
 from ..machine.files import atomic_write
 from ..pictures.canvas import write_png
 from ..pictures.slices import overlay
@@ -251,7 +251,7 @@ def _wrong_number(dataset: Dataset) -> list[str]:
 
 def check_root(root: Path | None, name_map: NameMap | None = None, named: Iterable[tuple[str, Path]] = (),
                spacing_mm: float = SPACING_MM, preview: Path | None = None, allow: Collection[str] = (),
-               show: Callable[[str], object] = print) -> dict[str, Any]:
+               show: Callable[[str], object] = say) -> dict[str, Any]:
     """Check every dataset that find.find_datasets finds, and show each one when it is done. Returns the dict of --json.
 
     root, name_map, named, allow: see find.find_datasets
@@ -303,9 +303,9 @@ def exit_code(result: Mapping[str, Any]) -> int:
 
 # -------------------------------------------------------------------------------------------------------- the command
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of `python -m uniseg.data`."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
+    parser = Parser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
     parser.add_argument("root", type=Path, nargs="?", metavar="ROOT",
                         help="folder with one sub-folder per dataset: the --data-root of training")
     parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
@@ -341,9 +341,9 @@ def main(argv: list[str] | None = None) -> int:
             with atomic_write(args.json) as temporary:
                 temporary.write_text(json.dumps(result, indent=1))
     except DataError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 2
     except (ValueError, OSError) as error:                  # a picture or the JSON file cannot be written
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 1
     return exit_code(result)

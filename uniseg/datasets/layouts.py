@@ -9,7 +9,6 @@ next: it makes a Dataset of such a folder.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import re
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from .. import taxonomy
 from ..imaging.file_names import SUFFIXES, bare
+from ..machine.console import Parser, say
 
 # Who says how a dataset is laid out.
 PUBLISHER = "publisher"      # the publisher's own page, README or file listing
@@ -277,17 +277,17 @@ def markdown() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command `python -m uniseg layouts`; returns its exit code, 0."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg layouts",
-                                     description="Print the published datasets that are recognised by their files.")
+    parser = Parser(prog="python -m uniseg layouts",
+                    description="Print the published datasets that are recognised by their files.")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/datasets.md instead")
     if parser.parse_args(argv).markdown:
-        print(markdown(), end="")
+        say(markdown().removesuffix("\n"))
         return 0
     titles = ("", "volumes in Table 1", "folder names", "images; labels", "label values", "source", "checked by",
               "note")
     for row in map(row_of, LAYOUTS):
-        print(row[0])
-        print("".join(f"  {title:18s}  {text}\n" for title, text in zip(titles[1:], row[1:]) if text))
+        say(row[0])
+        say("".join(f"  {title:18s}  {text}\n" for title, text in zip(titles[1:], row[1:]) if text))
     return 0
 
 

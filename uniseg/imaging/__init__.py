@@ -1,1 +1,1 @@
-"""CT volumes as arrays: files, orientation, Hounsfield units, grids, bodies, components. No torch here."""
+"""CT volumes as arrays: files, orientation, Hounsfield units, grids, the body, connected components. No torch here."""

@@ -1,20 +1,26 @@
 """Overlapping masks as one integer volume: bit k of a voxel says whether it belongs to the k-th class of a list.
 
-32 classes are exactly one uint32 a voxel: 32 times smaller than float32 maps, and a tumour's voxel can still be liver too.
+32 classes fit exactly one uint32 per voxel. That takes 32 times less memory than one float32 map per class, and a voxel
+of a tumour can still belong to the liver too.
 """
+
+from collections.abc import Sequence
+from types import EllipsisType
 
 import numpy as np
 
+Box = tuple[slice, ...]        # slices of each axis
 
-def bit_dtype(count):
-    """The smallest of uint32 and uint64 that holds `count` classes."""
+
+def bit_dtype(count: int) -> np.dtype:
+    """The smaller of uint32 and uint64 that holds `count` classes. Raises ValueError for more than 64."""
     if not 0 <= count <= 64:
         raise ValueError(f"{count} classes do not fit one integer per voxel. Use at most 64 classes at a time.")
     return np.dtype(np.uint32 if count <= 32 else np.uint64)
 
 
-def get_bit(bits, k):
-    """The mask of class k, bool.
+def get_bit(bits: np.ndarray, k: int) -> np.ndarray:
+    """The mask of class k, bool, of the shape of `bits`.
 
     >>> get_bit(np.array([0, 1, 2, 3], np.uint32), 1).tolist()
     [False, False, True, True]
@@ -22,7 +28,7 @@ def get_bit(bits, k):
     return (bits & bits.dtype.type(1 << k)) != 0
 
 
-def drop_bit(bits, k):
+def drop_bit(bits: np.ndarray, k: int) -> np.ndarray:
     """The bits without class k; the classes after it move down by one.
 
     >>> drop_bit(np.array([0b1101, 0b0010], np.uint32), 1).tolist()
@@ -33,14 +39,14 @@ def drop_bit(bits, k):
     return (bits & low) | ((bits >> one) & ~low)
 
 
-def set_bit(bits, k, mask, box=...):
-    """Make `mask` the mask of class k, in place; with `box` (slices) only there, `mask` having the box's shape."""
+def set_bit(bits: np.ndarray, k: int, mask: np.ndarray, box: Box | EllipsisType = ...) -> None:
+    """Make `mask` the mask of class k, in place. With `box`, only there; `mask` then has the shape of the box."""
     one, part = bits.dtype.type(1 << k), bits[box]
     bits[box] = np.where(mask, part | one, part & ~one)
 
 
-def pack(masks):
-    """A list of K bool masks of one shape -> their bit volume."""
+def pack(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """K bool masks of one shape -> their bit volume. Raises ValueError for no mask at all."""
     masks = list(masks)
     if not masks:
         raise ValueError("no masks to pack. Give at least one.")
@@ -55,8 +61,8 @@ def unpack(bits, count):
     return [get_bit(bits, k) for k in range(count)]
 
 
-def bounding_box(mask, margin=0):
-    """Slices of the smallest box around the True voxels, grown by `margin` voxels within the array; None when empty.
+def bounding_box(mask: np.ndarray, margin: int = 0) -> Box | None:
+    """The smallest box around the True voxels, grown by `margin` voxels within the array; None for an empty mask.
 
     >>> bounding_box(np.eye(4, dtype=bool)[None, 1:3])
     (slice(0, 1, None), slice(0, 2, None), slice(1, 3, None))
@@ -65,8 +71,8 @@ def bounding_box(mask, margin=0):
     # The axis that varies slowest in memory first: later axes are then searched inside a smaller, contiguous part.
     for axis in sorted(range(mask.ndim), key=lambda a: -abs(mask.strides[a])):
         part = mask[tuple(box)]
-        hit = np.flatnonzero(part.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if hit.size == 0:
+        occupied = np.flatnonzero(part.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if occupied.size == 0:
             return None
-        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
+        box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
     return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape))

@@ -1,25 +1,30 @@
 """Connected components of masks, chosen by their size."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
 from .bits import bounding_box
 
-CONNECTED_26 = np.ones((3, 3, 3), bool)
+CONNECTED_26 = np.ones((3, 3, 3), bool)     # voxels that touch at a face, an edge or a corner are connected
 
 
-def in_memory_order(*arrays):
-    """Views of the arrays with the first one's slowest axis first; passes over Fortran-ordered volumes are then several
-    times faster. Writing to a view writes to its array.
+def in_memory_order(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Views of the arrays, transposed if the first one is in Fortran order, so that its slowest axis comes first.
+
+    Passes over Fortran-ordered volumes are several times faster this way. Writing to a view writes to its array.
     """
     fortran = abs(arrays[0].strides[0]) < abs(arrays[0].strides[-1])
     return tuple(a.T for a in arrays) if fortran else arrays
 
 
-def keep_components(mask, choose):
-    """The 26-connected components of a mask that are chosen by size; an empty mask stays empty.
+def keep_components(mask: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The 26-connected components of a mask that `choose` selects by size. An empty mask stays empty.
 
-    choose: sizes in voxels (N,) -> bool (N,)
+    mask:    (D, H, W) bool
+    choose:  sizes in voxels (N,) -> which of them stay (N,) bool
+    returns: (D, H, W) bool
     """
     kept = np.zeros_like(mask, dtype=bool)
     box = bounding_box(mask)
@@ -32,8 +37,8 @@ def keep_components(mask, choose):
     return kept
 
 
-def largest(sizes, count):
-    """Which of the sizes are the `count` largest: bool; the first of equals.
+def largest(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Which of the sizes (N,) are the `count` largest, (N,) bool. Among equal sizes the first ones are chosen.
 
     >>> largest(np.array([5, 9, 7, 9]), 2).tolist()
     [False, True, False, True]
@@ -43,6 +48,6 @@ def largest(sizes, count):
     return chosen
 
 
-def largest_components(mask, count=1):
-    """The `count` largest 26-connected components of a mask; an empty mask stays empty."""
+def largest_components(mask: np.ndarray, count: int = 1) -> np.ndarray:
+    """The `count` largest 26-connected components of a mask (D, H, W). An empty mask stays empty."""
     return keep_components(mask, lambda sizes: largest(sizes, count))

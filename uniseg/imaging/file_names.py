@@ -1,38 +1,40 @@
-"""What files are called: the endings of NIfTI, and the names of a result beside its CT."""
+"""What files are called: the endings of NIfTI, and the names of a result beside its CT. No numpy here."""
 
 import re
 from pathlib import Path
 
-
-def json_path(path):
-    """ct_seg.nii.gz -> ct_seg.json"""
-    path = Path(path)
-    return path.with_name(bare(path.name) + ".json")
-
-
 SUFFIXES = (".nii.gz", ".nii")
-RESULT = "_seg"
+RESULT = "_seg"                # ct.nii.gz -> ct_seg.nii.gz, ct_seg.json, ct_seg/
 
 
-def stem(path):
-    """'ct.nii.gz' -> 'ct'"""
-    return bare(path.name)
-
-
-def masks_folder(result):
-    """ct_seg.nii.gz -> ct_seg"""
-    return result.with_name(stem(result))
-
-
-def complete(result, masks):
-    """Whether a former run finished this result: its JSON is written last."""
-    return result.is_file() and result.with_name(f"{stem(result)}.json").is_file() and (not masks or masks_folder(result).is_dir())
-
-
-def bare(name):
+def bare(name: str) -> str:
     """The name of a NIfTI file without its ending.
 
     >>> bare("ct.nii.gz"), bare("ct.nii"), bare("s0001")
     ('ct', 'ct', 's0001')
     """
     return re.sub(r"\.nii(\.gz)?$", "", name)
+
+
+def stem(path: Path) -> str:
+    """'folder/ct.nii.gz' -> 'ct'"""
+    return bare(path.name)
+
+
+def json_path(path: str | Path) -> Path:
+    """The statistics beside a label map: ct_seg.nii.gz -> ct_seg.json"""
+    path = Path(path)
+    return path.with_name(f"{stem(path)}.json")
+
+
+def masks_folder(result: Path) -> Path:
+    """The folder of one mask per class beside a label map: ct_seg.nii.gz -> ct_seg"""
+    return result.with_name(stem(result))
+
+
+def complete(result: Path, masks: bool) -> bool:
+    """Whether a former run finished this label map. Its JSON is written last, so the JSON's presence shows it.
+
+    masks: whether the folder of masks must exist as well
+    """
+    return result.is_file() and json_path(result).is_file() and (not masks or masks_folder(result).is_dir())

@@ -1,1 +1,1 @@
-"""What a process asks of its machine. Nothing here knows of CT or networks."""
+"""What a process asks of its machine: devices, memory, files, signals, other processes, the terminal. Nothing about CTs."""

@@ -1,4 +1,4 @@
-"""What every command and every result says of the program: its version, and what it is not for."""
+"""What every command and every result states about the program: its version, and what it must not be used for."""
 
 __version__ = "0.1.0"
 

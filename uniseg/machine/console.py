@@ -1,51 +1,114 @@
-"""What the commands print: one line for each error, on any terminal."""
+"""The only place where the commands print. Results go to stdout; notes, warnings and errors go to stderr, one line each.
 
+A line is never the reason that work stops: a terminal that knows only ASCII gets escapes, a reader that closed its end of
+the pipe (`| head -1`) is ignored, and a progress bar is moved out of the way. Errors have the form
+`uniseg: error: <path>: <what>. <what to do>.`
+"""
+
+import argparse
+import contextlib
 import os
 import re
 import sys
 import traceback
+from pathlib import Path
+from typing import Any, TextIO
 
 
-def fail(error, code, verbose, path=None):
-    """One line on stderr: what, which file, what to do."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line on stdout, or on `stream`. Neither a closed pipe nor a terminal without Unicode raises an error."""
+    stream = stream or sys.stdout
+    try:
+        with _bars_moved_away(stream):
+            try:
+                print(text, file=stream, flush=True)
+            except UnicodeEncodeError:
+                print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
+    except BrokenPipeError:
+        _send_to_null_device(stream)
+
+
+def note(text: str) -> None:
+    """Print `uniseg: <text>` on stderr."""
+    say(f"uniseg: {text}", sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Print `uniseg: warning: <text>` on stderr, as one line."""
+    note(f"warning: {on_one_line(text)}")
+
+
+def error_line(text: object) -> None:
+    """Print `uniseg: error: <text>` on stderr, as one line; `text` may be the exception."""
+    note(f"error: {on_one_line(str(text))}")
+
+
+def fail(error: BaseException, code: int, verbose: bool = False, path: Path | None = None) -> int:
+    """Print an exception as one error line and return `code`, the exit code.
+
+    verbose: print the traceback first
+    path:    the file that was worked on; it is put in front where the message does not name it
+    """
     if verbose:
-        traceback.print_exception(error)
-    text = printable(re.sub(r"\s*\n\s*", " ", str(error).strip())) or type(error).__name__
+        with contextlib.suppress(BrokenPipeError):
+            traceback.print_exception(error)
+    text = on_one_line(str(error)) or type(error).__name__
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)):
         text = "out of memory. Name fewer --classes, or use a machine with more memory."
     if path is not None and printable(str(path)) not in text:
         text = f"{printable(str(path))}: {text}"
-    say(f"uniseg: error: {text}", sys.stderr)
+    error_line(text)
     return code
 
 
-def printable(text):
-    """The text on one line; control characters of a file name cannot steer a terminal."""
+def on_one_line(text: str) -> str:
+    """The text without line breaks and without control characters."""
+    return printable(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters escaped, so that the name of a file cannot steer a terminal.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def say(text, stream=None):
-    """Print a line on stdout, or on `stream`. Neither a reader that left (`| head`) nor one without Unicode stops the work."""
-    stream = stream or sys.stdout
-    try:
-        try:
-            print(text, file=stream, flush=True)
-        except UnicodeEncodeError:
-            print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose help, version and errors survive a closed pipe and an ASCII terminal as well."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say(message.removesuffix("\n"), file or sys.stderr)
 
 
-def explain(error):
-    """(one line for the user, exit code) of an exception; (None, 1) for a fault of this program, whose traceback says more.
+def _bars_moved_away(stream: TextIO) -> contextlib.AbstractContextManager[Any]:
+    """Clear progress bars while the block prints, and draw them again below it. Without tqdm there are no bars."""
+    tqdm = sys.modules.get("tqdm")
+    return tqdm.tqdm.external_write_mode(stream) if tqdm else contextlib.nullcontext()
 
-    Exit codes: 2 bad input, 1 failure at work.
+
+def _send_to_null_device(stream: TextIO) -> None:
+    """Let all that is still written to a stream vanish, the text in its buffer included: nobody reads it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+# ---------------------------------------------------------------------------------------- failures of torch, in plain words
+
+def explain(error: BaseException) -> tuple[str | None, int]:
+    """(one line for the user, exit code) for an exception of a training.
+
+    The exit code is 2 for bad input and 1 for a failure during the work. The line is None for an exception that only a
+    fault of this program can raise; its traceback then says more.
     """
     text = str(error).strip()
-    if text.startswith("Caught ") and "Original Traceback" in text:          # from a process that draws patches
+    if text.startswith("Caught ") and "Original Traceback" in text:    # from a worker process of the DataLoader
         text = text.splitlines()[-1].partition(": ")[2]
     elif isinstance(error, (ConnectionError, EOFError)) or isinstance(error, FileNotFoundError) and error.filename is None:
-        error = RuntimeError(text := "DataLoader worker")        # the batch lies with the one that drew it, which is gone
+        error = RuntimeError(text := "DataLoader worker")              # the batch lived in a worker that has died
     line = " ".join(text.split())
     if isinstance(error, ValueError):                  # DataError, VolumeError, CheckpointError, EmbeddingError
         return line, 2
@@ -54,11 +117,12 @@ def explain(error):
     if isinstance(error, MemoryError):
         line = "out of memory"
     if isinstance(error, (RuntimeError, MemoryError)):
-        return next((said for pattern, said in KNOWN_FAILURES.items() if re.search(pattern, line, re.IGNORECASE)), None), 1
+        return next((words for pattern, words in KNOWN_FAILURES.items() if re.search(pattern, line, re.IGNORECASE)), None), 1
     return None, 1
 
 
-# What torch, gloo and NCCL say, and what it means; the first that fits. torch.distributed raises plain RuntimeErrors for most.
+# {pattern in the message of torch, gloo or NCCL: what it means and what to do}. The first pattern that fits is taken.
+# torch.distributed raises plain RuntimeErrors, so that only their text tells them apart.
 KNOWN_FAILURES = {
     r"backend='\w+' raised": "torch.compile fails on this machine. Leave --compile out.",
     r"DataLoader worker.*(bus error|shared memory)":
@@ -68,8 +132,8 @@ KNOWN_FAILURES = {
     r"EADDRINUSE|address already in use":
         "the port for the processes to meet is taken. Let torchrun --standalone find one, or choose another --master-port.",
     r"timed? ?out|timeout":
-        "another process did not answer within --timeout. Look for one that was killed or stalls, or give more minutes where a "
-        "preprocessing or validation takes long; then go on with --resume.",
+        "another process did not answer within --timeout. Look for one that was killed or stalls, or give more minutes where "
+        "a preprocessing or validation takes long; then go on with --resume.",
     r"closed by peer|connection (was )?(reset|closed|refused|aborted)|socket closed|broken pipe|remote process|NCCL|gloo":
         "another process of this run ended. Its own message says why; then go on with --resume.",
 }

@@ -1,11 +1,13 @@
-"""What a process asks of its machine: a device, its fellow processes, signals, memory; and what to say when the machine fails."""
-
+"""The device that computes, and the precision it computes in."""
 
 import torch
 
+# Number type of autocast by the name that users give it. None: no autocast, everything stays float32.
+PRECISIONS = {"float32": None, "off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def choose_device(name="auto"):
-    """torch.device for 'auto' (a CUDA GPU if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'.
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called 'auto' (a CUDA GPU if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'.
 
     Raises ValueError where the named device does not exist.
     """
@@ -19,19 +21,20 @@ def choose_device(name="auto"):
     return device
 
 
-# -------------------------------------------------------------------------------------------- several processes, one run
+def with_tensor_cores(device: torch.device) -> torch.device:
+    """Return `device`; if it is a GPU, let this process multiply float32 matrices in TF32 as well.
 
-
-def with_tensor_cores(device):
-    """The device. On a GPU this process multiplies float32 matrices, those of the class heads, in TF32 from now on, as cuDNN convolves."""
+    cuDNN's convolutions use TF32 by default, matrix products do not. Those of the class heads then use it too.
+    """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Context in which convolutions and matrix products run in `precision`, a key of PRECISIONS.
 
-
-# ---------------------------------------------------------------------------------------------------------------- signals
-
-
-# ----------------------------------------------------------------------------------------------------------------- memory
+    Does nothing for float32. Used in training, in validation and at inference.
+    """
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

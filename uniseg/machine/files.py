@@ -1,28 +1,32 @@
-"""Writing files so that no reader ever sees half of one, and the one-line refusal of a file that cannot be used."""
+"""Writing files so that no reader ever sees half of one, and the one-line text that refuses an unusable file."""
 
 import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from .console import printable
 
 
 class FileError(ValueError):
-    """A file that cannot be used or written; the text is one line for the user: what, which file, what to do."""
+    """A file that cannot be read or written. The text is one line for the user: which file, what is wrong, what to do."""
 
 
-def one_line(path, what, remedy):
-    """`<path>: <what>. <remedy>.`; control characters of a file name do not break the line."""
-    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
-    return f"{name}: {what}. {remedy}" + ("" if remedy.endswith("?") else ".")
+def one_line(path: str | Path, what: str, remedy: str) -> str:
+    """`<path>: <what>. <remedy>.` Control characters in the file's name are escaped, so that it stays one line."""
+    return f"{printable(str(path))}: {what}. {remedy}" + ("" if remedy.endswith("?") else ".")
 
 
 @contextlib.contextmanager
-def atomic_write(path, keep=None):
-    """Give a temporary path beside `path`; when the block ends well it becomes `path`, else it is removed.
+def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
+    """Context that gives a temporary path beside `path`. It is renamed to `path` if the block succeeds, else removed.
 
     A reader, or a rerun after a crash, sees the old file or the complete new one, never a part.
-    keep: path that the former file takes; between the two renamings `path` is missing and `keep` complete.
+
+    keep:   the former file is renamed to this path. Between the two renamings `path` is missing and `keep` is complete.
+    raises: FileError when the disk is full or the folder cannot be written
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 230 else path.name[:50]    # a file name has at most 255 bytes
@@ -47,8 +51,8 @@ def atomic_write(path, keep=None):
         raise
 
 
-def _sync_folder(folder):
-    """Make the new name durable; only POSIX systems can open a folder."""
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming in the folder durable. Only POSIX systems can open a folder; elsewhere nothing is done."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,28 +1,36 @@
-"""Several processes, one run: plain torch.distributed, started by torchrun."""
+"""Training in several processes: plain torch.distributed, started by torchrun."""
 
 import contextlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from .device import choose_device, with_tensor_cores
 
+Batches = TypeVar("Batches")
 
-def launched():
-    """(rank, world) of this process as torchrun or a scheduler's script set it; (0, 1) for one process."""
+
+def launched() -> tuple[int, int]:
+    """(rank, world) of this process as torchrun or a scheduler's script set it; (0, 1) for a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ.get("RANK", "0")), world) if world > 1 else (0, 1)
 
 
-def start_processes(device_name, timeout_minutes=30.0):
-    """(rank, world, device) of a training; joins the process group where torchrun started several: NCCL on GPUs, gloo on CPUs.
+def start_processes(device_name: str, timeout_minutes: float = 30.0) -> tuple[int, int, torch.device]:
+    """(rank, world, device) of a training. Joins the process group where torchrun started several processes.
 
-    timeout_minutes: how long a process waits for the others before it gives up.
+    The group uses NCCL on GPUs and gloo on CPUs.
+
+    device_name:     of --device
+    timeout_minutes: how long a process waits for the others before it gives up
+    Raises ValueError for a device that does not exist, or where this build of PyTorch has no torch.distributed.
     """
-    torch.backends.cudnn.benchmark = True          # patches are of one size: cuDNN tries its convolutions once and takes the fastest
+    torch.backends.cudnn.benchmark = True          # all patches have one size: cuDNN times its algorithms once
     _, world = launched()
     if world == 1:
         return 0, 1, with_tensor_cores(choose_device(device_name))
@@ -38,19 +46,20 @@ def start_processes(device_name, timeout_minutes=30.0):
     return dist.get_rank(), world, with_tensor_cores(device)
 
 
-def several_processes():
+def several_processes() -> bool:
+    """Whether this process belongs to a group of several."""
     return dist.is_available() and dist.is_initialized()
 
 
-def sum_over_ranks(tensor):
-    """The tensor summed over all processes, in place; itself where there is one."""
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of the tensor over all processes, in place; the tensor itself in a single process."""
     if several_processes():
         dist.all_reduce(tensor)
     return tensor
 
 
-def from_all_ranks(value):
-    """[the value of rank 0, of rank 1, ...], the same on every rank."""
+def from_all_ranks(value: Any) -> list[Any]:
+    """[value of rank 0, value of rank 1, ...], the same list on every rank."""
     if not several_processes():
         return [value]
     values = [None] * dist.get_world_size()
@@ -58,42 +67,45 @@ def from_all_ranks(value):
     return values
 
 
-def barrier():
+def any_signal(noted: Sequence[int], device: torch.device) -> bool:
+    """Whether any process has noted a signal; the same answer on all ranks."""
+    return sum_over_ranks(torch.tensor(float(bool(noted)), device=device)).item() > 0
+
+
+def barrier() -> None:
+    """Wait until all processes have come here."""
     if several_processes():
         dist.barrier()
 
 
-def end_processes():
+def end_processes() -> None:
+    """Leave the process group, if there is one."""
     if several_processes():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def workers_end_with(batches):
-    """When the block ends the processes that draw the patches of a DataLoader's iterator do; they do not heed SIGTERM.
+def workers_end_with(batches: Batches) -> Iterator[Batches]:
+    """Stop the DataLoader's workers when the block ends; `batches` is the DataLoader's iterator.
 
-    An exception keeps the iterator alive until the interpreter exits, which waits for them.
+    They ignore SIGTERM, and after an exception the interpreter would wait for them forever.
     """
     try:
         yield batches
     finally:
-        if hasattr(batches, "_shutdown_workers"):          # there are such processes; DataLoader has no public word for it
+        if hasattr(batches, "_shutdown_workers"):          # only iterators with workers have this; there is no public API
             batches._shutdown_workers()
 
 
-def leave(code):
-    """End the process with this exit code; where torchrun started several, without taking the interpreter down first.
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code. Where torchrun started several, the interpreter is not taken down first.
 
-    DistributedDataParallel keeps gloo's threads alive beyond destroy_process_group; one that meets the dying interpreter
-    aborts the process now and then, after all its work is done (https://github.com/pytorch/pytorch/issues/190489).
+    DistributedDataParallel keeps gloo's threads alive beyond destroy_process_group. A thread that meets the dying
+    interpreter sometimes aborts the process after all its work is done
+    (https://github.com/pytorch/pytorch/issues/190489).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def any_signal(noted, device):
-    """Whether any process has noted a signal, the same on all ranks."""
-    return sum_over_ranks(torch.tensor(float(bool(noted)), device=device)).item() > 0

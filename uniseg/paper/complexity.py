@@ -23,6 +23,7 @@ from ..backbones import BACKBONES
 from ..backbones.build import PAPER_WIDTH
 from ..backbones.swin_unetr import WindowAttention
 from ..heads import LPGS, SIZES, THETA
+from ..machine.console import Parser, error_line, say
 from ..model import build
 
 # Part of the network by the start of a module's name; the first that fits.
@@ -140,69 +141,69 @@ def measure(backbone, patch, classes, width=0, text_width=512):
 
 
 def print_parts(figures):
-    print(f"\n{figures['backbone']}, width {figures['width']}")
-    print(f"  {'':26}{'parameters':>24}{'G multiply-adds':>18}{'GFLOPs':>12}")
+    say(f"\n{figures['backbone']}, width {figures['width']}")
+    say(f"  {'':26}{'parameters':>24}{'G multiply-adds':>18}{'GFLOPs':>12}")
     for lpg, parts in figures["parts"].items():
         rows = parts if lpg == "independent" else {p: c for p, c in parts.items() if "LPG" in p}
         for part, c in rows.items():
             label = f"{part}, {lpg}" if "LPG" in part else part
-            print(f"  {label:30}{c['parameters']:>20,}{c['macs'] / 1e9:>18.4g}{c['flops'] / 1e9:>12.4g}")
+            say(f"  {label:30}{c['parameters']:>20,}{c['macs'] / 1e9:>18.4g}{c['flops'] / 1e9:>12.4g}")
     for lpg, parts in figures["parts"].items():
         sums = {key: sum(c[key] for c in parts.values()) for key in ("parameters", "macs", "flops")}
-        print(f"  {'whole, ' + lpg:30}{sums['parameters']:>20,}{sums['macs'] / 1e9:>18.4g}{sums['flops'] / 1e9:>12.4g}")
+        say(f"  {'whole, ' + lpg:30}{sums['parameters']:>20,}{sums['macs'] / 1e9:>18.4g}{sums['flops'] / 1e9:>12.4g}")
     memory = figures["memory_bytes"]
-    print(f"  one patch in training: {memory['activations'] / 2**30:.2f} GiB of activations in float32, beside "
-          f"{memory['weights_gradients_adamw'] / 2**30:.2f} GiB of weights, gradients and AdamW's two moments;\n"
-          f"  two patches: {(2 * memory['activations'] + memory['weights_gradients_adamw']) / 2**30:.1f} GiB"
-          + (" (the authors fit two into 24 GB)" if (figures["backbone"], figures["width"]) == ("swin_unetr", 48) else ""))
+    say(f"  one patch in training: {memory['activations'] / 2**30:.2f} GiB of activations in float32, beside "
+        f"{memory['weights_gradients_adamw'] / 2**30:.2f} GiB of weights, gradients and AdamW's two moments;\n"
+        f"  two patches: {(2 * memory['activations'] + memory['weights_gradients_adamw']) / 2**30:.1f} GiB"
+        + (" (the authors fit two into 24 GB)" if (figures["backbone"], figures["width"]) == ("swin_unetr", 48) else ""))
 
 
 def print_fig_3(all_figures):
-    print("\nFig. 3, parameters of the backbones (each original has an output layer of its own, which the heads replace)")
-    print(f"  {'':14}{'here':>14}{'with output layer':>20}{'paper':>10}")
+    say("\nFig. 3, parameters of the backbones (each original has an output layer of its own, which the heads replace)")
+    say(f"  {'':14}{'here':>14}{'with output layer':>20}{'paper':>10}")
     for f in all_figures:
         name, width = f["backbone"], f["width"]
         # 32 classes; SegResNet-Tiny: a group norm and 2 classes, the library's default.
         output = {"swin_unetr": 32 * width + 32, "unet": 32 * width + 32, "segresnet": 2 * width + 2 * width + 2}[name]
         printed = PAPER_PARAMETERS[name] if width == PAPER_WIDTH[name] else ""
-        print(f"  {name:14}{f['backbone_parameters']:>14,}{f['backbone_parameters'] + output:>20,}{printed:>10}")
+        say(f"  {name:14}{f['backbone_parameters']:>14,}{f['backbone_parameters'] + output:>20,}{printed:>10}")
 
 
 def print_fig_7(f, classes, patch):
     parts = f["parts"]["independent"]
     one = sum(c["flops"] for c in parts.values())
     backbone = sum(c["flops"] for p, c in parts.items() if p in ("transformer", "encoder convolutions", "encoder", "decoder"))
-    print(f"\nFig. 7, one universal model or six dataset-specific ones, {f['backbone']}, {' x '.join(map(str, patch))}")
-    print(f"  six backbones {6 * backbone / 1e9:.1f} GFLOPs, one with {classes} class heads {one / 1e9:.1f}: "
-          f"{6 * backbone / one:.2f} times less. The paper's \"over 6 times\" compares with other groups' networks.")
+    say(f"\nFig. 7, one universal model or six dataset-specific ones, {f['backbone']}, {' x '.join(map(str, patch))}")
+    say(f"  six backbones {6 * backbone / 1e9:.1f} GFLOPs, one with {classes} class heads {one / 1e9:.1f}: "
+        f"{6 * backbone / one:.2f} times less. The paper's \"over 6 times\" compares with other groups' networks.")
 
 
 def print_section_5_4(f, text_width, patch, classes):
     decoder, new = f["parts"]["independent"]["decoder"], f["new_class"]
     at_paper = f["backbone"] == "swin_unetr" and f["width"] == 48 and tuple(patch) == (96, 96, 96)
-    print(f"\nSection 5.4, what one more class costs, {f['backbone']}")
-    print(f"  its MLP in the LPG: {new['parameters']:,} parameters, {new['flops']:,} FLOPs"
-          + (f"; paper: {PAPER_NEW_CLASS:,.0f}, the same to its three digits" if text_width == 512 else "; paper: 944,000 at 512"))
-    print(f"  its head on the patch, which the paper leaves out: {new['head_flops'] / 1e9:.3f} GFLOPs, no parameters of its own "
-          f"(theta has {THETA} numbers)")
-    print(f"  instead, a decoder of its own: {decoder['flops'] / 1e9:.1f} GFLOPs ({decoder['macs'] / 1e9:.1f} G multiply-adds)")
+    say(f"\nSection 5.4, what one more class costs, {f['backbone']}")
+    say(f"  its MLP in the LPG: {new['parameters']:,} parameters, {new['flops']:,} FLOPs"
+        + (f"; paper: {PAPER_NEW_CLASS:,.0f}, the same to its three digits" if text_width == 512 else "; paper: 944,000 at 512"))
+    say(f"  its head on the patch, which the paper leaves out: {new['head_flops'] / 1e9:.3f} GFLOPs, no parameters of its own "
+        f"(theta has {THETA} numbers)")
+    say(f"  instead, a decoder of its own: {decoder['flops'] / 1e9:.1f} GFLOPs ({decoder['macs'] / 1e9:.1f} G multiply-adds)")
     if at_paper:
         encoders = f["parts"]["independent"]["encoder convolutions"]
         both = decoder["flops"] + encoders["flops"]
-        print(f"  The paper prints {PAPER_DECODER / 1e9:.2f} GFLOPs for the decoder. decoder1 to decoder5 have "
-              f"{decoder['flops'] / 1e9:.2f}; with the convolutions\n  between transformer and decoder (encoder1 to encoder10) it is "
-              f"{both / 1e9:.2f}. Neither is the paper's count; it does not say what was counted.")
+        say(f"  The paper prints {PAPER_DECODER / 1e9:.2f} GFLOPs for the decoder. decoder1 to decoder5 have "
+            f"{decoder['flops'] / 1e9:.2f}; with the convolutions\n  between transformer and decoder (encoder1 to encoder10) it is "
+            f"{both / 1e9:.2f}. Neither is the paper's count; it does not say what was counted.")
     grown = [(k, sum(c["flops"] for c in f["parts"]["independent"].values()) + (k - classes) * (new["flops"] + new["head_flops"]))
              for k in (1, 32, 38, 117)]
     alone = sum(c["flops"] for c in f["parts"]["independent"].values()) - decoder["flops"]
-    print("  classes, GFLOPs here, GFLOPs with a decoder each: "
-          + "; ".join(f"{k}, {g / 1e9:.0f}, {(alone + k * decoder['flops']) / 1e9:.0f}" for k, g in grown))
+    say("  classes, GFLOPs here, GFLOPs with a decoder each: "
+        + "; ".join(f"{k}, {g / 1e9:.0f}, {(alone + k * decoder['flops']) / 1e9:.0f}" for k, g in grown))
 
 
 def main(argv=None):
     """Returns the exit code: 0, or 2 for sizes that no network takes."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg complexity", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="python -m uniseg complexity", description=__doc__.split("\n\n")[0],
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--backbone", choices=list(BACKBONES), action="append", help="default: all")
     parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96), metavar=("D", "H", "W"), help="voxels")
     parser.add_argument("--classes", type=int, default=32, help="class heads")
@@ -215,13 +216,13 @@ def main(argv=None):
             raise ValueError("--classes and --text-width: at least 1.")
         found = [measure(b, tuple(args.patch), args.classes, args.width, args.text_width) for b in args.backbone or BACKBONES]
     except ValueError as error:
-        print(f"uniseg: error: {error}", file=sys.stderr)
+        error_line(error)
         return 2
     if args.json:
-        print(json.dumps({"patch": list(args.patch), "classes": args.classes, "text_width": args.text_width,
-                          "networks": found}, indent=1))
+        say(json.dumps({"patch": list(args.patch), "classes": args.classes, "text_width": args.text_width,
+                        "networks": found}, indent=1))
         return 0
-    print(f"One patch of {' x '.join(map(str, args.patch))}, {args.classes} classes, text embeddings of {args.text_width} numbers.")
+    say(f"One patch of {' x '.join(map(str, args.patch))}, {args.classes} classes, text embeddings of {args.text_width} numbers.")
     for figures in found:
         print_parts(figures)
     print_fig_3(found)

@@ -7,8 +7,8 @@ import math
 import sys
 
 import torch
-from tqdm import tqdm
 
+from ..machine.console import say
 from ..model import ModelConfig, build
 from ..paper import complexity
 from . import report
@@ -25,7 +25,7 @@ def end_of_extension(args, config, learner, objective, val_cases, place):
                                   mean_dice(before, val_cases, objective.teacher.classes), after, config.patch_size)
         write_json(args.out / "extension.json", {"checkpoint": args.extend.name, "cases": [c.id for c in val_cases], **found})
         for line in lines(found):
-            tqdm.write(line, file=sys.stderr)
+            say(line, sys.stderr)
 
 
 RECIPE = {"epochs": 100, "warmup_epochs": 0, "batch_size": 2, "lr": 1e-4, "weight_decay": 1e-5}       # Section 5.1.3

@@ -3,10 +3,10 @@
 import sys
 
 import torch
-from tqdm import tqdm
 
 from .. import checkpoint, continual
 from ..embeddings import class_embeddings
+from ..machine.console import say
 
 
 def make_network(args, config, classes, rank):
@@ -18,7 +18,7 @@ def make_network(args, config, classes, rank):
     if config.activation_checkpointing:
         network.backbone.checkpoint_activations()
     if said and rank == 0:
-        tqdm.write(said, file=sys.stderr)
+        say(said, sys.stderr)
     return network
 
 

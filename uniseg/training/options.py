@@ -14,14 +14,15 @@ from ..datasets.find import named_folder
 from ..embeddings import ENCODINGS
 from ..heads import LPGS
 from ..machine.about import NOT_A_MEDICAL_DEVICE
+from ..machine.console import Parser
 from ..machine.device import choose_device
 from .recipe import TrainConfig
 
 
 def build_parser():
     """The command's options, in the order in which --help shows them."""
-    parser = argparse.ArgumentParser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
-                                     epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
+                    epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
     _add_data(parser)
     _add_network(parser, TrainConfig)

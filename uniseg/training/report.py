@@ -10,14 +10,13 @@ import csv
 import io
 import json
 import re
-import sys
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from .. import taxonomy
 from ..imaging.bits import get_bit
+from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..pictures.canvas import blank, text, write_png
 from ..pictures.slices import class_color, middle, overlay
@@ -51,7 +50,7 @@ def only_warn():
         yield
     except Exception as error:
         what = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
-        tqdm.write(f"uniseg: warning: {' '.join(what.split())} The report is incomplete; training goes on.", file=sys.stderr)
+        warn(f"{' '.join(what.split())} The report is incomplete; training goes on.")
 
 
 def save_text(path, content):

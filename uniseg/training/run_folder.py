@@ -13,9 +13,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .. import checkpoint
+from ..machine.console import say, warn
 from ..machine.files import FileError, atomic_write
 from ..machine.processes import barrier
 from .recipe import TrainConfig
@@ -141,7 +140,7 @@ def _read_last(out, rank):
         except checkpoint.CheckpointError as second:
             raise checkpoint.CheckpointError(f"{error} Nor can the one before it be used: {second}") from None
         if rank == 0:
-            tqdm.write(f"uniseg: warning: {error} Going on from {before.name}.", file=sys.stderr)
+            warn(f"{error} Going on from {before.name}.")
         return content, last.is_file()
 
 
@@ -178,7 +177,7 @@ def log(path, record):
     loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
     dice = f"  Dice {record['mean_dice']:.4f}" if record.get("mean_dice") is not None else ""
     skipped = f"  {record['skipped']} steps skipped" if "skipped" in record else ""
-    tqdm.write(f"epoch {record['epoch']}  loss {loss}{dice}  {record['seconds']:.0f} s{skipped}", file=sys.stderr)
+    say(f"epoch {record['epoch']}  loss {loss}{dice}  {record['seconds']:.0f} s{skipped}", sys.stderr)
 
 
 def trim_metrics(path, step):
@@ -204,6 +203,6 @@ def written(on_error, write, *arguments):
     except (FileError, OSError) as error:
         if on_error == "stop":
             raise OSError(f"{error} What was there is left as it was; --resume goes on from it.") from None
-        tqdm.write(f"uniseg: warning: {error} The run goes on (--on-save-error continue).", file=sys.stderr)
+        warn(f"{error} The run goes on (--on-save-error continue).")
         return False
     return True

@@ -12,6 +12,7 @@ from ..datasets.dataset_json import read_map
 from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..imaging.preprocessing import Preprocessing
+from ..machine.console import say
 from ..machine.processes import from_all_ranks
 from ..taxonomy import NAMES, normalise_name, resolve
 
@@ -73,7 +74,7 @@ def gather_cases(args, rank, world):
         val = find_datasets(args.val_root, name_map, notes=notes, allow=(*allow, "unknown"))
         jobs += [(d, c, True) for d in val for c in d.cases]
     for note in notes if rank == 0 else ():
-        tqdm.write(f"uniseg: {note}", file=sys.stderr)
+        say(f"uniseg: {note}", sys.stderr)
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
     bad = {}                                                                       # number of the job: why
     for i in tqdm(range(rank, len(jobs), world), desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):

@@ -4,11 +4,11 @@ import contextlib
 import functools
 import itertools
 import math
-import sys
 
 import torch
-from tqdm import tqdm
 
+from ..machine.console import warn
+from ..machine.device import autocast
 from ..machine.processes import from_all_ranks, sum_over_ranks
 from .batches import SampleNumbers
 from .objective import PartialLabels
@@ -23,8 +23,7 @@ def training_step(model, batches, config, world=1, weights=None, scaler=None, ob
     """
     device = next(model.parameters()).device
     pairs = sum_over_ranks(torch.tensor(sum(objective.pairs(b["labelled"]) for b in batches), device=device)) / world
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.amp)
-    cast = functools.partial(torch.autocast, device.type, dtype=dtype, enabled=dtype is not None)
+    cast = functools.partial(autocast, device, config.amp)
     joint = torch.zeros((), device=device)
     for i, batch in enumerate(batches):
         wait = contextlib.nullcontext() if i == len(batches) - 1 or world == 1 else model.no_sync()
@@ -74,4 +73,4 @@ def skip_step(args, config, state, loss, parts, rank, world):
         raise FloatingPointError(f"{what}. Lower --lr or check the labels of the samples in {args.out / 'failed_batch.json'}; "
                                  f"{args.out / 'last.pt'} is left as it was.")
     if rank == 0:
-        tqdm.write(f"uniseg: warning: {what}; skipped, {state['in_a_row']} in a row", file=sys.stderr)
+        warn(f"{what}; skipped, {state['in_a_row']} in a row")

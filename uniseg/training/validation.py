@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..imaging.volume import scale_hu
+from ..machine.device import autocast
 from ..machine.processes import any_signal, sum_over_ranks
 from ..machine.signals import Stopped
 from ..metrics import dice_from_counts
@@ -26,12 +27,11 @@ def validate(network, cases, config, place, noted=(), shown=(), draw=None):
     network.eval()
     names = network.classes
     counts = torch.zeros(len(cases), len(names), 3, dtype=torch.float64)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.amp)
 
     def predict(patches):
         if noted:
             raise Stopped
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with autocast(device, config.amp):
             return network(patches)
 
     with contextlib.suppress(Stopped):

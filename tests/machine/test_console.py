@@ -1,0 +1,121 @@
+"""What the commands print: one line for each error, on any terminal, whoever reads it.
+
+Ids like O11 and O13 are those of docs/faults.md.
+"""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from uniseg import __main__ as uniseg_main
+from uniseg import checkpoint, embeddings, evaluate, infer, segmenter, train
+from uniseg.datasets import check, layouts
+from uniseg.machine.console import error_line, fail, note, printable, say, warn
+from uniseg.paper import complexity
+
+# Each command, answering something that costs little: (main, arguments).
+ANSWERS = {
+    "uniseg": (uniseg_main.main, []),
+    "uniseg --version": (uniseg_main.main, ["--version"]),
+    "infer --list-classes": (infer.main, ["--list-classes"]),
+    "checkpoint": (checkpoint.main, [str(segmenter.DEFAULT_WEIGHTS)]),
+    "embeddings": (embeddings.main, []),
+    "embeddings liver": (embeddings.main, ["liver"]),
+    "layouts": (layouts.main, []),
+    "layouts --markdown": (layouts.main, ["--markdown"]),
+    "complexity": (complexity.main, ["--backbone", "unet", "--width", "4", "--patch", "16", "16", "16"]),
+    **{f"{name} --help": (main, ["--help"]) for name, main in (
+        ("infer", infer.main), ("train", train.main), ("evaluate", evaluate.main), ("data", check.main), ("layouts", layouts.main),
+        ("checkpoint", checkpoint.main), ("embeddings", embeddings.main), ("complexity", complexity.main))},
+}
+
+
+def exit_code(main, arguments):
+    try:
+        return main(arguments) or 0
+    except SystemExit as end:
+        return end.code or 0
+
+
+@contextlib.contextmanager
+def closed_pipe():
+    """A text stream whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_o11_every_command_goes_on_when_its_reader_leaves(answer, monkeypatch, capsys):
+    """As in `python -m uniseg layouts | head -1`."""
+    with closed_pipe() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert exit_code(*ANSWERS[answer]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_o13_every_command_answers_on_an_ascii_terminal(answer, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    assert exit_code(*ANSWERS[answer]) == 0
+    assert len(printed.getvalue().decode("ascii")) > 10
+
+
+def test_o11_a_process_ends_without_a_word_when_its_reader_has_left():
+    process = subprocess.Popen([sys.executable, "-m", "uniseg", "layouts"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(timeout=60) == 0
+
+
+def test_errors_and_warnings_survive_a_closed_stderr(monkeypatch):
+    with closed_pipe() as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        warn("something")
+        error_line("something")
+        assert fail(ValueError("something"), 2, verbose=True) == 2
+
+
+def test_notes_warnings_and_errors_are_one_line_each_on_stderr(capsys):
+    note("4 of 10 results are complete")
+    warn("ct.nii.gz:\n  no body found")
+    error_line(ValueError("a\x1b[2Jb.nii.gz: empty file.\nCopy it again."))
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == ["uniseg: 4 of 10 results are complete", "uniseg: warning: ct.nii.gz: no body found",
+                                              r"uniseg: error: a\x1b[2Jb.nii.gz: empty file. Copy it again."]
+
+
+@pytest.mark.parametrize("error, path, line", [
+    (ValueError("ct.nii: empty file"), "ct.nii", "ct.nii: empty file"),
+    (ValueError("empty file"), "ct.nii", "ct.nii: empty file"),
+    (ValueError(), None, "ValueError"),
+    (MemoryError(), "ct.nii", "ct.nii: out of memory. Name fewer --classes, or use a machine with more memory."),
+    (RuntimeError("CUDA out of memory. Tried to"), None, "out of memory. Name fewer --classes, or use a machine with more memory.")])
+def test_an_exception_becomes_one_line_that_names_its_file(error, path, line, capsys):
+    assert fail(error, 1, path=path) == 1
+    assert capsys.readouterr().err == f"uniseg: error: {line}\n"
+
+
+def test_the_traceback_is_printed_only_when_asked_for(capsys):
+    fail(ValueError("wrong"), 1, verbose=True)
+    assert "ValueError: wrong\nuniseg: error: wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, shown", [("plain", "plain"), ("Łódź 肝臓", "Łódź 肝臓"), ("a\nb\x1b[2J", r"a\nb\x1b[2J"), ("\udcff", r"\udcff")])
+def test_a_file_name_cannot_steer_the_terminal(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_line_stands_above_a_progress_bar_not_within_it(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with tqdm(total=2, file=terminal, miniters=1, mininterval=0) as bar:
+        bar.update()
+        say("epoch 1", sys.stderr)
+    assert "\nepoch 1\n" in terminal.getvalue().replace("\r", "\n")

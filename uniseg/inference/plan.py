@@ -1,0 +1,102 @@
+"""Which CTs `python -m uniseg infer` segments and where each result goes; all of it is checked before any work.
+
+A result never replaces an input, and it replaces a former result only where the user asked for that. No torch and no
+numpy here, so that a wrong path is refused at once.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..imaging.file_names import RESULT, SUFFIXES, complete, json_path, masks_folder, stem
+from ..machine.console import note
+
+
+class Job(NamedTuple):
+    """A CT and the file of its label map."""
+
+    ct: Path
+    result: Path
+
+
+def plan(inputs: Sequence[Path], output: Path | None, masks: bool = False, overwrite: bool = False,
+         resume: bool = False) -> list[Job]:
+    """The CTs to segment and their results.
+
+    inputs:    NIfTI files, or folders of them
+    output:    the label map of a single input, a folder, or None for the folder of each input
+    masks:     whether a folder of masks is written beside each label map
+    overwrite: results may exist already
+    resume:    results may exist already, and complete ones are left out of the plan
+    Raises ValueError where a path cannot be used.
+    """
+    jobs = _with_results(list(_find_cts(inputs)), output)
+    _check_results(jobs, masks, overwrite or resume)
+    if not resume:
+        return jobs
+    remaining = [job for job in jobs if not complete(job.result, masks)]
+    note(f"{len(jobs) - len(remaining)} of {len(jobs)} results are complete and stay as they are")
+    return remaining
+
+
+def _find_cts(inputs: Sequence[Path]) -> Iterator[Path]:
+    """The CTs that the user names: files as they are, folders by their NIfTI files without results."""
+    if not inputs:
+        raise ValueError("no CT given. Name a NIfTI file or a folder, or try --demo.")
+    for path in inputs:
+        if path.is_dir():
+            cts = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES) and f.is_file()
+                         and not f.name.startswith(".") and not stem(f).endswith(RESULT))
+            if not cts:
+                raise ValueError(f"{path}: no .nii or .nii.gz file in this folder. Name another one.")
+            yield from cts
+        elif path.exists() or len(inputs) > 1:      # a missing file among several is an error of that case alone
+            yield path
+        else:
+            raise ValueError(f"{path}: no such file. Check the name.{_similar_name(path)}")
+
+
+def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
+    """Each CT with the name of its result."""
+    is_file_name = output is not None and output.name.endswith(SUFFIXES)
+    if is_file_name and len(cts) > 1:
+        raise ValueError(f"-o {output}: one file for {len(cts)} inputs. Give a folder.")
+    if output is not None and not is_file_name and output.exists() and not output.is_dir():
+        raise ValueError(f"-o {output}: not a folder, and not a .nii.gz name. Give one of these.")
+    if output is not None and is_file_name:
+        return [Job(ct, output) for ct in cts]
+    return [Job(ct, (output or ct.parent) / f"{stem(ct)}{RESULT}.nii.gz") for ct in cts]
+
+
+def _check_results(jobs: Sequence[Job], masks: bool, may_exist: bool) -> None:
+    """Refuse two results of one name, a result in the place of an input or of a former result, and a read-only folder."""
+    taken: dict[Path, Path] = {}
+    sources = {_identity(path) for job in jobs for path in (job.ct, job.ct.parent) if path.exists()}
+    for ct, result in jobs:
+        resolved = result.parent.resolve() / result.name
+        if resolved in taken:
+            raise ValueError(f"{ct} and {taken[resolved]}: both would be written to {result}. Run them apart.")
+        taken[resolved] = ct
+        for path in (result, json_path(result), *([masks_folder(result)] if masks else [])):
+            if path.exists() and _identity(path) in sources:
+                raise ValueError(f"{path}: the result would replace the input. Give another -o.")
+            if path.exists() and not may_exist:
+                raise ValueError(f"{path}: exists already. Give --overwrite to replace it, --resume to keep what is "
+                                 "complete, or -o for another place.")
+        folder = next(p for p in (result.parent, *result.parent.parents) if p.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"{result}: nothing can be written in {folder}. Give another -o.")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for two names of one file: links, or upper and lower case where the disk does not tell them apart."""
+    return path.stat().st_dev, path.stat().st_ino
+
+
+def _similar_name(path: Path) -> str:
+    """' Did you mean x?' where the folder holds a file of a similar name, else ''."""
+    names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {path.with_name(close[0])}?" if close else ""
