@@ -16,7 +16,8 @@ from scipy.stats import wilcoxon
 from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.evaluate import build_parser, main
 from uniseg.evaluation.folder import write
-from uniseg.evaluation.readings import in_folder, open_masks
+from uniseg.evaluation.masks import open_masks
+from uniseg.evaluation.readings import in_folder
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
 from uniseg.taxonomy import BY_NAME, NAMES
