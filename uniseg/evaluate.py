@@ -1,8 +1,8 @@
 """Score predictions against references: Sections 4.2 to 4.5 and 4.7. docs/evaluation.md explains the numbers.
 
-    python -m uniseg.evaluate --pred DIR --ref DIR            results of uniseg.infer, or of another tool, against labels
-    python -m uniseg.evaluate --data-root ROOT                segments the cases of datasets (--weights W), then scores them
-    python -m uniseg.evaluate --read RUN0 RUN1 ...            pools the held-out cases of cross-validation's folds
+    python -m uniseg.evaluate --pred DIR --ref DIR      results of uniseg.infer, or of another tool, against labels
+    python -m uniseg.evaluate --data-root ROOT          segments the cases of datasets (--weights W), then scores them
+    python -m uniseg.evaluate --read RUN0 RUN1 ...      pools the held-out cases of cross-validation's folds
 
 Prints a table of the classes and groups; writes cases.csv and summary.json.
 """
@@ -104,7 +104,8 @@ def build_parser() -> Parser:
     more.add_argument("--seed", type=int, default=0, help="random seed of the resamples (default %(default)s)")
     more.add_argument("--no-postprocess", action="store_true",
                       help="with --data-root: leave out post-processing, as in uniseg.infer")
-    more.add_argument("--device", default="auto", help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
+    more.add_argument("--device", default="auto",
+                      help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
     more.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")
     return parser
 
@@ -114,7 +115,8 @@ def check(args: argparse.Namespace) -> None:
     modes = [name for name, given in (("--pred with --ref", args.pred or args.ref), ("--data-root", args.data_root),
                                       ("--read", args.read)) if given]
     if len(modes) != 1:
-        raise ValueError(f"{' and '.join(modes) or 'nothing to score'}: give one of --pred with --ref, --data-root, --read.")
+        raise ValueError(f"{' and '.join(modes) or 'nothing to score'}: "
+                         "give one of --pred with --ref, --data-root, --read.")
     if bool(args.pred) != bool(args.ref):
         raise ValueError("--pred and --ref go together: predictions and what they are compared with. Give both.")
     if args.weights and not args.data_root:
@@ -221,7 +223,8 @@ def held_out(references: Sequence[Reading], args: argparse.Namespace) -> list[Re
 
     sources = [reference.source for reference in references if reference.source]
     if len(sources) < len(references):
-        raise DataError(f"--fold: {args.ref} holds no datasets, only labels. Give the datasets that training was given.")
+        raise DataError(f"--fold: {args.ref} holds no datasets, only labels. "
+                        "Give the datasets that training was given.")
     folds = fold_of(list({dataset.name: dataset for dataset, _ in sources}.values()), args.folds)
     chosen = [reference for reference, (dataset, case) in zip(references, sources)
               if folds[dataset.name, case.id] == args.fold]
@@ -245,7 +248,8 @@ def compared(args: argparse.Namespace, rows: Iterable[Row],
     """(tests of comparison.compare, notes). Raises DataError with --read where no case is in both evaluations."""
     tests, notes = compare(rows, others, args.bootstrap, args.seed)
     if tests is None and args.read:
-        raise DataError(f"--compare {args.compare}: no class of a case was scored in both. Compare results on the same cases.")
+        raise DataError(f"--compare {args.compare}: no class of a case was scored in both. "
+                        "Compare results on the same cases.")
     if tests is None:                                          # the scores are printed all the same
         return None, [f"--compare {args.compare}: no class of a case was scored in both, nothing is compared"]
     return tests, notes
@@ -259,8 +263,7 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], outcome: Outcome, test
 
     tests: of `compared`; began: time.monotonic() at the start
     """
-    settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) if isinstance(value, Path) else value
-                for key, value in vars(args).items() if key not in ("verbose", "overwrite")}
+    settings = {key: _plain(value) for key, value in vars(args).items() if key not in ("verbose", "overwrite")}
     result = {"disclaimer": NOT_A_MEDICAL_DEVICE,
               "versions": {"uniseg": __version__, "numpy": np.__version__, "scipy": scipy.__version__,
                            "nibabel": nibabel.__version__, "python": platform.python_version()},
@@ -276,6 +279,13 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], outcome: Outcome, test
         evaluation_folder.write(args.out, rows, result)
     for line in report_lines(args, rows, result):
         say(line)
+
+
+def _plain(value: Any) -> Any:
+    """The value of an option as JSON can store it."""
+    if isinstance(value, list):
+        return [str(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def report_lines(args: argparse.Namespace, rows: Sequence[Row], result: dict[str, Any]) -> Iterator[str]:
@@ -320,7 +330,8 @@ def main(argv: list[str] | None = None) -> int:
         outcome["notes"] += notes
         try:
             if not rows:
-                raise ValueError(f"{args.pred or args.data_root}: no case could be scored, as said above. Mend them first.")
+                raise ValueError(f"{args.pred or args.data_root}: no case could be scored, as said above. "
+                                 "Mend them first.")
             finish(args, rows, outcome, tests, began)
         except (ValueError, OSError) as error:
             return fail(error, 1, args.verbose)
