@@ -36,7 +36,7 @@ from ..imaging.components import CONNECTED_26
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
 from ..imaging.volume import AIR_HU, Volume, read_ct, voxel_size_mm
-from ..machine.files import atomic_write
+from ..machine.files import atomic_write, file_sha256
 from . import layouts
 from .dataset import CaseFiles, Dataset
 from .masks import case_masks
@@ -127,14 +127,11 @@ def _content_hash(path: Path, cache: Path) -> str:
     memo = Path(cache) / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
     if memo.is_file():
         return memo.read_text()
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest = file_sha256(path)
     memo.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(memo) as temporary:
-        Path(temporary).write_text(digest.hexdigest())
-    return digest.hexdigest()
+        Path(temporary).write_text(digest)
+    return digest
 
 
 def array_hash(array: np.ndarray) -> str:
