@@ -59,7 +59,13 @@ def build_parser() -> Parser:
     """The options of `python -m uniseg.evaluate`."""
     parser = Parser(prog="python -m uniseg.evaluate", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_argument_group("what is scored")
+    _add_what_is_scored(parser.add_argument_group("what is scored"))
+    _add_choice(parser.add_argument_group("which cases and classes"))
+    _add_results(parser.add_argument_group("results"))
+    return parser
+
+
+def _add_what_is_scored(what: argparse._ArgumentGroup) -> None:
     what.add_argument("--pred", type=Path, metavar="DIR",
                       help="predictions: results of uniseg.infer, label maps, or one folder of masks per case")
     what.add_argument("--ref", type=Path, metavar="DIR",
@@ -74,7 +80,9 @@ def build_parser() -> Parser:
                       "CHAOS, Pancreas-CT)")
     what.add_argument("--against", type=Path, metavar="DIR",
                       help="labels of a second reader, in any form that --ref takes (Section 4.7)")
-    choice = parser.add_argument_group("which cases and classes")
+
+
+def _add_choice(choice: argparse._ArgumentGroup) -> None:
     choice.add_argument("--classes",
                         help="only these classes, comma-separated; plain label maps then annotate all of them")
     choice.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
@@ -87,27 +95,28 @@ def build_parser() -> Parser:
     choice.add_argument("--epoch", choices=("last", "best"), default="last",
                         help="epoch of a training run's validation.json; the best epoch was chosen on these very cases "
                         "(default %(default)s)")
-    more = parser.add_argument_group("results")
-    more.add_argument("--out", type=Path,
-                      help=f"folder of cases.csv and summary.json (default {OUT}; with --read: none)")
-    more.add_argument("--overwrite", action="store_true",
-                      help="replace the evaluation in --out; predictions of the same weights are kept")
-    more.add_argument("--tables", action="store_true",
-                      help="print the paper's Tables 3, 4, 6 and 8 with a row for this evaluation")
-    more.add_argument("--compare", type=Path, metavar="DIR",
-                      help="another evaluation or training run: print paired differences with a test")
-    more.add_argument("--min-lesion-ml", type=float, default=0.0,
-                      help="a tumour counts as found in a patient when a predicted lesion has at least this volume "
-                      "(default: one voxel)")
-    more.add_argument("--bootstrap", type=int, default=1000,
-                      help="resamples for the confidence intervals; 0: no intervals (default %(default)s)")
-    more.add_argument("--seed", type=int, default=0, help="random seed of the resamples (default %(default)s)")
-    more.add_argument("--no-postprocess", action="store_true",
-                      help="with --data-root: leave out post-processing, as in uniseg.infer")
-    more.add_argument("--device", default="auto",
-                      help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
-    more.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")
-    return parser
+
+
+def _add_results(results: argparse._ArgumentGroup) -> None:
+    results.add_argument("--out", type=Path,
+                         help=f"folder of cases.csv and summary.json (default {OUT}; with --read: none)")
+    results.add_argument("--overwrite", action="store_true",
+                         help="replace the evaluation in --out; predictions of the same weights are kept")
+    results.add_argument("--tables", action="store_true",
+                         help="print the paper's Tables 3, 4, 6 and 8 with a row for this evaluation")
+    results.add_argument("--compare", type=Path, metavar="DIR",
+                         help="another evaluation or training run: print paired differences with a test")
+    results.add_argument("--min-lesion-ml", type=float, default=0.0,
+                         help="a tumour counts as found in a patient when a predicted lesion has at least this volume "
+                         "(default: one voxel)")
+    results.add_argument("--bootstrap", type=int, default=1000,
+                         help="resamples for the confidence intervals; 0: no intervals (default %(default)s)")
+    results.add_argument("--seed", type=int, default=0, help="random seed of the resamples (default %(default)s)")
+    results.add_argument("--no-postprocess", action="store_true",
+                         help="with --data-root: leave out post-processing, as in uniseg.infer")
+    results.add_argument("--device", default="auto",
+                         help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
+    results.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")
 
 
 def check(args: argparse.Namespace) -> None:

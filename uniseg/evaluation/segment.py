@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..datasets.dataset import DataError
 from ..datasets.find import find_datasets
@@ -18,15 +18,15 @@ from ..machine.console import fail, note
 from .pairs import find_predictions
 from .readings import Reading, as_folder_name, case_name, in_folder
 
-if TYPE_CHECKING:
-    from ..segmenter import Segmenter
 
-
-def segmented(args: argparse.Namespace, segmenter: Segmenter, references: Sequence[Reading],
+def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Reading],
               outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[Reading]]:
     """({name of a reference: its prediction}, predictions of the healthy), made in --out and kept there.
 
-    args: the options of the command; outcome: its "notes" and "failed" get entries, "weights" is set
+    args: the options of the command
+    segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
+    outcome: its "notes" and "failed" get entries, "weights" is set
+
     Predictions that a former run has finished are not made again. Raises ValueError.
     """
     folder, healthy_folder = args.out / "predictions", args.out / "healthy"
@@ -71,7 +71,7 @@ def healthy_cts(folder: Path) -> list[tuple[str, Path]]:
             for dataset in find_datasets(folder) for case in dataset.cases]
 
 
-def is_made(result: Path, segmenter: Segmenter, args: argparse.Namespace) -> bool:
+def is_made(result: Path, segmenter: Any, args: argparse.Namespace) -> bool:
     """Whether a former run finished this prediction with the same weights and settings.
 
     Raises ValueError where it was made with others, unless --overwrite is given.
