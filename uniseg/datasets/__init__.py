@@ -7,7 +7,7 @@
     find.py           all datasets of a folder: read it first
     masks.py          the labels of one case -> one mask per class
     cases.py          a case, preprocessed and cached on disk
-    check.py          `python -m uniseg.data`: what training would refuse, told before it starts
+    check.py          `python -m uniseg.data`: finds what training would refuse before it starts
     check_table.py    prints the result of check.py
     augment.py        how patches are changed before training sees them
 """

@@ -59,7 +59,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether every entry has its place and every place its entry."""
+        """True where every entry has been loaded and none is missing."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def summary(self) -> str:
