@@ -513,7 +513,7 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     ((*BOTH, "--against", "other"), "other: no label of a case of ref"),
     (("--pred", "empty", "--ref", "ref"), "no prediction for 2 (a, b)"),
     (("--pred", "pred", "--ref", "empty"), "empty: no dataset.json in it"),
-    (("--read", "x", "--healthy", "y"), "scores nothing anew"),
+    (("--read", "x", "--healthy", "y"), "reads scores that exist and computes none"),
     ((*BOTH, "--out", "ref/a.nii.gz"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--out", "ref/a.nii.gz/deeper"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--map", "nowhere"), "--map nowhere"),

@@ -131,7 +131,8 @@ def check(args: argparse.Namespace) -> None:
     if args.weights and not args.data_root:
         raise ValueError("--weights: segments the cases of --data-root. Give that too.")
     if args.read and (args.healthy or args.against or args.classes or args.fold is not None):
-        raise ValueError("--read: reads scores that exist and computes none. Leave out --healthy, --against, --classes and --fold.")
+        raise ValueError("--read: reads scores that exist and computes none. "
+                         "Leave out --healthy, --against, --classes and --fold.")
     if (args.fold is None) != (args.folds is None) or (args.fold is not None and not 0 <= args.fold < args.folds):
         raise ValueError(f"--fold {args.fold} --folds {args.folds}: give both, --fold from 0 up to --folds - 1.")
     if not (math.isfinite(args.min_lesion_ml) and args.min_lesion_ml >= 0):
