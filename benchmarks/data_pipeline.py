@@ -44,6 +44,7 @@ from uniseg.imaging.volume import write_volume
 from uniseg.machine.memory import keep_freed_memory, peak_memory_bytes
 from uniseg.phantom import make_phantom
 from uniseg.taxonomy import NAMES, resolve
+from uniseg.training.recipe import TrainConfig
 
 try:
     import monai
@@ -88,7 +89,7 @@ def uniseg_prepare(datasets, folder):
 
 def uniseg_batches(cases, samples):
     numbers = (range(first, first + samples) for first in itertools.count(0, samples))
-    return iter(DataLoader(PatchDataset(cases, NAMES, Preprocessing(), PATCH), batch_sampler=numbers))
+    return iter(DataLoader(PatchDataset(cases, NAMES, TrainConfig(patch_size=PATCH)), batch_sampler=numbers))
 
 
 def monai_chain(samples, keep_indices=False):

@@ -20,6 +20,7 @@ import torch
 
 from uniseg import checkpoint, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
@@ -43,7 +44,7 @@ def untrained(path, width):
     torch.manual_seed(0)
     embedding = torch.from_numpy(class_embeddings(taxonomy.NAMES))
     network = UniversalModel(ModelConfig(taxonomy.NAMES, "unet", width, lpg_hidden=32, text_width=embedding.shape[1]), embedding)
-    checkpoint.save(path, network, {"spacing_mm": [1.5] * 3, "hu_window": [-175.0, 250.0], "window": [96] * 3, "antialias": False})
+    checkpoint.save(path, network, Preprocessing())
 
 
 def main():

@@ -29,12 +29,12 @@ from scipy import ndimage
 import uniseg
 from tools.synthetic import scanner, tissues
 from tools.synthetic.geometry import Grid
-from uniseg import taxonomy
 from uniseg.datasets.dataset import in_order
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.body import body_mask
+from uniseg.imaging.merging import merging_rank
 from uniseg.imaging.volume import AIR_HU, read_ct, to_ras, voxel_size_mm
 from uniseg.machine.console import fail
 from uniseg.metrics import dice
@@ -179,7 +179,7 @@ def without_contrast(hu, affine, masks):
     if not shifts:
         raise NotPossible("no class that enhances is labelled")
     field = np.zeros(hu.shape, np.float32, order="F")
-    for name in sorted(shifts, key=lambda n: taxonomy.MERGING_ORDER.index(taxonomy.kind_of(n))):
+    for name in sorted(shifts, key=merging_rank):
         field[masks[name]] = shifts[name]
     field = ndimage.gaussian_filter(field, EDGE_MM / voxel_size_mm(affine), mode="nearest")
     return as_hu(field + hu), affine, masks

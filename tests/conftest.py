@@ -9,10 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")          # before torch is importe
 
 import numpy as np
 import pytest
-import runs
 import torch
 
+import runs
 from uniseg import train
+from uniseg.imaging.merging import merge_masks
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
 
@@ -56,16 +57,15 @@ class PhantomCT(NamedTuple):
 
 
 def label_map(masks, shown):
-    """uint8 label map with value 1 for the first entry of `shown`, 2 for the second, ...; later entries cover earlier ones,
-    as the voxels of a tumour cover its organ's in published label maps.
+    """uint8 label map with value 1 for the first entry of `shown`, 2 for the second, and so on.
+
+    Tumours cover their organs, as in published label maps.
 
     shown: {label name: names of the masks it is drawn from}
     """
-    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
-    for value, names in enumerate(shown.values(), start=1):
-        for name in names:
-            labels[masks[name]] = value
-    return labels
+    painted = [(name, value) for value, names in enumerate(shown.values(), start=1) for name in names]
+    names, values = zip(*painted)
+    return merge_masks(names, values, lambda k: masks[names[k]], next(iter(masks.values())).shape)
 
 
 def write_dataset(folder, shown, patients, nnunet=False):

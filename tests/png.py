@@ -1,4 +1,4 @@
-"""A decoder of the PNG files that picture.write_png makes, chunk by chunk as https://www.w3.org/TR/png-3/ has them."""
+"""A decoder of the PNG files of canvas.write_png, chunk by chunk as https://www.w3.org/TR/png-3/ describes them."""
 
 import struct
 import zlib

@@ -7,6 +7,7 @@ golden/keys_backbone.json; heads and leftovers are written out here.
 import json
 
 import torch
+
 from stand_in import GOLDEN, stand_in
 
 

@@ -1,7 +1,7 @@
 """Small training runs for the tests: their options, their logs compared, a run in a process of its own or in two.
 
-A U-Net of 2 channels on phantoms of 12 mm voxels; two steps an epoch take a tenth of a second. The fixtures `flags`, `finished`
-and `refused` are in conftest.py.
+A U-Net of 2 channels on phantoms of 12 mm voxels; two steps an epoch take a tenth of a second. The fixtures `flags`,
+`finished` and `refused` are in conftest.py.
 """
 
 import json
@@ -21,11 +21,14 @@ from uniseg.continual import Extension
 from uniseg.model import ModelConfig, UniversalModel
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN_FILES = {"config.json", "metrics.jsonl", "metrics.csv", "validation.json", "progress.png", "overlays", "MODEL_CARD.md", "last.pt",
+RUN_FILES = {"config.json", "metrics.jsonl", "metrics.csv", "validation.json", "progress.png", "overlays",
+             "MODEL_CARD.md", "last.pt",
              "last.prev.pt", "best.pt"}                                                  # what a run leaves
-TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
-        "2", "--steps-per-epoch", "2", "--epochs", "10", "--warmup-epochs", "2", "--lr", "1e-3", "--val-every", "5", "--folds", "3",
-        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]             # prior: so that there is a Dice from the start
+TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16",
+        "--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "10", "--warmup-epochs", "2", "--lr", "1e-3",
+        "--val-every", "5", "--folds", "3",
+        # prior: so that there is a Dice from the start
+        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
 
 
 def metrics(out):
@@ -64,8 +67,8 @@ def assert_same_run(a, b):
 
 def in_a_process(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, start_new_session=True, **options)
+    return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **options)
 
 
 def interrupted_by(number, monkeypatch, function, call, module=train):
@@ -100,7 +103,8 @@ def small_network(lpg="independent"):
 
 
 def objectives():
-    """{name: (network, loss of a batch)}: new classes by Eq. (5) and by a baseline, from a frozen model of the first two of three."""
+    """{name: (network, loss of a batch)}: new classes by Eq. (5) and by a baseline, from a frozen model of the first
+    two of three."""
     torch.manual_seed(1)
     old = UniversalModel(ModelConfig(CLASSES[:2], "unet", 2, "independent", 8, text_width=4), torch.randn(2, 4)).eval()
     plain, plain_old = (PlainModel(ModelConfig(CLASSES[:n], "unet", 2, head="softmax")) for n in (3, 2))
@@ -112,11 +116,13 @@ def batch_of(seed, *labelled):
     g = torch.Generator().manual_seed(seed)
     size = (len(labelled), 16, 16, 16)
     return {"image": torch.rand(size, generator=g)[:, None], "bits": torch.randint(0, 8, size, generator=g),
-            "labelled": torch.tensor([[c == "1" for c in row] for row in labelled]), "case": [str(seed)] * len(labelled)}
+            "labelled": torch.tensor([[c == "1" for c in row] for row in labelled]),
+            "case": [str(seed)] * len(labelled)}
 
 
 def joined(*batches):
-    return {key: torch.cat([b[key] for b in batches]) if key != "case" else [c for b in batches for c in b[key]] for key in batches[0]}
+    return {key: torch.cat([b[key] for b in batches]) if key != "case" else [c for b in batches for c in b[key]]
+            for key in batches[0]}
 
 
 def gradients(network):
@@ -126,7 +132,8 @@ def gradients(network):
 def torchrun(*arguments, how=("--standalone", "--nproc-per-node", "2")):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "uniseg.train", *arguments]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            start_new_session=True)
 
 
 def ended(process, seconds=120):

@@ -1,4 +1,4 @@
-"""The baselines of Section 5: each term of their losses against a slow loop, targets and margins by hand, the command."""
+"""The baselines of Section 5: the terms of their losses against slow loops, targets and margins, the command."""
 
 import json
 import math
@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import TINY, batch_of
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import TINY, batch_of
 from uniseg import checkpoint, continual, train
 from uniseg.baselines import (
     BASELINES,
@@ -45,13 +45,13 @@ def plain(classes=CLASSES, backbone="unet", width=2, seed=2):
     return PlainModel(ModelConfig(classes, backbone, width, head="softmax"))
 
 
-# ----------------------------------------------------------------------------------------------------------------- one class a voxel
+# ---------------------------------------------------------------------------------------------------- one class a voxel
 
 def test_a_voxel_gets_the_class_of_the_latest_kind_organs_vessels_tumours():
     target = torch.zeros(1, 3, 1, 1, 4)
     target[0, 1, 0, 0, :3] = 1                              # liver in voxels 0, 1, 2
     target[0, 2, 0, 0, 2:] = 1                              # its tumour in 2, 3
-    target[0, 0, 0, 0, 1] = 1                               # spleen in 1, of the same kind as the liver: the later channel wins
+    target[0, 0, 0, 0, 1] = 1                       # spleen in 1, of the same kind as the liver: the later channel wins
     assert index_map(target, CLASSES).flatten().tolist() == [2, 2, 3, 3]
 
 
@@ -66,8 +66,8 @@ def test_new_labels_are_laid_over_the_old_models_classes_but_not_over_a_later_ki
 
 def test_a_tumours_score_counts_for_its_organ_too():
     assert insiders(CLASSES) == [[0], [1, 2], [2]]
-    assert insiders(("right_kidney", "left_kidney", "kidney_tumor")) == [[0], [1], [2]]          # of which side nobody knows
-    scores = torch.tensor([1.0, 0.0, 2.0, 5.0]).view(1, 4, 1, 1, 1)                               # background, spleen, liver, tumour
+    assert insiders(("right_kidney", "left_kidney", "kidney_tumor")) == [[0], [1], [2]]     # of which side nobody knows
+    scores = torch.tensor([1.0, 0.0, 2.0, 5.0]).view(1, 4, 1, 1, 1)                  # background, spleen, liver, tumour
     assert margins(scores, CLASSES).flatten().tolist() == [0 - 5, 5 - 1, 5 - 2]
     assert margins(scores, CLASSES, only=[2, 0]).flatten().tolist() == [3, -5]
 
@@ -78,7 +78,7 @@ def test_a_margin_is_above_zero_just_where_the_class_has_the_largest_score():
         assert torch.equal(found[:, k] > 0, SCORES.argmax(1) == k + 1)
 
 
-# --------------------------------------------------------------------------------------------------------- terms, by slow loops
+# ------------------------------------------------------------------------------------------------- terms, by slow loops
 
 def softmax_at(b, voxel):
     e = [math.exp(SCORES[(b, c, *voxel)]) for c in range(4)]
@@ -133,7 +133,7 @@ def test_the_local_pod_embedding_holds_the_means_along_each_axis_in_each_block_o
     assert sorted(found.tolist()) == pytest.approx(slow_pod(x))
     # scale s: s^3 blocks of (4/s)^3 voxels, three faces each, two channels
     assert len(found) == 2 * sum(s ** 3 * 3 * (4 // s) ** 2 for s in (1, 2, 4))
-    assert len(local_pod(torch.zeros(1, 1, 2, 2, 2))[0]) == 3 * 4 + 8 * 3                           # 2 voxels have no quarters
+    assert len(local_pod(torch.zeros(1, 1, 2, 2, 2))[0]) == 3 * 4 + 8 * 3                    # 2 voxels have no quarters
 
 
 def test_plops_distance_by_hand():
@@ -142,12 +142,12 @@ def test_plops_distance_by_hand():
     length = sum(s ** 3 * 3 * (4 // s) ** 2 for s in (1, 2, 4))
     expected = 5e-4 * math.sqrt(14 / 1) * math.sqrt(length * 3.0 ** 2)
     assert pod_distance([a], [b], 14, 1).item() == pytest.approx(expected)
-    assert pod_distance([a, a], [b, a], 14, 1).item() == pytest.approx(expected / 2)                # the mean over levels
+    assert pod_distance([a, a], [b, a], 14, 1).item() == pytest.approx(expected / 2)              # the mean over levels
     assert pod_distance([a], [b], 16, 4).item() == pytest.approx(expected * math.sqrt(4 / 14))
     assert pod_distance([a], [a], 14, 1).item() == 0
 
 
-# ----------------------------------------------------------------------------------------------------------- the whole loss
+# ------------------------------------------------------------------------------------------------------- the whole loss
 
 def teacher_of_two():
     """A plain network of the first two classes, with other weights."""
@@ -173,7 +173,7 @@ def expected_terms(batch, network, old):
         with watched(old.backbone, names) as before:
             raw = old(batch["image"], scores=True)
         index = raw.argmax(1)
-        index[target[:, 2] > 0] = 3                                                                 # tumour: the latest kind
+        index[target[:, 2] > 0] = 3                                                            # tumour: the latest kind
         return {"ce": cross_entropy(scores, index), "new dice": softmax_dice(scores, index, [2]),
                 "old dice": softmax_dice(scores, index, [0, 1]),
                 "mse": ((maps["down_tr512"] - before["down_tr512"]) ** 2).mean(),
@@ -197,9 +197,10 @@ def test_a_first_training_is_cross_entropy_and_dice():
 def test_the_old_labels_of_the_new_data_are_not_looked_at():
     batch = batch_of(6, "111", "111")
     losses = []
-    for bits in (batch["bits"], batch["bits"] & 4):                                                 # with and without old labels
+    for bits in (batch["bits"], batch["bits"] & 4):                                        # with and without old labels
         network = plain()
-        losses.append(training_step(network, [{**batch, "bits": bits}], TrainConfig(), objective=Softmax(network, teacher_of_two(), "lwf")).item())
+        losses.append(training_step(network, [{**batch, "bits": bits}], TrainConfig(),
+                                    objective=Softmax(network, teacher_of_two(), "lwf")).item())
     assert losses[0] == losses[1]
 
 
@@ -211,12 +212,13 @@ def test_every_backbone_has_its_levels_and_its_bottleneck(backbone, width):
         bottleneck, features = network.backbone(torch.rand(1, 1, 64, 64, 64))
     assert torch.equal(maps[BOTTLENECK[backbone]], bottleneck)
     assert list(maps) == list(LEVELS[backbone]) or set(maps) == set(LEVELS[backbone])
-    assert not any(m.shape == features.shape and torch.equal(m, features) for m in maps.values())   # all levels but the last
+    # all levels but the last
+    assert not any(m.shape == features.shape and torch.equal(m, features) for m in maps.values())
     sizes = {m.shape[2] for m in maps.values()}
-    assert len(sizes) == (6 if backbone == "swin_unetr" else 4)                                     # 64 ... 8, for Swin 64 ... 2
+    assert len(sizes) == (6 if backbone == "swin_unetr" else 4)                            # 64 ... 8, for Swin 64 ... 2
 
 
-# --------------------------------------------------------------------------------------------------------------------- the network
+# ---------------------------------------------------------------------------------------------------------- the network
 
 def test_a_plain_network_grows_by_a_row_and_its_old_scores_stay():
     network = plain(CLASSES[:2]).eval()
@@ -236,11 +238,12 @@ def test_a_plain_networks_prior_is_the_probability_of_every_class():
 
 
 def test_a_softmax_refuses_cases_that_lack_a_label(tmp_path):
-    with pytest.raises(ValueError, match="D/1: does not annotate liver; a softmax takes what is unlabelled for background"):
+    reason = "D/1: does not annotate liver; a softmax takes what is unlabelled for background"
+    with pytest.raises(ValueError, match=reason):
         refuse_unlabelled([Case(tmp_path, "D", "D/1", ("spleen",), {})], ("spleen", "liver"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------------------- the command
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
@@ -251,14 +254,17 @@ def first(tmp_path_factory):
     write_dataset(root / "new" / "New", {"liver": ("liver",), "liver tumor": ("liver_tumor",)}, {"b": patients[1]})
     write_dataset(root / "part" / "Part", {"spleen": ("spleen",)}, {"c": patients[2]})
     write_volume(root / "ct.nii.gz", patients[2].hu, patients[2].affine)
-    assert train.main(["--data-root", str(root / "old"), "--out", str(root / "first"), *TINY, "--folds", "1", "--fold", "0", "--epochs", "2",
+    assert train.main(["--data-root", str(root / "old"), "--out", str(root / "first"), *TINY, "--folds", "1", "--fold",
+                       "0", "--epochs", "2",
                        "--head", "softmax"]) == 0
     return root
 
 
 def extend(root, out, *more):
-    return train.main(["--extend", str(root / "first" / "last.pt"), "--data-root", str(root / "new"), "--classes", "liver tumor", "--folds", "1",
-                       "--epochs", "2", "--steps-per-epoch", "2", "--workers", "0", "--device", "cpu", "--out", str(out), *more])
+    return train.main(["--extend", str(root / "first" / "last.pt"), "--data-root", str(root / "new"), "--classes",
+                       "liver tumor", "--folds", "1",
+                       "--epochs", "2", "--steps-per-epoch", "2", "--workers", "0", "--device", "cpu", "--out",
+                       str(out), *more])
 
 
 @pytest.mark.slow
@@ -266,11 +272,13 @@ def extend(root, out, *more):
 def test_a_baseline_extends_a_softmax_and_the_result_segments(first, tmp_path, method):
     assert extend(first, tmp_path / "run", "--baseline", method, "--weight-positives", "--prior", "0.02") == 0
     content = checkpoint.read(tmp_path / "run" / "last.pt")
-    assert content["network"]["classes"] == ["spleen", "liver", "liver_tumor"] and content["network"]["head"] == "softmax"
+    assert content["network"]["classes"] == ["spleen", "liver",
+                                             "liver_tumor"] and content["network"]["head"] == "softmax"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["baseline"] == method
     said = "\n".join(checkpoint.describe(tmp_path / "run" / "last.pt", content))
     assert "U-Net with a softmax, a baseline of Section 5, 3 classes" in said and "LPG" not in said
-    assert "extends    last.pt, sha256 " in said and "softmax (a baseline of Section 5)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "extends    last.pt, sha256 " in said
+    assert "softmax (a baseline of Section 5)" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
     result = uniseg.load(tmp_path / "run" / "last.pt").segment(first / "ct.nii.gz", postprocess=False)
     assert result.classes == ("spleen", "liver", "liver_tumor")
 
@@ -279,9 +287,13 @@ def test_what_a_baseline_cannot_do_is_refused_in_one_line(first, tmp_path, capsy
     def refused(*arguments):
         assert train.main([*map(str, arguments), "--out", str(tmp_path / "run"), "--workers", "0"]) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
-    new = ("--extend", first / "first" / "last.pt", "--data-root", first / "new", "--folds", 1, "--classes", "liver tumor")
+    new = ("--extend", first / "first" / "last.pt", "--data-root", first / "new", "--folds", 1, "--classes",
+           "liver tumor")
     assert "a network with a softmax. Say how to extend it: --baseline lwf, ilt, plop." in refused(*new)
-    assert "--hard-pseudo and --old-labels are for class-specific heads" in refused(*new, "--baseline", "lwf", "--hard-pseudo")
-    assert "--freeze old: only a network with one MLP a class" in refused(*new, "--baseline", "lwf", "--freeze", "old")
-    assert "does not annotate liver; a softmax takes what is unlabelled for background. Choose --classes that all cases annotate" in refused(
+    assert "--hard-pseudo and --old-labels are for class-specific heads" in refused(*new, "--baseline", "lwf",
+                                                                                    "--hard-pseudo")
+    assert "--freeze old: only a network with one MLP per class" in refused(*new, "--baseline", "lwf", "--freeze",
+                                                                            "old")
+    assert ("does not annotate liver; a softmax takes what is unlabelled for background. "
+            "Choose --classes that all cases annotate") in refused(
         "--data-root", first, "--include", "Old", "Part", "--head", "softmax", "--folds", 1, *TINY[:12])

@@ -12,10 +12,10 @@ import torch
 
 from uniseg import checkpoint
 from uniseg.checkpoint import CheckpointError, load_network, read, save
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.model import ModelConfig, UniversalModel
 
-PREPROCESSING = {"spacing_mm": [1.5, 1.5, 1.5], "hu_window": [-175.0, 250.0], "window": [96, 96, 96],
-                 "antialias": False}
+PREPROCESSING = Preprocessing()
 ABOUT = {"datasets": ["phantom"], "epochs": 3}
 
 
@@ -55,8 +55,10 @@ def rewrite(path, **changes):
 # --------------------------------------------------------------------------------------------------------- round trip
 
 def test_the_former_name_of_the_padding_is_understood(file):
-    rewrite(file, preprocessing={**PREPROCESSING, "pad_slices": "edge"})
-    assert read(file)["preprocessing"] == {**PREPROCESSING, "pad": "edge"}
+    stored = PREPROCESSING.to_dict()
+    del stored["pad"]
+    rewrite(file, preprocessing={**stored, "pad_slices": "edge"})
+    assert Preprocessing.from_dict(read(file)["preprocessing"]).pad == "edge"
     rewrite(file, training={"step": 3, "config": {"pad_slices": "edge"}})
     assert read(file)["training"]["config"] == {"pad": "edge"}
 
@@ -65,7 +67,7 @@ def test_a_network_comes_back_bit_for_bit_with_its_configuration_and_preprocessi
     content = read(file)
     again = load_network(content, file)
     assert not again.training and again.config == network.config
-    assert content["preprocessing"] == PREPROCESSING and content["about"] == ABOUT and "training" not in content
+    assert content["preprocessing"] == PREPROCESSING.to_dict() and content["about"] == ABOUT and "training" not in content
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     image = torch.rand(1, 1, 16, 16, 16)

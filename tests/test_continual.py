@@ -1,19 +1,21 @@
-"""New classes: Eq. (5) against a slow loop; a grown network computes the same for its old classes; the command end to end."""
+"""New classes: Eq. (5) against a slow loop; a grown network keeps its old logits; the command from end to end."""
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import TINY, assert_equal_state, batch_of, gradients, metrics
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import TINY, assert_equal_state, batch_of, gradients, metrics
 from uniseg import checkpoint, continual, train
 from uniseg.datasets.cases import Case
 from uniseg.datasets.find import find_datasets
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -24,17 +26,18 @@ from uniseg.training.recipe import TrainConfig
 from uniseg.training.steps import training_step
 
 OLD, NEW = ("spleen", "liver"), ("aorta", "superior_mesenteric_artery")
-PREPROCESSING = {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((12.0, 12.0, 12.0), window=(16, 16, 16))
 
 
 def old_content(encoding="v3", lpg="independent", classes=OLD):
     """The content of a checkpoint of a small network with random weights."""
     torch.manual_seed(1)
     rows = class_embeddings(classes, encoding)
-    network = UniversalModel(ModelConfig(tuple(classes), "unet", 2, lpg, 8, text_width=rows.shape[1], encoding=encoding),
+    network = UniversalModel(ModelConfig(tuple(classes), "unet", 2, lpg, 8, text_width=rows.shape[1],
+                                         encoding=encoding),
                              torch.from_numpy(rows))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return {"network": network.describe(), "weights": weights, "about": {}, "preprocessing": PREPROCESSING}
+    return {"network": network.describe(), "weights": weights, "about": {}, "preprocessing": PREPROCESSING.to_dict()}
 
 
 def grown(content, new=NEW):
@@ -42,7 +45,7 @@ def grown(content, new=NEW):
     return continual.grow(content, classes, continual.new_embeddings(content, classes))
 
 
-# ------------------------------------------------------------------------------------------------ a network with more classes
+# ------------------------------------------------------------------------------------------ a network with more classes
 
 @pytest.mark.parametrize("encoding", ["v3", "one-hot", "random"])
 @pytest.mark.parametrize("lpg", ["independent", "shared"])
@@ -80,7 +83,8 @@ def test_a_class_more_costs_what_section_5_4_says():
 def test_one_hot_vectors_get_longer_and_keep_their_places():
     network = grown(old_content("one-hot"))
     assert torch.equal(network.organ_embedding, torch.eye(4))
-    assert (network.lpg.controllers[0][0].weight[:, 256 + 2:] == 0).all()      # an old MLP does not listen to the new elements
+    # an old MLP does not listen to the new elements
+    assert (network.lpg.controllers[0][0].weight[:, 256 + 2:] == 0).all()
 
 
 def test_new_sigmoids_start_at_the_prior_and_old_ones_where_they_are():
@@ -95,11 +99,12 @@ def test_new_sigmoids_start_at_the_prior_and_old_ones_where_they_are():
 def test_a_table_of_another_width_is_refused_with_what_to_make():
     content = old_content()
     content["network"]["text_width"] = 512
-    with pytest.raises(ValueError, match="vectors of 384 numbers, the checkpoint's have 512 .*tools/make_embeddings.py"):
+    reason = "vectors of 384 numbers, the checkpoint's have 512 .*tools/make_embeddings.py"
+    with pytest.raises(ValueError, match=reason):
         continual.new_embeddings(content, (*OLD, "aorta"))
 
 
-# -------------------------------------------------------------------------------------------------------------------- Eq. (5)
+# -------------------------------------------------------------------------------------------------------------- Eq. (5)
 
 class Known(torch.nn.Module):
     """A stand-in teacher of two classes: logits that can be worked out from the image."""
@@ -111,7 +116,7 @@ class Known(torch.nn.Module):
 
 
 def new_batch():
-    """Two samples of the new data: both label class 2, the second labels class 3 as well, the first labels old class 1."""
+    """Two samples of the new data: both label class 2, the second also class 3, the first also old class 1."""
     batch = batch_of(3, "0110", "0011")
     batch["bits"] = torch.randint(0, 16, batch["bits"].shape, generator=torch.Generator().manual_seed(5))
     return batch
@@ -142,7 +147,7 @@ def test_targets_are_eq_5_voxel_by_voxel(hard, labels):
     found = extension.targets(batch["image"], batch["bits"], batch["labelled"])
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.equal(extension.labelled(batch["labelled"]), labelled)
-    assert extension.pairs(batch["labelled"]) == 2 * 2 + 3                             # old ones always, new ones where labelled
+    assert extension.pairs(batch["labelled"]) == 2 * 2 + 3                    # old ones always, new ones where labelled
     assert hard == bool(((found[:, :2] == 0) | (found[:, :2] == 1)).all())
 
 
@@ -189,52 +194,59 @@ def test_with_old_weights_frozen_only_the_new_mlps_learn():
     training_step(network, [new_batch()], TrainConfig(), objective=continual.Extension(Known(), frozen=True))
     learning = {n for n, p in network.named_parameters() if p.grad is not None}
     assert learning == {n for n in network.state_dict() if n.startswith(("lpg.controllers.2.", "lpg.controllers.3."))}
-    with pytest.raises(ValueError, match="--freeze old: only a network with one MLP a class"):
+    with pytest.raises(ValueError, match="--freeze old: only a network with one MLP per class"):
         continual.freeze_old(grown(old_content(lpg="shared")), 2)
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is said
+# --------------------------------------------------------------------------------------------------------- what is said
 
 def test_the_summary_compares_old_classes_before_and_after():
     network = grown(old_content())
-    found = summary(OLD, network, {"spleen": 0.9, "liver": 0.8}, {"spleen": 0.7, "liver": 0.9, "aorta": 0.5}, (16, 16, 16))
+    found = summary(OLD, network, {"spleen": 0.9, "liver": 0.8}, {"spleen": 0.7, "liver": 0.9, "aorta": 0.5},
+                    (16, 16, 16))
     assert found["mean"] == pytest.approx({"old_before": 0.85, "old_after": 0.8, "new": 0.5})
     assert found["classes"]["aorta"] == {"new": True, "before": None, "after": 0.5}
     text = "\n".join(lines(found))
-    for expected in ("spleen                           0.900   0.700   -0.200", "aorta                                -   0.500      new",
-                     "superior_mesenteric_artery           -       -      new", "mean of old classes              0.850   0.800"):
+    for expected in ("spleen                           0.900   0.700   -0.200",
+                     "aorta                                -   0.500      new",
+                     "superior_mesenteric_artery           -       -      new",
+                     "mean of old classes              0.850   0.800"):
         assert expected in text
     assert f"{found['cost_of_a_class']['parameters']:,} parameters" in text and "9.44e-4" in text and "466.08" in text
 
 
-# ----------------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------------------- the command
 
-EXTEND = ["--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "4", "--val-every", "2", "--lr", "1e-3", "--workers", "0",
+EXTEND = ["--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "4", "--val-every", "2", "--lr", "1e-3",
+          "--workers", "0",
           "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory):
-    """old: liver and spleen; new: aorta, the superior mesenteric artery, the liver again, and a label nobody knows; val: all."""
+    """old: liver, spleen. new: aorta, superior mesenteric artery, liver again, and an unknown label. val: all."""
     root = tmp_path_factory.mktemp("extension")
     patients = [Patient(*make_phantom((12.0, 12.0, 12.0), seed, beyond=True)) for seed in range(5)]
     both = {"liver": ("liver",), "spleen": ("spleen",)}
     new = {"Aorta": ("aorta",), "Superior mesenteric artery": ("superior_mesenteric_artery",)}
     write_dataset(root / "old" / "Old", both, {"a0": patients[0], "a1": patients[1]})
-    write_dataset(root / "new" / "New", {**new, "liver": ("liver",), "Zorp": ("colon",)}, {"b0": patients[2], "b1": patients[3]})
+    write_dataset(root / "new" / "New", {**new, "liver": ("liver",), "Zorp": ("colon",)},
+                  {"b0": patients[2], "b1": patients[3]})
     write_dataset(root / "val" / "Val", {**both, **new}, {"v0": patients[4]})
     write_volume(root / "ct.nii.gz", patients[4].hu, patients[4].affine)
     plain = [*TINY, "--folds", "1", "--fold", "0", "--epochs", "4", "--cache", str(root / "cache")]
     assert train.main(["--data-root", str(root / "old"), "--out", str(root / "first"), *plain]) == 0
     content = checkpoint.read(root / "first" / "last.pt")
-    del content["network"]["head"]                                        # a checkpoint of a time when there was one kind of head
-    checkpoint.write(root / "before_heads.pt", {key: content[key] for key in ("network", "preprocessing", "weights", "about")})
+    del content["network"]["head"]                              # a checkpoint of a time when there was one kind of head
+    checkpoint.write(root / "before_heads.pt", {key: content[key]
+                                                for key in ("network", "preprocessing", "weights", "about")})
     return root
 
 
 def extend(root, out, *more, data="new", classes="aorta,superior mesenteric artery", start="first/last.pt"):
     chosen = ["--classes", classes] if classes else []
-    return train.main(["--extend", str(root / start), "--data-root", str(root / data), "--val-root", str(root / "val"), "--out", str(out),
+    return train.main(["--extend", str(root / start), "--data-root", str(root / data), "--val-root", str(root / "val"),
+                       "--out", str(out),
                        "--cache", str(root / "cache"), *chosen, *EXTEND, *map(str, more)])
 
 
@@ -245,16 +257,18 @@ def extended(assembly, tmp_path_factory):
     return out
 
 
-def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_after(assembly, extended, tmp_path, capsys):
+def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_after(assembly, extended, tmp_path,
+                                                                                   capsys):
     content = checkpoint.read(extended / "last.pt")
     assert content["network"]["classes"] == [*OLD, "aorta", "superior_mesenteric_artery"]
-    assert content["about"]["extend"] == {"file": "last.pt", "sha256": checkpoint.file_sha256(assembly / "first" / "last.pt")}
+    assert content["about"]["extend"] == {"file": "last.pt",
+                                          "sha256": checkpoint.file_sha256(assembly / "first" / "last.pt")}
     found = json.loads((extended / "extension.json").read_text())
     assert set(found["classes"]) == set(content["network"]["classes"]) and found["cases"] == ["Val/v0"]
     assert found["classes"]["aorta"]["before"] is None and found["classes"]["aorta"]["after"] is not None
     assert found["classes"]["liver"]["after"] == metrics(extended)[-1]["dice"]["liver"]
     first = metrics(assembly / "first")
-    assert all(record.get("dice") is None for record in first)                         # it had no validation; "before" is measured here
+    assert all(record.get("dice") is None for record in first)         # it had no validation; "before" is measured here
     assert found["classes"]["liver"]["before"] is not None
     assert "extended by new classes (extension.json" in (extended / "MODEL_CARD.md").read_text()
     assert extend(assembly, tmp_path / "again") == 0
@@ -267,33 +281,38 @@ def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_aft
 def test_its_defaults_are_those_of_section_5_1_3_and_of_the_checkpoint(assembly):
     args = train.parse(["--extend", str(assembly / "first" / "last.pt"), "--data-root", "x"])
     assert (args.epochs, args.warmup_epochs, args.batch_size, args.lr, args.weight_decay) == (100, 0, 2, 1e-4, 1e-5)
-    assert (args.backbone, args.width, args.lpg_hidden, args.spacing, args.patch_size) == ("unet", 2, 8, 12.0, (16, 16, 16))
+    assert (args.backbone, args.width, args.lpg_hidden, args.spacing, args.patch_size) == ("unet", 2, 8, 12.0,
+                                                                                           (16, 16, 16))
 
 
 def test_the_windows_of_a_checkpoint_are_kept_and_others_refused(tmp_path, capsys):
     content = old_content()
     config = ModelConfig.of({**content["network"], "input_windows": ((0.4125, 0.625), (0.0, 1.0))})
     checkpoint.save(tmp_path / "old.pt", UniversalModel(config, content["weights"]["organ_embedding"]),
-                    {**PREPROCESSING, "hu_window": [-1000.0, 1000.0]})
-    command = ["--extend", str(tmp_path / "old.pt"), "--data-root", "x", "--device", "cpu", "--out", str(tmp_path / "run")]
+                    replace(PREPROCESSING, hu_window=(-1000.0, 1000.0)))
+    command = ["--extend", str(tmp_path / "old.pt"), "--data-root", "x", "--device", "cpu", "--out",
+               str(tmp_path / "run")]
     for args in (train.parse(command), train.parse([*command, "--input-windows", "-175", "250", "-1000", "1000"])):
         assert make_config(args, train_cases=3, world=1).input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
     assert grown(checkpoint.read(tmp_path / "old.pt")).config.input_windows == ((0.4125, 0.625), (0.0, 1.0))
     assert train.main([*command, "--input-windows", "-175", "250"]) == 2
     [said] = capsys.readouterr().err.splitlines()
-    assert "--input-windows: " in said and "has (-175.0, 250.0, -1000.0, 1000.0), which --extend keeps. Leave the option out." in said
+    assert "--input-windows: " in said
+    assert "has (-175.0, 250.0, -1000.0, 1000.0), which --extend keeps. Leave the option out." in said
 
 
 def test_dice_of_present_classes_alone_is_not_for_an_extension(assembly, tmp_path, capsys):
     assert extend(assembly, tmp_path / "run", "--dice-present") == 2
-    assert "--dice-present: the losses of --extend and --head softmax know no absent classes. Leave it out." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--dice-present: the losses of --extend and --head softmax know no absent classes. Leave it out." in error
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, extended):
     segmentation = uniseg.load(extended / "last.pt").segment(assembly / "ct.nii.gz", threshold=1e-6)
     assert segmentation.stats["classes"]["superior_mesenteric_artery"]["label"] == 33
-    assert segmentation.mask("Superior mesenteric artery").sum() == segmentation.stats["classes"]["superior_mesenteric_artery"]["voxels"]
+    voxels = segmentation.stats["classes"]["superior_mesenteric_artery"]["voxels"]
+    assert segmentation.mask("Superior mesenteric artery").sum() == voxels
     assert segmentation.stats["classes"]["aorta"]["label"] == 8
 
 
@@ -310,7 +329,8 @@ def test_old_data_is_not_read(assembly, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_an_extension_extends_further(assembly, extended, tmp_path):
     write_dataset(tmp_path / "more" / "More", {"stomach": ("stomach",)}, {"s": Patient(*make_phantom((12.0,) * 3, 7))})
-    assert train.main(["--extend", str(extended / "last.pt"), "--data-root", str(tmp_path / "more"), "--folds", "1", "--out",
+    assert train.main(["--extend", str(extended / "last.pt"), "--data-root", str(tmp_path / "more"), "--folds", "1",
+                       "--out",
                        str(tmp_path / "run"), *EXTEND]) == 0
     network = checkpoint.read(tmp_path / "run" / "last.pt")["network"]
     assert network["classes"] == [*OLD, "aorta", "superior_mesenteric_artery", "stomach"]
@@ -321,7 +341,8 @@ def test_an_extension_extends_further(assembly, extended, tmp_path):
 @pytest.mark.slow
 def test_with_old_weights_frozen_old_classes_are_bit_for_bit_as_before(assembly, tmp_path):
     assert extend(assembly, tmp_path / "run", "--freeze", "old", "--weight-decay", 0.1) == 0
-    before, after = (checkpoint.read(p)["weights"] for p in (assembly / "first" / "last.pt", tmp_path / "run" / "last.pt"))
+    before, after = (checkpoint.read(p)["weights"] for p in (assembly / "first" / "last.pt",
+                                                             tmp_path / "run" / "last.pt"))
     for name, theirs in before.items():
         assert torch.equal(after[name][tuple(slice(0, n) for n in theirs.shape)], theirs), name
     found = json.loads((tmp_path / "run" / "extension.json").read_text())["classes"]
@@ -341,7 +362,8 @@ def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_
         patch.setattr(train, "training_step", broken)
         assert extend(assembly, tmp_path / "run") == 130
     assert extend(assembly, tmp_path / "run", "--resume") == 0
-    assert_equal_state(checkpoint.read(tmp_path / "run" / "last.pt")["weights"], checkpoint.read(extended / "last.pt")["weights"])
+    assert_equal_state(checkpoint.read(tmp_path / "run" / "last.pt")["weights"],
+                       checkpoint.read(extended / "last.pt")["weights"])
     assert (tmp_path / "run" / "extension.json").read_text() == (extended / "extension.json").read_text()
 
 
@@ -357,7 +379,8 @@ def test_a_finished_extension_resumed_ends_at_once(assembly, tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_name_its_head_has_class_specific_ones(assembly, tmp_path):
     assert extend(assembly, tmp_path / "run", start="before_heads.pt") == 0
-    assert checkpoint.read(tmp_path / "run" / "last.pt")["network"]["classes"] == [*OLD, "aorta", "superior_mesenteric_artery"]
+    assert checkpoint.read(tmp_path / "run" / "last.pt")["network"]["classes"] == [*OLD, "aorta",
+                                                                                   "superior_mesenteric_artery"]
 
 
 def test_a_resume_from_another_old_model_is_refused(assembly, extended, capsys):
@@ -411,8 +434,8 @@ def test_what_cannot_be_extended_is_refused_in_one_line(assembly, tmp_path, caps
     assert extend(assembly, tmp_path / "run", *more, **how) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("uniseg: error: ")]
     if expected == "no text embedding":
-        expected = "A class beyond Table 2 needs a text embedding: `python -m uniseg.embeddings` prints the names that have one, " \
-                   "tools/make_embeddings.py --names FILE makes a table with more"
+        expected = "A class beyond Table 2 needs a text embedding: `python -m uniseg.embeddings` prints the names " \
+                   "that have one, tools/make_embeddings.py --names FILE makes a table with more"
     assert len(errors) == 1 and expected in errors[0]
 
 
@@ -426,7 +449,7 @@ def test_old_alone_can_be_frozen_only_in_an_extension(refused):
     assert "--freeze old without --extend" in refused("--freeze", "old")
 
 
-# ---------------------------------------------------------------------------------------------------- more classes than Table 2
+# -------------------------------------------------------------------------------------------- more classes than Table 2
 
 def many(count):
     """Names of `count` classes: Table 2's, then others of the shipped table of embeddings."""
@@ -450,7 +473,8 @@ def test_40_classes_grow_to_64_and_to_no_more(tmp_path):
 def test_64_classes_go_through_training_bits_label_map_and_json(tmp_path):
     """Bit 63 is the sign of the int64 that a batch carries; numbers of the label map go on at 33."""
     classes = many(64)
-    batch = {"image": torch.rand(1, 1, 16, 16, 16), "bits": torch.full((1, 16, 16, 16), -2 ** 63), "labelled": torch.ones(1, 64, dtype=bool),
+    batch = {"image": torch.rand(1, 1, 16, 16, 16), "bits": torch.full((1, 16, 16, 16), -2 ** 63),
+             "labelled": torch.ones(1, 64, dtype=bool),
              "case": ["c"]}
     network = grown(old_content(classes=classes[:40]), classes[40:])
     assert training_step(network, [batch], TrainConfig()).isfinite()
@@ -462,7 +486,7 @@ def test_64_classes_go_through_training_bits_label_map_and_json(tmp_path):
     assert [c["label"] for c in result.stats["classes"].values()] == list(range(1, 65))
     assert result.mask(classes[63]).any()
     chosen = model.segment(tmp_path / "ct.nii.gz", classes=[classes[63]], threshold=1e-6, postprocess=False)
-    assert chosen.stats["classes"][classes[63]]["label"] == 64                          # its number does not depend on what is computed
+    assert chosen.stats["classes"][classes[63]]["label"] == 64          # its number does not depend on what is computed
     assert np.array_equal(chosen.mask(classes[63]), result.mask(classes[63]))
     chosen.save(tmp_path / "seg.nii.gz", tmp_path / "masks")
     assert json.loads((tmp_path / "seg.json").read_text())["classes"][classes[63]]["label"] == 64
@@ -477,7 +501,8 @@ def test_a_label_map_beyond_255_classes_is_uint16_and_classes_are_computed_in_pa
     hu, _, affine = make_phantom((12.0,) * 3)
     write_volume(tmp_path / "ct.nii.gz", hu, affine)
     model = uniseg.load(tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="300 classes do not fit one integer per voxel. Use at most 64 classes at a time"):
+    reason = "300 classes do not fit one integer per voxel. Use at most 64 classes at a time"
+    with pytest.raises(ValueError, match=reason):
         model.segment(tmp_path / "ct.nii.gz")
     result = model.segment(tmp_path / "ct.nii.gz", classes=["part_299"], threshold=1e-6, postprocess=False)
     assert result.label_map.dtype == np.uint16 and set(np.unique(result.label_map)) == {0, 332}

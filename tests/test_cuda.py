@@ -1,4 +1,5 @@
-"""The same on a CUDA GPU as on a CPU: heads, losses, backbones, a training run, an interrupted one, inference. Skipped where no GPU is.
+"""The same on a CUDA GPU as on a CPU: heads, losses, backbones, a training run, an interrupted one, inference. Skipped
+where no GPU is.
 
 cuDNN's convolutions are in TF32, and not always summed in the same order, unless both are turned off, as here
 (https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html); then 1e-3 of the largest value is rounding.
@@ -6,9 +7,9 @@ cuDNN's convolutions are in TF32, and not always summed in the same order, unles
 
 import pytest
 import torch
-from runs import batch_of, ended, metrics, small_network, torchrun
 
 import uniseg
+from runs import batch_of, ended, metrics, small_network, torchrun
 from uniseg import checkpoint, train
 from uniseg.backbones import BACKBONES
 from uniseg.heads import SIZES
@@ -51,7 +52,7 @@ def test_the_class_heads_give_the_same_logits_and_gradients(classes):
     results = []
     for device in ("cuda", "cpu"):
         features, theta = (t.to(device).requires_grad_() for t in inputs)
-        logits = class_heads.class_logits(features, theta, SIZES, chunk=100)           # chunks that do not divide the 990 voxels
+        logits = class_heads.class_logits(features, theta, SIZES, chunk=100)  # chunks that do not divide the 990 voxels
         logits.backward(grad.to(device))
         results.append((logits, features.grad, theta.grad))
     for a, b in zip(*results):
@@ -64,7 +65,8 @@ def test_the_loss_and_its_gradient_are_the_same(dice_of_absent):
     logits, results = torch.randn(2, 3, 16, 16, 16, generator=torch.Generator().manual_seed(1)), []
     for device in ("cuda", "cpu"):
         x = logits.to(device).requires_grad_()
-        loss = masked_loss(x, unpack_bits(batch["bits"].to(device), 3), batch["labelled"].to(device), dice_of_absent=dice_of_absent)
+        loss = masked_loss(x, unpack_bits(batch["bits"].to(device), 3), batch["labelled"].to(device),
+                           dice_of_absent=dice_of_absent)
         loss.backward()
         results.append((loss, x.grad))
     for a, b in zip(*results):
@@ -77,7 +79,8 @@ def test_a_step_moves_the_weights_alike():
         network = small_network().to(device)
         config = type("Config", (), {"amp": "off"})
         training_step(network, [batch_of(0, "101", "110")], config)
-        gradients.append(torch.cat([p.grad.flatten().cpu() for n, p in network.named_parameters() if "conv1.bias" not in n]))
+        gradients.append(torch.cat([p.grad.flatten().cpu() for n, p in network.named_parameters()
+                                    if "conv1.bias" not in n]))
     close(*gradients)                                 # a bias before a normalisation has no gradient but rounding
 
 

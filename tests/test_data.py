@@ -1,10 +1,9 @@
 """data.py, augment.py: on which side a kidney lies, what the cache holds, what a patch is.
 
-Small arrays are written so that the answer can be read off them; the patients are phantoms, whose sides are known. Ids like
-D06 are those of the project's table of faults.
+Small arrays are written so that the answer can be read off them; the patients are phantoms, whose sides are known. Ids
+like D06 are those of docs/faults.md.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -13,9 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import Patient, label_map, write_dataset
 from scipy import ndimage
 
+from conftest import Patient, label_map, write_dataset
 from uniseg.data import PatchDataset
 from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90
@@ -27,8 +26,15 @@ from uniseg.datasets.masks import class_masks
 from uniseg.imaging.bits import get_bit
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample_mask
-from uniseg.imaging.volume import AIR_HU, read_ct, read_label_map, scale_hu, write_volume
+from uniseg.imaging.volume import (
+    AIR_HU,
+    read_ct,
+    read_label_map,
+    scale_hu,
+    write_volume,
+)
 from uniseg.phantom import make_phantom
+from uniseg.training.recipe import TrainConfig
 
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 
@@ -36,7 +42,9 @@ COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 # ------------------------------------------------------------------------------------- labels to class masks, by hand
 
 def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
-    """Masks of a patient who is one row of voxels from the left (first) to the right (last), as {class: string of # and .}.
+    """Masks of a patient who is one row of voxels from the left (first) to the right (last).
+
+    They are given as {class: string of # and .}.
 
     line: label values as digits; the mid-sagittal plane of so small an image is its middle
     """
@@ -96,14 +104,15 @@ def test_a_dropped_label_is_nobodys():
 def test_d07_unexpected_values_are_refused_with_their_counts():
     dataset = Dataset("set", Path("nowhere"), (Label("liver", (1,), ("liver",)),), (0, 1), ())
     labels = np.array([[[0, 1, 7, 7, 255, 7]]], np.uint8)
-    with pytest.raises(DataError, match=r"x.nii.gz: label values 7 \(3 voxels\), 255 \(1 voxels\) are not in nowhere.dataset.json"):
+    with pytest.raises(DataError, match=r"x.nii.gz: label values 7 \(3 voxels\), 255 \(1 voxels\) are not in "
+                                        "nowhere.dataset.json"):
         list(class_masks(dataset, labels, np.zeros(labels.shape), np.eye(4), "x.nii.gz"))
 
 
 def test_d07_negative_and_fractional_labels_in_a_file_are_refused(tmp_path):
     folder = write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": tiny_patient()})
     path = folder / "labelsTr" / "x.nii.gz"
-    for values, message in (([-1], r"label values -1 \(1 voxels\) are not in"), ([0.5], "no integers")):
+    for values, message in (([-1], r"label values -1 \(1 voxels\) are not in"), ([0.5], "not integers")):
         labels = np.zeros((14, 14, 14), np.float32)
         labels.flat[:1] = values
         write_volume(path, labels, np.diag([1.5, 1.5, 1.5, 1]))
@@ -115,10 +124,11 @@ def test_d07_labels_a_hair_off_an_integer_are_rounded(tmp_path):
     folder = write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": tiny_patient()})
     labels = label_map(tiny_patient().masks, {"liver": ("liver",)}).astype(np.float32) * np.float32(0.999999)
     write_volume(folder / "labelsTr" / "x.nii.gz", labels, tiny_patient().affine)
-    assert cached(folder, Preprocessing(), tmp_path / "cache").voxels == {"liver": int(tiny_patient().masks["liver"].sum())}
+    assert cached(folder, Preprocessing(), tmp_path / "cache").voxels == \
+        {"liver": int(tiny_patient().masks["liver"].sum())}
 
 
-# --------------------------------------------------------------------------------------------------- the patient's right
+# -------------------------------------------------------------------------------------------------- the patient's right
 
 def stored(patient, axes):
     """The patient's volumes as a file with these axes would hold them, e.g. "LPS"; the patient stays where they are."""
@@ -142,7 +152,8 @@ def turned_grid(patient, degrees_about_z, degrees_about_x):
     to_old = np.linalg.inv(patient.affine) @ affine
 
     def sample(array, order, outside):
-        return ndimage.affine_transform(array, to_old[:3, :3], to_old[:3, 3], order=order, mode="constant", cval=outside)
+        return ndimage.affine_transform(array, to_old[:3, :3], to_old[:3, 3], order=order, mode="constant",
+                                        cval=outside)
     masks = {name: sample(mask.astype(np.uint8), 0, 0).astype(bool) for name, mask in patient.masks.items()}
     return Patient(sample(patient.hu.astype(np.float32), 1, -1000).astype(np.int16), masks, affine)
 
@@ -169,10 +180,11 @@ def centre_of(case, name):
 
 def assert_sides_are_right(merged, separate):
     for name in separate.names:
-        assert np.array_equal(get_bit(merged.bits, merged.names.index(name)), get_bit(separate.bits, separate.names.index(name))), name
+        assert np.array_equal(get_bit(merged.bits, merged.names.index(name)),
+                              get_bit(separate.bits, separate.names.index(name))), name
     assert np.array_equal(merged.image, separate.image)
     for right, left in (("right_kidney", "left_kidney"), ("right_lung", "left_lung")):
-        assert centre_of(merged, right)[0] > centre_of(merged, left)[0] + 2          # axis 0 grows to the patient's right
+        assert centre_of(merged, right)[0] > centre_of(merged, left)[0] + 2  # axis 0 grows to the patient's right
     assert abs(centre_of(merged, "liver")[0] - centre_of(merged, "right_kidney")[0]) < \
         abs(centre_of(merged, "liver")[0] - centre_of(merged, "left_kidney")[0])
     assert merged.voxels["right_kidney"] != merged.voxels["left_kidney"]              # else a swap could go unnoticed
@@ -189,7 +201,8 @@ ALL_AXES = [a + b + c for a in "RLAPSI" for b in "RLAPSI" for c in "RLAPSI"
 SOME_AXES = ["RAS", "LPS", "LAS", "SPL", "PIR", "ARI"]           # straight, scanners' usual, mirrored, three permuted
 
 
-@pytest.mark.parametrize("axes", [pytest.param(axes, marks=[] if axes in SOME_AXES else pytest.mark.slow) for axes in ALL_AXES])
+@pytest.mark.parametrize("axes", [pytest.param(axes, marks=[] if axes in SOME_AXES else pytest.mark.slow)
+                                  for axes in ALL_AXES])
 def test_the_right_kidney_is_on_the_patients_right_however_the_file_is_stored(patient, tmp_path, axes):
     merged, separate = both_ways(stored(patient, axes), tmp_path)
     assert_sides_are_right(merged, separate)
@@ -205,7 +218,7 @@ def test_the_same_patient_gives_the_same_case_however_the_file_is_stored(patient
     for case in cases[1:]:
         assert case.folder != cases[0].folder                    # other bytes, so other cases in the cache
         assert np.array_equal(case.bits, cases[0].bits)
-        assert np.abs(case.image.astype(int) - cases[0].image).max() <= 1             # axes are interpolated in another order
+        assert np.abs(case.image.astype(int) - cases[0].image).max() <= 1  # axes are interpolated in another order
 
 
 @pytest.mark.parametrize("degrees", [(20, 0), (-15, 10)], ids=str)
@@ -220,7 +233,8 @@ def test_a_lone_kidney_is_on_the_side_where_it_lies(patient, tmp_path):
     """A label `kidneys` after a nephrectomy: the half that is missing is annotated and empty."""
     for present, missing in (("left_kidney", "right_kidney"), ("right_kidney", "left_kidney")):
         masks = {**patient.masks, missing: np.zeros_like(patient.masks[missing])}
-        folder = write_dataset(tmp_path / present, {"kidneys": (present,)}, {"x": stored(patient._replace(masks=masks), "LPS")})
+        folder = write_dataset(tmp_path / present, {"kidneys": (present,)},
+                               {"x": stored(patient._replace(masks=masks), "LPS")})
         case = cached(folder, COARSE, tmp_path / "cache")
         assert case.voxels[present] > 0 and case.voxels[missing] == 0
 
@@ -238,7 +252,7 @@ def test_merged_labels_of_a_real_ct_are_split_as_its_separate_labels_say(shared_
         assert np.array_equal(mask, labels == values[name]), name
 
 
-# -------------------------------------------------------------------------------------------------- image and label agree
+# ------------------------------------------------------------------------------------------------ image and label agree
 
 def tiny_patient(shift=0.0):
     """14^3 voxels of 1.5 mm, each with an HU of its own from -200 to 2543; all body; a liver of 3 x 4 x 5 voxels."""
@@ -258,14 +272,15 @@ def with_label(folder, array, affine):
 
 def test_d06_a_label_of_another_shape_is_refused_with_both_files(tmp_path):
     folder = with_label(tmp_path / "set", np.zeros((14, 14, 13), np.uint8), tiny_patient().affine)
-    with pytest.raises(DataError, match=r"labelsTr/x.nii.gz: shape \(14, 14, 13\) differs from the image's \(14, 14, 14\) "
+    with pytest.raises(DataError,
+                       match=r"labelsTr/x.nii.gz: shape \(14, 14, 13\) differs from the image's \(14, 14, 14\) "
                                         r"\(.*imagesTr/x.nii.gz\). Resample the label"):
         cached(folder, Preprocessing(), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("move, message", [
     (lambda a: a.__setitem__((0, 3), 0.002), "up to 0.002 mm away"),
-    (lambda a: a.__setitem__((1, 1), 1.5 + 0.001), "up to 0.013 mm away"),            # 13 voxels off: 0.013 mm at the far corner
+    (lambda a: a.__setitem__((1, 1), 1.5 + 0.001), "up to 0.013 mm away"),  # 13 voxels off: 0.013 mm at the far corner
     (lambda a: a.__setitem__((2, 3), -40.0), "up to 40 mm away"),
 ], ids=["shift", "spacing", "far"])
 def test_d06_a_label_at_another_place_is_refused_with_the_distance(tmp_path, move, message):
@@ -289,7 +304,7 @@ def test_d08_an_empty_label_map_is_a_case_whose_classes_are_absent(tmp_path):
     assert sample["labelled"].tolist() == [True, False] and not sample["bits"].any()
 
 
-# --------------------------------------------------------------------------------------------------------------- the cache
+# ------------------------------------------------------------------------------------------------------------ the cache
 
 @pytest.fixture
 def chest(phantom_root):
@@ -343,14 +358,15 @@ def test_more_than_32_classes_make_64_bits_and_lose_none(tmp_path):
 
 def test_at_its_own_spacing_a_case_is_its_file_cropped_to_the_body(tmp_path):
     hu, masks, affine = make_phantom((12.0, 12.0, 12.0), seed=2)
-    padded = Patient(np.pad(hu, 8, constant_values=-1000), {name: np.pad(mask, 8) for name, mask in masks.items()}, affine)
+    padded = Patient(np.pad(hu, 8, constant_values=-1000), {name: np.pad(mask, 8) for name, mask in masks.items()},
+                     affine)
     case = cached(write_dataset(tmp_path / "set", SEPARATE, {"x": padded}), COARSE, tmp_path / "cache")
     start, size = place_of(case.image, padded.hu)
-    assert all(6 <= i and i + n <= m - 6 for i, n, m in zip(start, size, padded.hu.shape))            # 8, less a margin of 2
+    assert all(6 <= i and i + n <= m - 6 for i, n, m in zip(start, size, padded.hu.shape))  # 8, less a margin of 2
     for k, name in enumerate(case.names):
         mask = padded.masks[name]
         assert np.array_equal(get_bit(case.bits, k), mask[tuple(slice(i, i + n) for i, n in zip(start, size))])
-        assert case.voxels[name] == get_bit(case.bits, k).sum() == mask.sum()                        # no label is cut off
+        assert case.voxels[name] == get_bit(case.bits, k).sum() == mask.sum()  # no label is cut off
 
 
 def place_of(part, whole):
@@ -362,18 +378,21 @@ def place_of(part, whole):
 
 
 def test_a_resampled_case_equals_a_slow_reference(patient, tmp_path):
-    """Linear interpolation on the grid of the same centre, written once more with scipy; masks as volume.resample_mask."""
+    """Linear interpolation on the grid of the same centre, written once more with scipy; masks as
+    volume.resample_mask."""
     folder = write_dataset(tmp_path / "set", SEPARATE, {"x": patient})
     case = cached(folder, Preprocessing((10.0, 11.0, 12.0)), tmp_path / "cache")
     spacing, target = np.array([9.0, 12.0, 14.0]), np.array([10.0, 11.0, 12.0])
     shape = np.round(np.array(patient.hu.shape) * spacing / target).astype(int)
-    at = [(np.arange(n) - (n - 1) / 2) * t / s + (m - 1) / 2 for n, m, s, t in zip(shape, patient.hu.shape, spacing, target)]
-    image = np.rint(ndimage.map_coordinates(patient.hu.astype(float), np.meshgrid(*at, indexing="ij"), order=1, mode="nearest"))
+    at = [(np.arange(n) - (n - 1) / 2) * t / s + (m - 1) / 2
+          for n, m, s, t in zip(shape, patient.hu.shape, spacing, target)]
+    image = np.rint(ndimage.map_coordinates(patient.hu.astype(float), np.meshgrid(*at, indexing="ij"), order=1,
+                                            mode="nearest"))
     bits = sum(resample_mask(patient.masks[name], patient.affine, tuple(target)).astype(np.uint32) << k
                for k, name in enumerate(case.names))
     start, size = place_of(case.bits, bits)
     box = tuple(slice(s, s + n) for s, n in zip(start, size))
-    assert np.abs(case.image.astype(int) - image[box]).max() <= 1                     # rounding of float32 against float64
+    assert np.abs(case.image.astype(int) - image[box]).max() <= 1  # rounding of float32 against float64
     assert np.mean(case.image != image[box]) < 0.01
 
 
@@ -414,9 +433,11 @@ def test_d14_another_image_label_or_meaning_is_another_case(own_chest, tmp_path,
     assert not (np.array_equal(after.image, before.image) and np.array_equal(after.bits, before.bits))
 
 
-@pytest.mark.parametrize("settings", [Preprocessing((13.0, 12.0, 12.0)), Preprocessing((12.0, 12.0, 12.0), antialias=True)], ids=str)
+@pytest.mark.parametrize("settings", [Preprocessing((13.0, 12.0, 12.0)),
+                                      Preprocessing((12.0, 12.0, 12.0), antialias=True)], ids=str)
 def test_d14_other_settings_are_another_case(own_chest, tmp_path, settings):
-    assert cached(own_chest, settings, tmp_path / "cache").folder != cached(own_chest, COARSE, tmp_path / "cache").folder
+    here, there = (cached(own_chest, s, tmp_path / "cache").folder for s in (settings, COARSE))
+    assert here != there
 
 
 def test_the_hu_window_is_applied_to_patches_and_needs_no_new_cache(own_chest, tmp_path):
@@ -476,15 +497,20 @@ def test_d14_of_two_processes_that_make_one_case_the_second_gives_way(own_chest,
     assert not [p for p in (tmp_path / "cache").iterdir() if p.name.endswith(".tmp")]
 
 
-# ----------------------------------------------------------------------------------------------------------------- patches
+# -------------------------------------------------------------------------------------------------------------- patches
 
-IDENTITY = Preprocessing(hu_window=(-1024.0, 3071.0))            # image values are HU, shifted and scaled
+PLAIN = {"rotate_probability": 0.0, "shift_probability": 0.0}     # no augmentation
+IDENTITY = {"hu_window": (-1024.0, 3071.0)}                      # image values are HU, shifted and scaled
 
 
-def patches(cases, classes, patch_size=(4, 4, 4), seed=0, **options):
-    """A PatchDataset without augmentation unless asked for."""
-    return PatchDataset(cases, classes, IDENTITY, patch_size, seed,
-                        **{"rotate_probability": 0.0, "shift_probability": 0.0, **options})
+def as_in_the_paper(cases, classes, patch_size, **options):
+    """A PatchDataset of the recipe but for these settings."""
+    return PatchDataset(cases, classes, TrainConfig(patch_size=patch_size, **options))
+
+
+def patches(cases, classes, patch_size=(4, 4, 4), **options):
+    """A PatchDataset without augmentation, whose image values are HU, unless other settings are given."""
+    return as_in_the_paper(cases, classes, patch_size, **{**IDENTITY, **PLAIN, **options})
 
 
 def hu_of(image):
@@ -495,7 +521,8 @@ def hu_of(image):
 def tiny(tmp_path_factory):
     """The tiny patient as a cached case: each voxel's HU tells its place."""
     root = tmp_path_factory.mktemp("tiny")
-    return cached(write_dataset(root / "set", {"liver": ("liver",)}, {"x": tiny_patient()}), Preprocessing(), root / "cache")
+    return cached(write_dataset(root / "set", {"liver": ("liver",)}, {"x": tiny_patient()}), Preprocessing(),
+                  root / "cache")
 
 
 def handmade(folder, dataset, bits, names, image=None):
@@ -506,7 +533,8 @@ def handmade(folder, dataset, bits, names, image=None):
     np.save(folder / "foreground.npy", np.flatnonzero(bits))
     for k in range(len(names)):
         np.save(folder / f"voxels_{k}.npy", np.flatnonzero(bits >> k & 1))
-    return Case(folder, dataset, f"{dataset}/{folder.name}", tuple(names), {n: int((bits >> k & 1).sum()) for k, n in enumerate(names)})
+    return Case(folder, dataset, f"{dataset}/{folder.name}", tuple(names),
+                {n: int((bits >> k & 1).sum()) for k, n in enumerate(names)})
 
 
 def same(a, b):
@@ -514,7 +542,7 @@ def same(a, b):
 
 
 def test_a_sample_has_the_shapes_and_types_that_training_reads(tiny):
-    sample = PatchDataset([tiny], ("spleen", "liver"), Preprocessing(), (4, 6, 8))[5]
+    sample = as_in_the_paper([tiny], ("spleen", "liver"), (4, 6, 8))[5]
     assert sample["image"].shape == (1, 4, 6, 8) and sample["image"].dtype == np.float32
     assert sample["bits"].shape == (4, 6, 8) and sample["bits"].dtype == np.int64
     assert sample["labelled"].tolist() == [False, True] and sample["case"] == "set/x"
@@ -523,7 +551,7 @@ def test_a_sample_has_the_shapes_and_types_that_training_reads(tiny):
 @pytest.mark.parametrize("augment", ["paper", "strong", "contrast"])
 def test_sample_g_depends_on_the_seed_and_g_alone(tiny, augment):
     def drawn(seed, order):
-        dataset = PatchDataset([tiny], ("liver",), Preprocessing(), (8, 8, 8), seed, augment=augment)
+        dataset = as_in_the_paper([tiny], ("liver",), (8, 8, 8), seed=seed, augment=augment)
         return {g: dataset[g] for g in order}
     first, again, other = drawn(3, [0, 1, 2, 40]), drawn(3, [40, 2, 1, 0]), drawn(4, [0, 1, 2, 40])
     assert all(same(first[g], again[g]) for g in first)
@@ -543,18 +571,18 @@ def test_a_patch_is_the_volume_at_its_place(tiny):
         assert np.array_equal(hu, whole[box]) and np.array_equal(sample["bits"], liver[box])
         starts.add(start)
     assert len(starts) > 30
-    assert {min(s[a] for s in starts) for a in range(3)} == {0}                       # patches touch the border and stay inside
+    assert {min(s[a] for s in starts) for a in range(3)} == {0}  # patches touch the border and stay inside
 
 
 @pytest.mark.parametrize("pad", ["air", "edge"])
 def test_a_patch_larger_than_the_volume_is_filled_with_air_or_with_the_volume_s_outermost_voxels(pad, tmp_path):
     patient = tiny_patient()
     whole, liver = patient.hu.astype(int), patient.masks["liver"]
-    liver[:5, 3:7, :9] = True                                                                # up to two of the volume's faces
+    liver[:5, 3:7, :9] = True  # up to two of the volume's faces
     depth, width, slices = whole.shape
-    case = cached(write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": patient}), Preprocessing(), tmp_path / "cache")
-    sample = PatchDataset([case], ("liver",), dataclasses.replace(IDENTITY, pad=pad), (depth + 2, width, slices + 4), seed=0,
-                          rotate_probability=0.0, shift_probability=0.0)[0]
+    case = cached(write_dataset(tmp_path / "set", {"liver": ("liver",)}, {"x": patient}), Preprocessing(),
+                  tmp_path / "cache")
+    sample = patches([case], ("liver",), (depth + 2, width, slices + 4), pad=pad)[0]
     hu, bits = hu_of(sample["image"][0]), sample["bits"]
     inside = np.s_[1:-1, :, 2:-2]
     assert np.array_equal(hu[inside], whole) and np.array_equal(bits[inside], liver)
@@ -577,7 +605,7 @@ def test_a_foreground_patch_has_its_centre_in_the_foreground(tiny):
 
 def test_two_of_three_centres_are_foreground(tiny):
     """A patch of one voxel is its centre. 2 : 1, Section 4.1.2; the standard deviation of the share is 0.012."""
-    dataset = PatchDataset([tiny], ("liver",), Preprocessing(), (1, 1, 1))
+    dataset = as_in_the_paper([tiny], ("liver",), (1, 1, 1))
     share = np.mean([dataset[g]["bits"].item() for g in range(1500)])
     assert abs(share - 2 / 3) < 0.04
     assert tiny.voxels["liver"] / 14 ** 3 < 0.03                                      # uniform centres would give this
@@ -593,7 +621,8 @@ def test_a_volume_that_is_all_foreground_has_no_background_to_draw_and_one_witho
 def test_each_dataset_is_drawn_equally_often_then_each_of_its_cases(tmp_path):
     """One dataset of one case, one of three: 1/2, and 3 x 1/6. Standard deviations 0.022 and 0.017."""
     one = np.ones((4, 4, 4), int)
-    cases = [handmade(tmp_path / name, dataset, one, ["liver"]) for dataset, name in (("A", "a"), ("B", "b0"), ("B", "b1"), ("B", "b2"))]
+    cases = [handmade(tmp_path / name, dataset, one, ["liver"])
+             for dataset, name in (("A", "a"), ("B", "b0"), ("B", "b1"), ("B", "b2"))]
     dataset = patches(cases, ("liver",))
     drawn = [dataset[g]["case"] for g in range(500)]
     assert abs(drawn.count("A/a") / 500 - 1 / 2) < 0.07
@@ -602,7 +631,9 @@ def test_each_dataset_is_drawn_equally_often_then_each_of_its_cases(tmp_path):
 
 
 def test_a_datasets_weight_makes_it_drawn_so_many_times_as_often_as_another(tmp_path):
-    """Weights 2, 0.5 and 1 of A, B and C: shares 4/7, 1/7, 2/7. 4.5 standard deviations of 700 draws: 0.084, 0.060, 0.077.
+    """Weights 2, 0.5 and 1 of A, B and C give shares of 4/7, 1/7 and 2/7.
+
+    4.5 standard deviations of 700 draws are 0.084, 0.060 and 0.077.
 
     The draws are those of the seed, so this passes or fails for good; of all seeds 1 in 50000 would fail by chance.
     """
@@ -612,34 +643,35 @@ def test_a_datasets_weight_makes_it_drawn_so_many_times_as_often_as_another(tmp_
     def drawn(count=700, **options):
         dataset = patches(cases, ("liver",), (1, 1, 1), **options)
         return [dataset[g]["case"][0] for g in range(count)]
-    names = drawn(dataset_weights={"A": 2.0, "B": 0.5})
+    names = drawn(dataset_weights=(("A", 2.0), ("B", 0.5)))
     for name, share in (("A", 4 / 7), ("B", 1 / 7), ("C", 2 / 7)):
         assert abs(names.count(name) / 700 - share) < 4.5 * math.sqrt(share * (1 - share) / 700)
     rngs = [np.random.default_rng((0, g)) for g in range(20)]
-    assert drawn(20) == drawn(20, dataset_weights={}) == ["ABC"[rng.integers(3)] for rng in rngs]        # without: as ever
+    assert drawn(20) == drawn(20, dataset_weights=()) == ["ABC"[rng.integers(3)] for rng in rngs]  # without: as ever
     with pytest.raises(ValueError, match="--dataset-weights D: no such dataset among A, B, C."):
-        drawn(dataset_weights={"D": 2.0})
+        drawn(dataset_weights=(("D", 2.0),))
 
 
 def test_what_is_drawn_does_not_depend_on_the_order_in_which_datasets_were_found(tmp_path):
     one = np.ones((4, 4, 4), int)
     cases = [handmade(tmp_path / name, name, one, ["liver"]) for name in "ab"]
-    assert [patches(cases, ("liver",))[g]["case"] for g in range(20)] == [patches(cases[::-1], ("liver",))[g]["case"] for g in range(20)]
+    assert [patches(cases, ("liver",))[g]["case"] for g in range(20)] == \
+        [patches(cases[::-1], ("liver",))[g]["case"] for g in range(20)]
 
 
 def test_balance_draws_a_class_first_and_then_a_voxel_of_it(tmp_path):
     bits = np.zeros((20, 20, 20), int)
-    bits[:10], bits[15, 15, 15] = 1, 2                                                # 4000 voxels of one class, 1 of the other
+    bits[:10], bits[15, 15, 15] = 1, 2  # 4000 voxels of one class, 1 of the other
     case = handmade(tmp_path / "x", "a", bits, ["liver", "celiac_trunk", "spleen"])   # the spleen has none
     def share(balance, classes=("liver", "celiac_trunk", "spleen")):
         dataset = patches([case], classes, (1, 1, 1), foreground=1.0, balance=balance)
         return np.mean([dataset[g]["bits"].item() == 2 for g in range(300)])
     assert share(0.0) < 0.02 and abs(share(1.0) - 1 / 2) < 0.12
-    assert share(1.0, ("liver",)) == 0                                                # classes the model lacks are not drawn
+    assert share(1.0, ("liver",)) == 0  # classes the model lacks are not drawn
 
 
 def test_a_small_volume_stands_in_the_middle_of_air(tiny):
-    sample = PatchDataset([tiny], ("liver",), Preprocessing(), (18, 14, 21), shift_probability=0, rotate_probability=0)[0]
+    sample = as_in_the_paper([tiny], ("liver",), (18, 14, 21), **PLAIN)[0]
     inside = (slice(2, 16), slice(0, 14), slice(3, 17))                               # 18 - 14 = 2 + 2, 21 - 14 = 3 + 4
     assert np.array_equal(sample["image"][0][inside], scale_hu(tiny_patient().hu))
     assert np.array_equal(sample["bits"][inside], tiny_patient().masks["liver"])
@@ -657,7 +689,7 @@ def test_annotated_and_absent_differs_from_not_annotated(tmp_path):
 
 
 def test_bits_are_put_into_the_models_order(tmp_path):
-    bits = np.arange(8).reshape(2, 2, 2)                                              # every combination of three classes
+    bits = np.arange(8).reshape(2, 2, 2)  # every combination of three classes
     case = handmade(tmp_path / "x", "a", bits, ["spleen", "liver", "aorta"])
     sample = patches([case], ("aorta", "pancreas", "spleen", "liver"), (2, 2, 2))[0]
     for channel, k in ((0, 2), (2, 0), (3, 1)):
@@ -666,14 +698,15 @@ def test_bits_are_put_into_the_models_order(tmp_path):
     assert sample["labelled"].tolist() == [True, False, True, True]
 
 
-# ------------------------------------------------------------------------------------------------------------ augmentation
+# --------------------------------------------------------------------------------------------------------- augmentation
 
 def test_a_rotation_is_a_motion_and_no_mirror():
     """Voxel coordinates, turned like an image, give the map's matrix: determinant +1 for one, two and three turns."""
-    coordinates = np.stack(np.meshgrid(*[np.arange(3) - 1] * 3, indexing="ij"))       # (3, 3, 3, 3), origin in the middle
+    coordinates = np.stack(np.meshgrid(*[np.arange(3) - 1] * 3, indexing="ij"))  # (3, 3, 3, 3), origin in the middle
     for times in (1, 2, 3):
         turned = rotate_90(coordinates, times)
-        matrix = np.stack([turned[:, 2, 1, 1], turned[:, 1, 2, 1], turned[:, 1, 1, 2]], axis=1)    # where the unit steps come from
+        # where the unit steps come from
+        matrix = np.stack([turned[:, 2, 1, 1], turned[:, 1, 2, 1], turned[:, 1, 1, 2]], axis=1)
         assert round(np.linalg.det(matrix)) == 1
         assert matrix[2].tolist() == [0, 0, 1]                                        # head stays up
     assert rotate_90(coordinates, 2)[:, 2, 1, 1].tolist() == [-1, 0, 0]               # 180 degrees: lying prone
@@ -704,7 +737,7 @@ def test_image_and_labels_are_turned_together(tiny, size, possible):
 def test_one_patch_in_ten_is_turned_and_one_in_five_is_brighter_or_darker(tiny):
     """Section 4.1.2: p = 0.1 and p = 0.2. Standard deviations of the shares of 1000: 0.009 and 0.013."""
     turned = shifted = 0
-    default, plain = PatchDataset([tiny], ("liver",), IDENTITY, (4, 4, 4)), patches([tiny], ("liver",))
+    default, plain = as_in_the_paper([tiny], ("liver",), (4, 4, 4), **IDENTITY), patches([tiny], ("liver",))
     for g in range(1000):
         a, b = default[g]["image"], plain[g]["image"]
         shift = a.mean() - b.mean()
@@ -728,8 +761,8 @@ def balls(tmp_path_factory):
     """Four bright balls of 5 voxels' radius in a volume of 48^3 at -100 HU: one in the middle, one along each axis."""
     d, h, w = np.ogrid[:48, :48, :48]
     bits, image = np.zeros((48, 48, 48), int), np.full((48, 48, 48), -100)
-    for k, (i, j, l) in enumerate([(23, 23, 23), (36, 23, 23), (23, 36, 23), (23, 23, 36)]):
-        ball = (d - i) ** 2 + (h - j) ** 2 + (w - l) ** 2 <= 25
+    for k, (i, j, m) in enumerate([(23, 23, 23), (36, 23, 23), (23, 36, 23), (23, 23, 36)]):
+        ball = (d - i) ** 2 + (h - j) ** 2 + (w - m) ** 2 <= 25
         bits[ball], image[ball] = 1 << k, 200
     return handmade(tmp_path_factory.mktemp("balls") / "x", "a", bits, ["liver", "spleen", "aorta", "colon"], image)
 
@@ -756,7 +789,7 @@ def test_strong_augmentation_deforms_and_never_mirrors(balls):
             handed.append(np.linalg.det(np.stack([tip - middle for tip in tips])))
             sizes.append(sum(mask.sum() for mask in masks))
     assert len(handed) > 10 and min(handed) > 0.5 * 13 ** 3
-    assert max(sizes) > 1.3 * min(sizes)                                              # zoomed, so not the same patch each time
+    assert max(sizes) > 1.3 * min(sizes)  # zoomed, so not the same patch each time
 
 
 def test_a_deformed_patch_has_its_centre_where_it_was_drawn(balls):
@@ -765,19 +798,19 @@ def test_a_deformed_patch_has_its_centre_where_it_was_drawn(balls):
 
 
 def test_another_contrast_phase_moves_a_structure_as_a_whole_and_keeps_darker_darker():
-    hu = np.broadcast_to(np.linspace(-900, 900, 400), (9, 9, 400)).astype(np.float32)             # a ramp of grey values
+    hu = np.broadcast_to(np.linspace(-900, 900, 400), (9, 9, 400)).astype(np.float32)  # a ramp of grey values
     nothing, half = np.zeros(hu.shape, np.uint32), np.zeros(hu.shape, np.uint32)
     half[:, :, 200:] = 0b100
     for seed in range(5):
         plain, changed = (recontrast(hu, bits, np.random.default_rng(seed)) for bits in (nothing, half))
         assert np.all(np.diff(plain, axis=2) >= 0) and 1 < np.abs(plain - hu).max() < 100
-        assert np.array_equal(plain[:, :, :190], changed[:, :, :190])                 # away from the structure nothing changes
+        assert np.array_equal(plain[:, :, :190], changed[:, :, :190])  # away from the structure nothing changes
         moved = (changed - plain)[:, :, 210:]
-        assert np.all(moved >= 0) or np.all(moved <= 0)                               # the structure: all brighter or all darker
+        assert np.all(moved >= 0) or np.all(moved <= 0)  # the structure: all brighter or all darker
         assert np.abs(moved).max() > 0.1
 
 
 def test_strong_augmentation_of_a_patch_larger_than_the_volume_pads_with_air(tiny):
-    sample = PatchDataset([tiny], ("liver",), IDENTITY, (32, 32, 32), augment="strong")[0]
+    sample = as_in_the_paper([tiny], ("liver",), (32, 32, 32), **IDENTITY, augment="strong")[0]
     assert sample["image"].shape == (1, 32, 32, 32) and np.isfinite(sample["image"]).all()
     assert sample["bits"].any() and not sample["bits"][0].any() and not sample["bits"][:, :, -1].any()

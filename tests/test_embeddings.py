@@ -122,7 +122,8 @@ def test_v3_is_the_default_and_all_32_classes_are_the_first_rows(table):
 
 
 @pytest.mark.parametrize("spelling, name", [
-    ("IVC", "postcava"), ("Liver Tumour", "liver_tumor"), ("gallbladder", "gall_bladder"), ("kidney_left", "left_kidney"),
+    ("IVC", "postcava"), ("Liver Tumour", "liver_tumor"), ("gallbladder", "gall_bladder"),
+    ("kidney_left", "left_kidney"),
     ("vertebrae_L1", "vertebrae_l1"), ("left first rib", "rib_left_1"), ("Pancreatic Neuroendocrine Tumor", "pannet"),
 ])
 def test_aliases_of_the_taxonomy_and_texts_of_the_prompt_find_their_row(table, spelling, name):
@@ -346,7 +347,7 @@ def test_minilm_gives_the_shipped_rows_again(table, tool):
 
 @pytest.fixture
 def clip_folder(tmp_path):
-    """A CLIP ViT-B/32 of random weights as `transformers` saves it; byte-level vocabulary, real numbers of the end tokens."""
+    """A CLIP ViT-B/32 with random weights as `transformers` saves it: byte-level vocabulary, the real end tokens."""
     reason = "the CLIP route of tools/make_embeddings.py needs `transformers`"
     transformers = pytest.importorskip("transformers", reason=reason)
     import torch
@@ -364,7 +365,8 @@ def clip_folder(tmp_path):
     text = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
             "num_attention_heads": 8, "max_position_embeddings": 77, "projection_dim": 512, "hidden_act": "quick_gelu",
             "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "image_size": 32}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)
     model = transformers.CLIPModel(config).eval()
     model.save_pretrained(folder)
@@ -380,7 +382,8 @@ def test_the_clip_route_runs_end_to_end_on_a_vit_b_32_text_tower(tmp_path, tool,
     (tmp_path / "more.json").write_text('{"thymoma": "tumor of the thymus", "spleen": "a spleen"}')
     monkeypatch.setattr(tool, "VOCABULARY", tmp_path / "few.json")
     out = tmp_path / "clip.npy"
-    tool.main(["--encoder", "clip", "--weights", str(folder), "--names", str(tmp_path / "more.json"), "--out", str(out)])
+    tool.main(["--encoder", "clip", "--weights", str(folder), "--names", str(tmp_path / "more.json"), "--out",
+               str(out)])
     table = load_table(out)
     assert tuple(table["name"]) == (*taxonomy.NAMES, "liver_cyst", "thymoma") and table["text"][0] == "a spleen"
     assert table["v1"].shape == table["v3"].shape == (34, 512) and set(table["encoder"]) == {"clip-vit-b-32"}

@@ -35,7 +35,7 @@ def slow_class_logits(features, theta):
 
     phi(phi(F * theta_1) * theta_2) * theta_3 with phi = ReLU. theta: three weight matrices, then three biases.
     """
-    def convolve(x, weights, biases):               # 1x1x1: a matrix (out, in) stored row by row, times a voxel's channels
+    def convolve(x, weights, biases):            # 1x1x1: a matrix (out, in) stored row by row, times a voxel's channels
         inputs = len(x)
         return [sum(w * v for w, v in zip(weights[o * inputs:(o + 1) * inputs], x)) + b for o, b in enumerate(biases)]
 
@@ -110,7 +110,7 @@ def test_classes_that_share_a_matrix_product_have_the_logits_and_gradients_of_ea
         inputs = features.clone().requires_grad_(), theta.clone().requires_grad_()
         with LargestTensor() as largest:
             logits = class_heads.class_logits(*inputs, SIZES, chunk=7, group=n)
-        assert largest.elements >= 6 * 64 * classes_in_one(6, n)                             # the second layers' matrices, of 8 x 8 a class
+        assert largest.elements >= 6 * 64 * classes_in_one(6, n)         # the second layers' matrices, of 8 x 8 a class
         results.append([logits, *torch.autograd.grad((logits * weight).sum(), inputs)])
     for expected, actual in zip(*results):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
@@ -120,7 +120,7 @@ def test_matrices_become_blocks_of_a_diagonal_and_come_back():
     matrices = torch.tensor([[[1., 2.]], [[3., 4.]], [[5., 6.]], [[7., 8.]]])                # 4 classes, each 1 x 2
     wide = _blocks(matrices, 2)
     assert wide.tolist() == [[[1, 2, 0, 0], [0, 0, 3, 4]], [[5, 6, 0, 0], [0, 0, 7, 8]]]
-    assert torch.equal(_of_blocks(wide + (wide == 0), 1, 2), matrices)                       # what is beside the blocks does not count
+    assert torch.equal(_of_blocks(wide + (wide == 0), 1, 2), matrices)        # what is beside the blocks does not count
 
 
 def test_gradients_are_those_that_autograd_finds_for_the_equation():
@@ -181,12 +181,20 @@ def test_class_logits_are_float32_under_autocast():
         logits = class_logits(features, theta)
         assert logits.dtype == torch.float32 and torch.equal(logits, expected)
         assert class_logits(features.bfloat16(), theta.bfloat16()).dtype == torch.float32
-        gradients = torch.autograd.grad(logits.sum(), (features, theta))
+    gradients = torch.autograd.grad(logits.sum(), (features, theta))                  # outside, as in training
     assert all(g.dtype == torch.float32 for g in gradients)
     torch.testing.assert_close(gradients, torch.autograd.grad(class_logits(features, theta).sum(), (features, theta)))
 
 
-# -------------------------------------------------------------------------- Eq. (1), the language-driven parameter generator
+def test_the_kernels_backward_pass_is_float32_even_inside_autocast():
+    features, theta = (x.requires_grad_() for x in random_input())
+    expected = torch.autograd.grad(class_logits(features, theta).sum(), (features, theta))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradients = torch.autograd.grad(class_logits(features, theta).sum(), (features, theta))
+    torch.testing.assert_close(gradients, expected)
+
+
+# --------------------------------------------------------------------- Eq. (1), the language-driven parameter generator
 
 def test_theta_of_a_class_is_its_mlp_of_its_text_embedding_and_the_image_feature():
     torch.manual_seed(0)
@@ -267,9 +275,10 @@ def test_32_classes_of_the_independent_form_have_15_11_million_parameters():
     assert sum(p.numel() for p in lpg.parameters()) == 15_110_944
 
 
-# ----------------------------------------------------------------------------------------------- what surrounds the heads
+# --------------------------------------------------------------------------------------------- what surrounds the heads
 
-@pytest.mark.parametrize("channels, groups", [(768, 16), (512, 16), (64, 16), (48, 16), (16, 16), (24, 8), (12, 4), (8, 8), (7, 1)])
+@pytest.mark.parametrize("channels, groups", [(768, 16), (512, 16), (64, 16), (48, 16), (16, 16), (24, 8), (12, 4),
+                                              (8, 8), (7, 1)])
 def test_group_norm_has_16_groups_or_as_many_of_them_as_divide_the_channels(channels, groups):
     norm = group_norm(channels)
     assert (norm.num_groups, norm.num_channels) == (groups, channels)

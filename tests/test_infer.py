@@ -1,7 +1,7 @@
-"""infer.py, the command: which files it takes and writes, what it says, its exit codes, and what an interruption leaves.
+"""infer.py, the command: which files it takes and writes, what it prints, exit codes, and what an interruption leaves.
 
-Most tests call `main([...])` in this process, with tiny random weights and a coarse CT; signals, pipes and locales need a
-process of their own. Ids like F62, O07, W01 are those of the project's table of faults.
+Most tests call `main([...])` in this process, with tiny random weights and a coarse CT; signals, pipes and locales need
+a process of their own. Ids like F62, O07, W01 are those of docs/faults.md.
 """
 
 import errno
@@ -22,15 +22,17 @@ import torch
 
 from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
+from uniseg.inference import plan as plan_module
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("spleen", "right_kidney", "left_kidney", "liver", "aorta")
-PREPROCESSING = {"spacing_mm": [15.0, 15.0, 15.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((15.0, 15.0, 15.0), window=(16, 16, 16))
 DEFAULT_WEIGHTS = ROOT / "uniseg" / "weights" / "default.pt"
 
 
@@ -136,7 +138,8 @@ def test_masks_gives_one_file_for_each_class(segment, here):
 
 def test_classes_limits_what_is_computed(segment):
     code, out, _ = segment("ct.nii.gz", "--classes", "liver, kidneys", "--no-postprocess")
-    assert code == 0 and set(json.loads(Path("ct_seg.json").read_text())["classes"]) == {"right_kidney", "left_kidney", "liver"}
+    classes = json.loads(Path("ct_seg.json").read_text())["classes"]
+    assert code == 0 and set(classes) == {"right_kidney", "left_kidney", "liver"}
     assert "spleen" not in out
 
 
@@ -145,8 +148,18 @@ def test_every_setting_reaches_the_json(segment):
                        "--precision", "bf16", weights=save_weights(Path("other.pt"), ("liver", "postcava")))
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
-        "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [], "second_view": None,
-        "precision": "bf16", "device": "cpu"}
+        "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
+        "second_view": None, "precision": "bf16", "device": "cpu"}
+
+
+def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_the_limit(segment):
+    voxels = int(np.prod(nib.load("ct.nii.gz").shape))
+    code, _, err = segment("ct.nii.gz", "--max-voxels", voxels - 1)
+    assert code == 1 and f"more than the limit of {voxels - 1:,}. Crop it or resample it" in one_line(err)
+    assert "infer also takes a higher limit, --max-voxels" in err
+    assert segment("ct.nii.gz", "--max-voxels", voxels)[0] == 0
+    code, _, err = segment("ct.nii.gz", "--max-voxels", 0)
+    assert code == 2 and one_line(err) == "--max-voxels 0: choose a number of 1 or more."
 
 
 def test_f51_an_empty_result_is_a_success_that_says_so(segment, here):
@@ -195,7 +208,8 @@ def test_an_input_inside_the_folder_of_masks_is_not_replaced_either(segment, her
     assert code == 2 and one_line(err).startswith("ct_seg: the result would replace the input.")
 
 
-@pytest.mark.parametrize("inputs, output", [(["ct.nii", "ct.nii.gz"], None), (["a/ct.nii.gz", "b/ct.nii.gz"], "results"),
+@pytest.mark.parametrize("inputs, output", [
+    (["ct.nii", "ct.nii.gz"], None), (["a/ct.nii.gz", "b/ct.nii.gz"], "results"),
                                             (["ct.nii.gz", "a/../ct.nii.gz"], None)])
 def test_f62_two_inputs_for_one_result_are_refused_before_any_work_and_both_named(segment, here, inputs, output):
     for path in ("a/ct.nii.gz", "b/ct.nii.gz", "ct.nii"):
@@ -212,7 +226,7 @@ def test_o04_an_output_that_cannot_be_written_is_found_before_any_work(segment, 
         code, out, err = segment("ct.nii.gz", "-o", output)
         assert code == 2 and out == "" and "file" in one_line(err) and "-o" in err
     assert Path("file").read_text() == "mine"
-    monkeypatch.setattr(infer.os, "access", lambda path, mode: False)        # root may write everywhere
+    monkeypatch.setattr(plan_module.os, "access", lambda path, mode: False)        # root may write everywhere
     code, _, err = segment("ct.nii.gz")
     assert code == 2 and "nothing can be written in ." in one_line(err)
 
@@ -227,7 +241,8 @@ def test_a_bad_case_in_the_middle_does_not_stop_the_others(segment, here):
     (folder / "b.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes()[:5000])
     code, out, err = segment(folder, "ct.nii.gz")
     assert code == 1
-    assert files(folder) == ["a.nii.gz", "a_seg.json", "a_seg.nii.gz", "b.nii.gz", "c.nii.gz", "c_seg.json", "c_seg.nii.gz"]
+    assert files(folder) == ["a.nii.gz", "a_seg.json", "a_seg.nii.gz", "b.nii.gz", "c.nii.gz", "c_seg.json",
+                             "c_seg.nii.gz"]
     assert Path("ct_seg.json").exists()
     error, summary = err.splitlines()
     assert error.startswith(f"uniseg: error: {folder / 'b.nii.gz'}: truncated") and error.count("b.nii.gz") == 1
@@ -295,8 +310,8 @@ def test_f56_any_file_name_works_and_none_breaks_a_line_or_steers_a_terminal(seg
 def test_f60_a_file_that_vanishes_is_that_cases_error(segment, monkeypatch):
     planned = infer.plan
 
-    def plan_then_lose(args):
-        jobs = planned(args)
+    def plan_then_lose(*arguments):
+        jobs = planned(*arguments)
         Path("lost.nii.gz").unlink()
         return jobs
     monkeypatch.setattr(infer, "plan", plan_then_lose)
@@ -341,7 +356,8 @@ def test_a_threshold_is_a_number_or_one_for_each_class_named(text, expected):
     assert parse_threshold(text) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "1", "-1", "nan", "inf", "half", "", "liver=2", "liver=", "liver=0.4,0.5", "0.4,0.5",
+@pytest.mark.parametrize("text", [
+    "0", "1", "-1", "nan", "inf", "half", "", "liver=2", "liver=", "liver=0.4,0.5", "0.4,0.5",
                                   "liver=0.4,liver=0.5"])
 def test_a_threshold_that_is_none_is_refused_with_an_example(segment, text):
     code, _, err = segment("ct.nii.gz", f"--threshold={text}")
@@ -434,8 +450,9 @@ def test_the_list_of_classes_is_table_2_with_a_mark_at_those_of_the_built_in_wei
     assert sidecar.is_file(), "the package ships uniseg/weights/default.json"
     content = json.loads(sidecar.read_text())
     known, experimental = content["classes"], content["about"].get("experimental", {})
-    assert [name for _, name, _, mark in rows if mark == "experimental"] == [n for n in taxonomy.NAMES if n in experimental]
-    assert [name for _, name, _, mark in rows if mark == "yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+    marked = {mark: [name for _, name, _, m in rows if m == mark] for mark in ("experimental", "yes")}
+    assert marked["experimental"] == [n for n in taxonomy.NAMES if n in experimental]
+    assert marked["yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
 
 
 def test_the_help_ends_with_the_disclaimer(capsys):
@@ -448,7 +465,8 @@ def test_the_help_ends_with_the_disclaimer(capsys):
 
 PAUSE = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell starts background jobs, as these tests may be, without it
+# a shell starts background jobs, as these tests may be, without it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import uniseg.infer, uniseg.machine.files, uniseg.segmenter
 real, calls = {target}, []
 def slow(*args, **options):
@@ -481,9 +499,12 @@ def interrupted(shared, here, target, call, signals):
 @pytest.mark.parametrize("signals, code, target, call", [
     pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network"),
     pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 5, id="SIGTERM while writing"),
-    pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network", marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 5, id="SIGINT while writing", marks=pytest.mark.slow)])
-def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_others(shared, here, signals, code, target, call):
+    pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network",
+                 marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 5, id="SIGINT while writing",
+                 marks=pytest.mark.slow)])
+def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_others(
+        shared, here, signals, code, target, call):
     """fsync is called for a file and its folder, label map and JSON: the fifth time is for the second label map."""
     returned, err = interrupted(shared, here, target, call, signals)
     assert returned == code and "Traceback" not in err
@@ -513,14 +534,15 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     for n in range(10):
         (here / "cts" / f"{n}.nii.gz").write_bytes((here / "ct.nii.gz").read_bytes())
     options = ["cts", "--device", "cpu", "--weights", str(shared / "tiny.pt"), "-o", "out"]
-    done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz"])
     stamps = {f: (s.st_mtime_ns, s.st_ino) for f in files("out")[:8] for s in [os.stat(here / "out" / f)]}
     fifth = os.stat("out/4_seg.nii.gz").st_ino
     code, out, err = segment("cts", "-o", "out", "--resume")
-    assert code == 0 and err == "uniseg: 4 of 10 results are complete and stay as they are\n" and out.count(" MiB, cpu)") == 6
+    assert code == 0 and err == "uniseg: 4 of 10 results are complete and stay as they are\n"
+    assert out.count(" MiB, cpu)") == 6
     assert {f: (s.st_mtime_ns, s.st_ino) for f in stamps for s in [os.stat(here / "out" / f)]} == stamps
     assert os.stat("out/4_seg.nii.gz").st_ino != fifth
     assert segment("cts", "-o", "whole")[0] == 0
@@ -528,7 +550,8 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     for name in files("whole"):
         one, other = Path("out", name).read_bytes(), Path("whole", name).read_bytes()
         if name.endswith(".json"):                                          # what may differ: times and memory
-            one, other = ({k: v for k, v in json.loads(b).items() if k not in ("seconds", "peak_memory_mib")} for b in (one, other))
+            one, other = ({k: v for k, v in json.loads(b).items() if k not in ("seconds", "peak_memory_mib")}
+                          for b in (one, other))
         assert one == other, name
 
 
@@ -547,8 +570,8 @@ def test_resume_and_overwrite_exclude_each_other(capsys):
 
 def test_main_works_outside_the_main_thread_where_no_signal_handler_can_be_set(shared, here):
     codes = []
-    thread = threading.Thread(target=lambda: codes.append(main(["ct.nii.gz", "--weights", str(shared / "tiny.pt"), "--device",
-                                                               "cpu"])))
+    arguments = ["ct.nii.gz", "--weights", str(shared / "tiny.pt"), "--device", "cpu"]
+    thread = threading.Thread(target=lambda: codes.append(main(arguments)))
     thread.start()
     thread.join()
     assert codes == [0]

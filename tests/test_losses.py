@@ -1,4 +1,4 @@
-"""The masked loss, Eq. (3)-(4): numbers a reader can check by hand, a slow loop, and exact zeros where nothing is annotated."""
+"""The masked loss, Eq. (3)-(4): numbers to check by hand, a slow loop, and exact zeros where nothing is annotated."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ CERTAIN = 50.0          # a logit whose sigmoid is 1 (or 0, negated) to the last
 
 
 def slow_loss(logits, label_maps, annotated, reduction="mean", positive_weight=None):
-    """Eq. (3)-(4) voxel by voxel: for every class that the sample's dataset annotates, Dice loss plus mean cross-entropy.
+    """Eq. (3)-(4) voxel by voxel: for each class that the sample's dataset annotates, Dice loss + mean cross-entropy.
 
     label_maps: (B, D, H, W) class number of every voxel, Y of Eq. (3)
     annotated:  for each sample the class numbers its dataset annotates
@@ -91,13 +91,13 @@ def test_positive_weights_multiply_the_cross_entropy_of_positive_voxels():
 
 
 def test_the_sums_are_those_of_the_annotated_pairs_voxels_and_are_added_to():
-    """Logit 0 is a probability of 1/2, log 3 one of 3/4. Two samples of two voxels; the second does not annotate class 1."""
+    """Logit 0 is probability 1/2, log 3 is 3/4. Two samples of two voxels; the second does not annotate class 1."""
     third = math.log(3)
     logits = torch.tensor([[[third, 0.0], [0.0, 0.0]], [[0.0, 0.0], [third, third]]]).view(2, 2, 2, 1, 1)
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]).view(2, 2, 2, 1, 1)
     labelled, sums = torch.tensor([[True, True], [True, False]]), torch.ones(3, 2)
     loss = masked_loss(logits, target, labelled, sums=sums)
-    assert torch.allclose(sums - 1, torch.tensor([[0.75 + 1, 0], [1.25 + 1, 1], [1.0 + 2, 0]]))              # of p t, p and t
+    assert torch.allclose(sums - 1, torch.tensor([[0.75 + 1, 0], [1.25 + 1, 1], [1.0 + 2, 0]]))        # of p t, p and t
     assert loss == masked_loss(logits, target, labelled) and not sums.requires_grad
 
 
@@ -151,7 +151,7 @@ def test_without_the_dice_of_absent_classes_a_false_alarm_costs_its_cross_entrop
 
 @pytest.mark.slow
 def test_the_dice_of_patches_without_it_takes_a_rare_class_to_nothing():
-    """One probability for every voxel of eight patches of 4000 voxels, in one of which the class has ten: where does training take it?"""
+    """One probability for all voxels of eight patches of 4000 voxels; one patch has ten voxels of the class."""
     target = torch.zeros(8, 1, 4000, 1, 1)
     target[0, 0, :10] = 1
     learned = []
@@ -160,7 +160,8 @@ def test_the_dice_of_patches_without_it_takes_a_rare_class_to_nothing():
         optimizer = torch.optim.Adam([logit], lr=0.05)
         for _ in range(400):
             optimizer.zero_grad()
-            masked_loss(logit.expand(target.shape), target, torch.ones(8, 1, dtype=torch.bool), dice_of_absent=dice_of_absent).backward()
+            masked_loss(logit.expand(target.shape), target, torch.ones(8, 1, dtype=torch.bool),
+                        dice_of_absent=dice_of_absent).backward()
             optimizer.step()
         learned.append(torch.sigmoid(logit).item())
     assert learned[0] < 5e-6 < 5e-5 < learned[1] < 10 / 32000
@@ -255,7 +256,7 @@ def test_the_scale_of_a_gradient_scaler_reaches_small_half_precision_gradients()
 
 
 def test_dividing_by_the_pairs_of_all_processes_adds_up_to_the_joint_batch():
-    """Two processes with 2 and 1 annotated pairs; averaged gradients must be those of one process with the batch of both."""
+    """Two processes with 2 and 1 annotated pairs: their mean must be that of one process with the joint batch."""
     logits, _, target, labelled = random_example()
     joint = masked_loss(logits, target, labelled)
     pairs = labelled.sum() / 2                              # over all ranks, divided by the number of ranks
@@ -284,7 +285,8 @@ def test_logits_in_bfloat16_give_a_float32_loss_and_bfloat16_gradients():
     assert loss == expected and torch.equal(rounded.grad, exact.grad.bfloat16())
 
 
-@pytest.mark.parametrize("target, labelled", [((2, 3, 3, 4, 1), (2, 3)), ((2, 1, 3, 4, 2), (2, 3)), ((2, 3, 3, 4, 2), (2, 1)),
+@pytest.mark.parametrize("target, labelled", [((2, 3, 3, 4, 1), (2, 3)), ((2, 1, 3, 4, 2), (2, 3)),
+                                              ((2, 3, 3, 4, 2), (2, 1)),
                                               ((2, 3, 3, 4, 2), (3,))])
 def test_shapes_that_do_not_fit_are_refused_by_number(target, labelled):
     with pytest.raises(ValueError, match=r"logits \(2, 3, 3, 4, 2\), target .* do not fit. Expected \(B, K, D, H, W\)"):

@@ -56,14 +56,16 @@ def test_masks_of_different_grids_are_refused():
 UNIT = (1.0, 1.0, 1.0)
 SPACING = (1.0, 2.0, 4.0)
 TRIANGLE = 3 ** 0.5 / 8                              # a corner of the unit cube cut off: equilateral, of side sqrt(1/2)
-# By hand, for corners that hang together by edges: how many of the others each has an edge with, and the area of the surface.
+# By hand, for corners that hang together by edges: how many of the others each has an edge with, and the area of the
+# surface.
 SHAPES = {
     (0,): TRIANGLE,
     (1, 1): 0.5 ** 0.5,                              # an edge cut off: a rectangle of 1 x sqrt(1/2)
-    (1, 1, 2): 0.5 + 3 * TRIANGLE,                   # an L: half a unit square; a triangle of twice the side less a corner's
+    (1, 1, 2): 0.5 + 3 * TRIANGLE,              # an L: half a unit square; a triangle of twice the side less a corner's
     (2, 2, 2, 2): 1.0,                               # a face: a unit square
     (1, 1, 1, 3): 6 * TRIANGLE,                      # a corner and its three neighbours: a regular hexagon
-    (1, 1, 2, 2): (1 + 3) * TRIANGLE + 0.5 ** 0.5,   # a chain: two parallel triangles, and two halves of an edge's rectangle
+    # a chain: two parallel triangles, and two halves of an edge's rectangle
+    (1, 1, 2, 2): (1 + 3) * TRIANGLE + 0.5 ** 0.5,
 }
 
 
@@ -118,7 +120,7 @@ def test_polygons_go_once_through_the_middle_of_each_edge_from_inside_to_outside
 
 
 def test_a_voxel_is_an_octahedron_through_the_middles_between_it_and_its_neighbours():
-    """Eight triangles; each has half the plane products of half the spacing as shares along the axes: s1 s2 / 8 and so on."""
+    """Eight triangles; the parts of each one's area along the axes are s1 s2 / 8 and so on, with the spacings s."""
     voxel = np.ones((1, 1, 1), bool)
     assert area_of(voxel, UNIT) == pytest.approx(3 ** 0.5, rel=1e-12)
     assert area_of(voxel, SPACING) == pytest.approx((8 ** 2 + 4 ** 2 + 2 ** 2) ** 0.5, rel=1e-12)
@@ -126,7 +128,7 @@ def test_a_voxel_is_an_octahedron_through_the_middles_between_it_and_its_neighbo
 
 @pytest.mark.parametrize("size, spacing", [((4, 4, 4), UNIT), ((3, 5, 8), SPACING), ((1, 40, 30), (5.0, 0.7, 0.7))])
 def test_a_box_has_flat_faces_one_voxel_narrower_bevelled_edges_and_cut_corners(size, spacing):
-    length = [(n - 1) * s for n, s in zip(size, spacing)]                                     # between outermost voxel centres
+    length = [(n - 1) * s for n, s in zip(size, spacing)]                              # between outermost voxel centres
     others = [(1, 2), (0, 2), (0, 1)]
     faces = sum(2 * length[i] * length[j] for i, j in others)
     edges = sum(4 * length[k] * np.hypot(spacing[i], spacing[j]) / 2 for k, (i, j) in enumerate(others))
@@ -213,7 +215,7 @@ def test_nsd_and_hd95_of_a_shifted_plate_by_hand():
 
 def test_the_spacing_is_that_of_the_axes_in_order():
     a, b = np.zeros((2, 9, 9, 9), bool)
-    a[4, 4, 2] = b[4, 4, 5] = True                   # three voxels along the last axis: half of each surface at 3, half at 2
+    a[4, 4, 2] = b[4, 4, 5] = True              # three voxels along the last axis: half of each surface at 3, half at 2
     assert hd95(a, b, SPACING) == 12.0
     assert [nsd(a, b, SPACING, t) for t in (7.9, 8.0, 11.9, 12.0)] == pytest.approx([0.0, 0.5, 0.5, 1.0], abs=1e-12)
 
@@ -222,13 +224,13 @@ def test_the_spacing_is_that_of_the_axes_in_order():
 def test_hd95_leaves_out_5_percent_of_the_area_not_of_the_elements(width, expected):
     """A far voxel (area sqrt 3, 8 elements) beside a plate of one voxel's thickness, 2 (width + 1)^2 elements.
 
-    The plate: two faces of (width - 1)^2, 8 edges of (width - 1) sqrt(1/2), corners sqrt 3. The voxel is 4.5% of the area and
-    14% of the elements at width 4; 7.6% and 20% at width 3.
+    The plate: two faces of (width - 1)^2, 8 edges of (width - 1) sqrt(1/2), corners sqrt 3. The voxel is 4.5% of the
+    area and 14% of the elements at width 4; 7.6% and 20% at width 3.
     """
     plate = np.zeros((30, 6, 6), bool)
     plate[2, :width, :width] = True
     speck = plate.copy()
-    speck[23, 0, 0] = True                           # its near side is 20 steps from the plate's near side, its far side 21
+    speck[23, 0, 0] = True                       # its near side is 20 steps from the plate's near side, its far side 21
     area = 2 * (width - 1) ** 2 + 8 * (width - 1) * 0.5 ** 0.5 + 3 ** 0.5
     assert area_of(speck, UNIT) == pytest.approx(area + 3 ** 0.5, rel=1e-12)
     assert (3 ** 0.5 / (area + 3 ** 0.5) < 0.05) == (expected == 0)
@@ -243,7 +245,7 @@ def test_a_distance_of_exactly_the_tolerance_is_within_it_wherever_the_mask_lies
 
 
 def test_distances_take_no_more_than_30_bytes_for_each_voxel_of_the_box():
-    """A float64 transform of the box would take 50; 2 x 512 x 512 x 600 voxels and their distances have to fit 4 GiB."""
+    """A float64 transform of the box would take 50. Two masks of 512 x 512 x 600 voxels and distances fit 4 GiB."""
     box = np.ones((90, 100, 110), bool)
     surface_areas(UNIT)
     tracemalloc.start()
@@ -270,7 +272,8 @@ def test_empty_masks_agree_with_each_other_and_with_nothing_else():
 
 
 def test_surfaces_of_different_grids_are_refused():
-    for measure, more in ((nsd, [SPACING, 2.0]), (hd95, [SPACING]), (agreement, [SPACING, 2.0]), (surface_distances, [SPACING]),
+    for measure, more in ((nsd, [SPACING, 2.0]), (hd95, [SPACING]), (agreement, [SPACING, 2.0]),
+                          (surface_distances, [SPACING]),
                           (lesion_detection, [])):
         with pytest.raises(ValueError, match="differ. Compare masks of one grid"):
             measure(np.ones((2, 2, 2), bool), np.zeros((2, 2, 3), bool), *more)
@@ -293,13 +296,15 @@ def test_sensitivity_specificity_and_harmonic_mean_are_those_of_table_6(tumour):
                                      [True] * ill + [False] * healthy)
     assert (result["tp"], result["fn"], result["tn"], result["fp"]) == (tp, ill - tp, tn, healthy - tn)
     # The printed harmonic mean is that of the rounded rates: 93.31 for the kidney, 93.30 from the counts.
-    assert [100 * result[k] for k in ("sensitivity", "specificity", "harmonic_mean")] == pytest.approx(printed, abs=0.01)
+    assert [100 * result[k] for k in ("sensitivity", "specificity", "harmonic_mean")] == pytest.approx(printed,
+                                                                                                       abs=0.01)
 
 
 def test_a_rate_without_patients_is_none_and_a_harmonic_mean_of_zeros_is_zero():
     rates = ("sensitivity", "specificity", "harmonic_mean")
     for found, present, expected in (([], [], (None, None, None)), ([True, False], [True, True], (0.5, None, None)),
-                                     ([False], [False], (None, 1.0, None)), ([False, True], [True, False], (0.0, 0.0, 0.0))):
+                                     ([False], [False], (None, 1.0, None)),
+                                     ([False, True], [True, False], (0.0, 0.0, 0.0))):
         assert tuple(sensitivity_specificity(found, present)[rate] for rate in rates) == expected
 
 
@@ -322,8 +327,9 @@ TWO = lesions(((1, 1, 1), 2), ((8, 8, 8), 3))        # lesions of 8 and 27 voxel
 
 
 def test_of_two_lesions_one_is_found_and_one_prediction_is_false():
-    predicted = lesions(((2, 2, 2), 2), ((1, 8, 1), 2))          # a voxel of one box in the first lesion, none of the other
-    assert lesion_detection(predicted, TWO) == {"tp": 1, "fn": 1, "fp": 1, "sensitivity": 0.5, "precision": 0.5, "f1": 0.5}
+    predicted = lesions(((2, 2, 2), 2), ((1, 8, 1), 2))      # a voxel of one box in the first lesion, none of the other
+    assert lesion_detection(predicted, TWO) == {"tp": 1, "fn": 1, "fp": 1, "sensitivity": 0.5, "precision": 0.5,
+                                                "f1": 0.5}
 
 
 def test_a_prediction_across_two_lesions_finds_both_and_two_in_one_lesion_are_not_false():

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from released_files import FILES, write_released
 from stand_in import TOLERANCE, deviation, golden, stand_in_image
-
 from uniseg import checkpoint
 from uniseg.backbones import BACKBONES
 from uniseg.backbones.build import input_channels
 from uniseg.baselines import PlainModel
 from uniseg.embeddings import class_embeddings
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.losses import masked_loss, masked_sum
 from uniseg.machine.memory import keep_freed_memory
 from uniseg.model import ModelConfig, UniversalModel, build
@@ -78,13 +79,14 @@ def test_a_narrower_lpg_is_a_matter_of_one_setting():
 
 @pytest.mark.parametrize("file, backbone, lpg, entries", [
     ("clip_driven_universal_swin_unetr.pth", "swin_unetr", "shared", 170),
-    ("clip_driven_universal_unet.pth", "unet", "shared", 117 - 14 * 3),      # less the running statistics of its 14 norms
+    ("clip_driven_universal_unet.pth", "unet", "shared", 117 - 14 * 3),    # less the running statistics of its 14 norms
     ("continual_swin_unetr_38class.pth", "swin_unetr", "independent", 157 + 9 + 4 * 38)])
 def test_every_tensor_has_a_name_and_size_of_the_released_files(file, backbone, lpg, entries):
     """Linear layers stand there as 1x1x1 convolutions, (153, 512, 1, 1, 1)."""
     released = {our_name(name): shape for name, shape in FILES[file][1].items()
                 if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
-    released = {name: shape[:2] if name.startswith("lpg.") and shape[2:] == (1, 1, 1) else shape for name, shape in released.items()}
+    released = {name: shape[:2] if name.startswith("lpg.") and shape[2:] == (1, 1, 1) else shape for name,
+                shape in released.items()}
     model = paper_model(backbone, lpg, classes=tuple(f"class {i}" for i in range(released["organ_embedding"][0])))
     assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == released
     assert len(released) == entries
@@ -96,11 +98,12 @@ WINDOWS = ((0.0, 1.0), (0.5, 0.75), (0.0, 0.25))
 
 
 def test_a_window_is_clipped_and_scaled_to_a_channel():
-    """Of the range [0, 1], the part 0.5 to 0.75: below it 0, in its middle 0.5, above it 1; an intensity shift may leave the range."""
+    """The window 0.5 to 0.75 of the range [0, 1]: 0 below, 0.5 in its middle, 1 above. Shifts may leave it."""
     image = torch.tensor([-0.1, 0.0, 0.125, 0.5, 0.625, 1.0, 1.1]).view(1, 1, 7, 1, 1)
     channels = input_channels(image, WINDOWS)
     assert channels.shape == (1, 3, 7, 1, 1)
-    assert channels.flatten(2)[0].tolist() == [[0, 0, 0.125, 0.5, 0.625, 1, 1], [0, 0, 0, 0, 0.5, 1, 1], [0, 0, 0.5, 1, 1, 1, 1]]
+    assert channels.flatten(2)[0].tolist() == [[0, 0, 0.125, 0.5, 0.625, 1, 1], [0, 0, 0, 0, 0.5, 1, 1],
+                                               [0, 0, 0.5, 1, 1, 1, 1]]
     assert input_channels(image, ()) is image
 
 
@@ -127,12 +130,13 @@ def test_windows_are_part_of_a_networks_description_and_an_older_one_has_none():
 
 def test_a_checkpoint_keeps_the_windows(tmp_path):
     model, image = small_model(input_windows=WINDOWS).eval(), random_image()
-    checkpoint.save(tmp_path / "x.pt", model, {"spacing_mm": [1.5] * 3, "hu_window": [-1000, 1000], "window": [16] * 3, "antialias": False})
+    checkpoint.save(tmp_path / "x.pt", model, Preprocessing(hu_window=(-1000.0, 1000.0), window=(16,) * 3))
     content = checkpoint.read(tmp_path / "x.pt")
     again = checkpoint.load_network(content)
     with torch.no_grad():
         assert again.config == model.config and torch.equal(again(image), model(image))
-    assert "3 channels: HU -1000 to 1000, 0 to 500, -1000 to -500" in "\n".join(checkpoint.describe(tmp_path / "x.pt", content))
+    assert "3 channels: HU -1000 to 1000, 0 to 500, -1000 to -500" in "\n".join(checkpoint.describe(tmp_path / "x.pt",
+                                                                                                    content))
 
 
 # ------------------------------------------------------------------------------------------------------- golden figures
@@ -170,7 +174,7 @@ def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
     assert set(found) == {"bottleneck", "decoder", "gap", "logits", "logits_mean", "logits_std"}
 
     continual = released_model("continual_swin_unetr_38class.pth")
-    continual.backbone.forward = lambda image: (outputs["bottleneck"], outputs["decoder"])       # saves a second long pass
+    continual.backbone.forward = lambda image: (outputs["bottleneck"], outputs["decoder"])    # saves a second long pass
     with torch.inference_mode():
         logits = continual(stand_in_image())
     check_figures("continual_swin_independent", {"logits": logits})
@@ -186,7 +190,7 @@ def test_the_unet_model_computes_what_the_released_one_does():
     check_figures("universal_unet_shared", all_outputs(released_model("clip_driven_universal_unet.pth")))
 
 
-# ------------------------------------------------------------------------------------------------- learning and choosing
+# ------------------------------------------------------------------------------------------------ learning and choosing
 
 def test_what_is_not_annotated_teaches_its_mlp_nothing():
     model = small_model()
@@ -256,7 +260,7 @@ def test_every_encoding_of_the_embeddings_file_builds_a_model(encoding, width):
     assert model(random_image()).shape == (1, 3, *IMAGE["unet"])
 
 
-# --------------------------------------------------------------------------------------------------------- configuration
+# -------------------------------------------------------------------------------------------------------- configuration
 
 def test_describe_is_plain_json_from_which_build_makes_the_same_network():
     model = small_model("swin_unetr", lpg_hidden=9, merging="v090", encoding="random").eval()
@@ -270,7 +274,8 @@ def test_describe_is_plain_json_from_which_build_makes_the_same_network():
 
 @pytest.mark.parametrize("shape", [(2, 6), (3, 5), (6, 3)])
 def test_an_embedding_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=rf"has shape \({shape[0]}, {shape[1]}\), the model wants \(3, 6\): one row a class"):
+    reason = rf"has shape \({shape[0]}, {shape[1]}\), the model wants \(3, 6\): one row per class"
+    with pytest.raises(ValueError, match=reason):
         UniversalModel(ModelConfig(THREE, "unet", 8, text_width=6), torch.zeros(shape))
 
 

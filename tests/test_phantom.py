@@ -29,8 +29,9 @@ def test_a_class_beyond_table_2_can_be_drawn_and_changes_no_other(patient):
     hu, masks, affine = patient
     more_hu, more, _ = make_phantom((4.0, 4.0, 4.0), beyond=True)
     artery = more.pop("superior_mesenteric_artery")
-    assert all(np.array_equal(more[name], masks[name]) for name in masks) and not any((artery & mask).any() for mask in masks.values())
-    places = affine[:3, :3] @ np.argwhere(artery).T + affine[:3, 3:]                      # mm: from the aorta down through the mesentery
+    assert all(np.array_equal(more[name], masks[name]) for name in masks) and not any((artery & mask).any()
+                                                                                      for mask in masks.values())
+    places = affine[:3, :3] @ np.argwhere(artery).T + affine[:3, 3:]     # mm: from the aorta down through the mesentery
     assert np.ptp(places[2]) > 80 and places[1].max() > 15 > -5 > places[1].min()
     assert hu[artery].mean() < 60 < more_hu[artery].mean()
 
@@ -47,7 +48,8 @@ def test_the_same_seed_is_the_same_patient_and_another_seed_is_another(patient):
 def test_organs_lie_on_their_side_in_their_order(seed):
     _, masks, affine = make_phantom((5.0, 5.0, 5.0), seed=seed)
     at = {name: centroid_mm(mask, affine) for name, mask in masks.items()}
-    for right in ("liver", "gall_bladder", "right_kidney", "right_adrenal_gland", "right_lung", "right_head_of_femur", "postcava"):
+    for right in ("liver", "gall_bladder", "right_kidney", "right_adrenal_gland", "right_lung", "right_head_of_femur",
+                  "postcava"):
         assert at[right][0] > 5, right
     for left in ("spleen", "stomach", "left_kidney", "left_adrenal_gland", "left_lung", "left_head_of_femur", "aorta"):
         assert at[left][0] < -2, left
@@ -74,7 +76,7 @@ def test_another_voxel_size_shows_the_same_anatomy():
     _, slices, thick = make_phantom((2.5, 2.5, 6.0), seed=2)
     for name in cubic:
         volume = cubic[name].sum() * 64.0, slices[name].sum() * 37.5
-        assert 0.75 < volume[0] / volume[1] < 1.33 or max(volume) < 5000, name      # below 5 ml voxels are too large to say
+        assert 0.75 < volume[0] / volume[1] < 1.33 or max(volume) < 5000, name  # below 5 ml voxels are too large to say
         assert np.abs(centroid_mm(cubic[name], affine) - centroid_mm(slices[name], thick)).max() < 5.0, name
 
 

@@ -48,7 +48,6 @@ def demo_label_map(folder):
 def cached_case(folder):
     """{file: sha256} of a phantom's cached case: arrays by value, meta.json without the path of the image."""
     from conftest import Patient, write_dataset
-
     from uniseg.datasets.cases import prepare
     from uniseg.datasets.dataset_json import read_dataset
     from uniseg.imaging.preprocessing import Preprocessing
@@ -68,9 +67,9 @@ def cached_case(folder):
 def trained_weights(folder):
     """(sha256 of the weights, {tensor: L2 norm}) after 4 steps on the phantoms of conftest.py, at seed 0."""
     import torch
+
     from conftest import Patient, write_dataset
     from runs import TINY
-
     from uniseg import checkpoint, train
     from uniseg.phantom import make_phantom
 

@@ -2,11 +2,12 @@
 
 `Bands` calls a voxel liver, spleen, ... by its HU alone, so the right masks are those the CT was painted with. On grids
 whose resampling weights are dyadic (4 mm stays 4 mm, 2 mm becomes 4 mm) all arithmetic is exact, and "the same" means
-voxel for voxel. Ids like F52 and O15 are those of the project's table of faults.
+voxel for voxel. Ids like F52 and O15 are those of docs/faults.md.
 """
 
 import itertools
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -21,18 +22,20 @@ from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
 from uniseg.imaging.byte_stream import VolumeError
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
 from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
 from uniseg.inference import result as result_module
 from uniseg.inference import second_view
-from uniseg.inference.native_grid import AT_THRESHOLD, to_bytes
-from uniseg.inference.second_view import middle, widened
+from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
+from uniseg.inference.region import BODY_MARGIN, grow_to_window
+from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.postprocess import postprocess as refine
 from uniseg.segmenter import Segmenter
 from uniseg.sliding_window import EMPTY_LOGIT, gaussian_weights, plan_windows
 
-PREPROCESSING = {"spacing_mm": [4.0, 4.0, 4.0], "hu_window": [-175.0, 250.0], "window": [16, 16, 16], "antialias": False}
+PREPROCESSING = Preprocessing((4.0, 4.0, 4.0), window=(16, 16, 16))
 AIR, BODY = -1000, 0
 # class: middle and half width of its band in HU. The liver's band includes the tumour's: overlap, as in the paper.
 BANDS = {"spleen": (130, 10), "liver": (75, 22), "aorta": (170, 10), "liver_tumor": (90, 8)}
@@ -40,7 +43,7 @@ PAINT = {"spleen": 130, "liver": 60, "aorta": 170, "liver_tumor": 90}
 
 
 class Bands(torch.nn.Module):
-    """Logit of a class: 8 in the middle of its HU band, 0 at the band's edge, falling on. Counts the windows it sees."""
+    """Logit of a class: 8 in the middle of its HU band, 0 at the band's edge, negative beyond. Counts its windows."""
 
     def __init__(self, bands=None, gain=8.0):
         super().__init__()
@@ -71,7 +74,7 @@ class Logits(torch.nn.Module):
 
 
 def stand_in(network=None, **preprocessing):
-    return Segmenter(network or Bands(), {**PREPROCESSING, **preprocessing}, torch.device("cpu"),
+    return Segmenter(network or Bands(), replace(PREPROCESSING, **preprocessing), torch.device("cpu"),
                      {"file": "stand-in", "sha256": "0" * 64})
 
 
@@ -138,7 +141,8 @@ def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
         assert mask.any() and np.array_equal(result.mask(name), mask), name
 
 
-@pytest.mark.parametrize("spacing_mm, degrees", [((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("spacing_mm, degrees", [
+    ((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
 def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees):
     shape = [round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)]
     hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
@@ -160,7 +164,8 @@ def test_with_any_voxel_size_flips_and_permuted_axes_are_exact():
     plain = stand_in().segment(image(hu, affine))
     for orientation in ORIENTATIONS[::5]:
         stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
-        assert np.array_equal(stand_in().segment(stored).label_map, apply_orientation(plain.label_map, orientation)), orientation
+        expected = apply_orientation(plain.label_map, orientation)
+        assert np.array_equal(stand_in().segment(stored).label_map, expected), orientation
 
 
 def test_the_place_of_the_patient_in_the_scanner_changes_nothing():
@@ -172,7 +177,8 @@ def test_the_place_of_the_patient_in_the_scanner_changes_nothing():
         same(stand_in().segment(image(hu, moved)), plain)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1, 1, 5), (5, 1, 1), (1.5, 6, 1.5), (2.9, 2.9, 2.9), (8, 8, 8), (1, 4, 4)], ids=str)
+@pytest.mark.parametrize("spacing_mm", [
+    (1, 1, 5), (5, 1, 1), (1.5, 6, 1.5), (2.9, 2.9, 2.9), (8, 8, 8), (1, 4, 4)], ids=str)
 def test_any_voxel_size_is_segmented_on_its_own_grid(spacing_mm):
     """At half a voxel of error along an organ's rim the overlap stays high; a shift of one voxel would show."""
     shape = [max(1, round(n * 4 / s)) for n, s in zip((32, 28, 30), spacing_mm)]
@@ -188,9 +194,10 @@ def test_any_voxel_size_is_segmented_on_its_own_grid(spacing_mm):
     assert np.abs(np.subtract(*centre)).max() < (0.3 if max(spacing_mm) < 8 else 1.5)            # mm
 
 
-@pytest.mark.parametrize("shape", [(7, 28, 30), (32, 5, 30), (32, 28, 3), (9, 8, 10), (1, 28, 30), (32, 28, 1)], ids=str)
+@pytest.mark.parametrize("shape", [
+    (7, 28, 30), (32, 5, 30), (32, 28, 3), (9, 8, 10), (1, 28, 30), (32, 28, 1)], ids=str)
 def test_f52_f53_a_volume_smaller_than_a_window_and_a_single_slice_work(shape):
-    """Cut from the middle of the body; the stand-in looks at single voxels, so the answer is the same piece of the whole."""
+    """Cut from the body's middle; the stand-in looks at single voxels, so the answer is the same piece of the whole."""
     hu, masks, affine = paint()
     cut = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(hu.shape, shape))
     result = stand_in().segment(image(hu[cut], affine), postprocess=False)
@@ -228,7 +235,8 @@ def test_classes_beyond_table_2_get_numbers_from_33_on_in_the_models_order():
     network = Bands({"new_organ": BANDS["spleen"], "liver": BANDS["liver"], "another": BANDS["aorta"]})
     result = stand_in(network).segment(image(hu, affine))
     assert set(np.unique(result.label_map)) == {0, 6, 33, 34}
-    assert np.array_equal(result.label_map == 33, masks["spleen"]) and np.array_equal(result.label_map == 34, masks["aorta"])
+    for value, name in ((33, "spleen"), (34, "aorta")):
+        assert np.array_equal(result.label_map == value, masks[name])
 
 
 def test_masks_keep_the_overlap_that_the_label_map_cannot_show():
@@ -303,16 +311,17 @@ def test_a_threshold_that_is_no_probability_is_refused_before_any_work(threshold
 
 @pytest.mark.parametrize("threshold", [0.5, 0.01, 0.37, 0.999])
 def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshold):
-    limit = segmenter._logit(threshold, "liver")
+    limit = segmenter.logit(threshold, "liver")
     edge = np.float32(limit)
     near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
-                           edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001), [EMPTY_LOGIT, 1e30, -1e30]])
+                           edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001),
+                           [EMPTY_LOGIT, 1e30, -1e30]])
     logits = near.astype(np.float32).reshape(1, 1, -1)
-    values = to_bytes(logits.copy(), limit)
+    values = logits_to_bytes(logits.copy(), limit)
     assert values.dtype == np.uint8 and values.shape == logits.shape
     assert np.array_equal(values > AT_THRESHOLD, logits > edge) and not (values == AT_THRESHOLD).any()
     order = np.argsort(logits.ravel(), kind="stable")
-    assert (np.diff(values.ravel()[order].astype(int)) >= 0).all()           # monotone: interpolation and confidence hold
+    assert (np.diff(values.ravel()[order].astype(int)) >= 0).all()        # monotone: interpolation and confidence hold
     inner = np.abs(logits - limit) < 3.9
     assert np.abs((values[inner].astype(float) - AT_THRESHOLD) / 32 - (logits[inner] - limit)).max() < 1.5 / 32
 
@@ -336,11 +345,11 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
 
     returns: masks (K bool arrays) and the label map, both RAS+ on the native grid
     """
-    names, window = network.classes, preprocessing["window"]
-    hu, affine = resample(ct.array, ct.affine, preprocessing["spacing_mm"], antialias=preprocessing["antialias"])
+    names, window = network.classes, preprocessing.window
+    hu, affine = resample(ct.array, ct.affine, preprocessing.spacing_mm, antialias=preprocessing.antialias)
     body = body_mask(hu, voxel_size_mm(affine))
-    box = bounding_box(body, segmenter.BODY_MARGIN)
-    scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing["hu_window"])), body[box]
+    box = bounding_box(body, BODY_MARGIN)
+    scaled, body = torch.as_tensor(scale_hu(hu[box], preprocessing.hu_window)), body[box]
     assert all(n >= w for n, w in zip(scaled.shape, window)), "padding is not part of this reference"
 
     weights = gaussian_weights(window)
@@ -356,7 +365,7 @@ def whole_volume(network, ct, preprocessing, threshold=0.5, overlap=0.5, postpro
     limit = np.log(threshold / (1 - threshold))
     fields = np.zeros((len(names), *hu.shape), np.uint8)
     for field, values in zip(fields, logits):
-        field[box] = np.where(body, to_bytes(values, limit), 0)             # no organ outside the body
+        field[box] = np.where(body, logits_to_bytes(values, limit), 0)             # no organ outside the body
     bits = pack([np.asfortranarray(field > 128) for field in fields])
     if postprocess:
         bits, _ = refine(bits, list(names), affine, midsagittal_plane(hu, affine))
@@ -407,7 +416,8 @@ def test_the_streamed_result_equals_that_of_whole_arrays_to_the_last_voxel(case)
     hu, _, affine = paint([round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)], spacing_mm)
     result = stand_in(network).segment(image(hu, affine), **options)
     masks, label_map = whole_volume(network, read_ct(image(hu, affine)), PREPROCESSING, **options)
-    assert all(found["voxels"] for name, found in result.stats["classes"].items() if name != "aorta"), "nothing to compare"
+    classes = result.stats["classes"].items()
+    assert all(figures["voxels"] for name, figures in classes if name != "aorta"), "nothing to compare"
     for name, expected in zip(network.classes, masks):
         assert np.array_equal(result.mask(name), expected), (name, np.count_nonzero(result.mask(name) ^ expected))
     assert np.array_equal(result.label_map, label_map)
@@ -419,7 +429,8 @@ def test_a_finer_ct_is_averaged_where_the_checkpoint_says_that_its_network_was_t
     found = []
     for antialias in (False, True):
         result = stand_in(antialias=antialias).segment(image(hu, affine), postprocess=False)
-        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), {**PREPROCESSING, "antialias": antialias}, postprocess=False)
+        preprocessing = replace(PREPROCESSING, antialias=antialias)
+        masks, _ = whole_volume(Bands(), read_ct(image(hu, affine)), preprocessing, postprocess=False)
         assert all(np.array_equal(result.mask(name), mask) for name, mask in zip(result.classes, masks))
         found.append(result.mask("liver"))
     assert found[0].any() and not np.array_equal(*found)
@@ -442,23 +453,24 @@ def test_a_thin_ct_is_filled_up_as_the_checkpoint_says_and_with_air_where_it_doe
 
 
 @pytest.mark.parametrize("box, shape, expected", [
-    ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)), ((4, 16), 20, (4, 16))])
+    ((2, 5), 20, (0, 8)), ((15, 19), 20, (12, 20)), ((8, 12), 20, (6, 14)), ((3, 6), 7, (0, 7)),
+    ((4, 16), 20, (4, 16))])
 def test_a_box_smaller_than_a_window_grows_to_its_size_as_far_as_the_volume_goes(box, shape, expected):
     """A window of 8, along one axis."""
-    assert widened((slice(*box),), (8,), (shape,)) == (slice(*expected),)
+    assert grow_to_window((slice(*box),), (8,), (shape,)) == (slice(*expected),)
 
 
 def test_the_middle_of_the_smallest_body_is_not_empty():
     for n in range(1, 9):
         for share in (0.3, 0.5, 0.9):
-            part, _ = middle(np.ones((n, 3, 1), bool), share)
+            part, _ = central_part(np.ones((n, 3, 1), bool), share)
             assert 0 <= part.start < part.stop <= n and part.start + part.stop == n
 
 
 def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
     hu = np.full((30, 30, 30), AIR, np.int16)
     hu[11:19, 13:17, 12:18] = BODY                                          # with its margin 16 x 12 x 14
-    hu[15, 22] = 90                                                         # beside it, at a side that has 12 voxels: seen all the same
+    hu[15, 22] = 90        # beside it, at a side that has 12 voxels: seen all the same
     seen = []
 
     class Watched(Bands):
@@ -468,13 +480,13 @@ def test_windows_show_what_the_ct_has_around_a_body_smaller_than_they_are():
 
     stand_in(Watched(), pad="edge").segment(image(hu, np.diag([4.0, 4, 4, 1])))
     assert len(seen) == 1
-    expected = torch.as_tensor(scale_hu(hu[7:23, 7:23, 7:23], PREPROCESSING["hu_window"]))
+    expected = torch.as_tensor(scale_hu(hu[7:23, 7:23, 7:23], PREPROCESSING.hu_window))
     assert torch.equal(seen[0][0, 0], expected)
 
 
 def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so():
     hu, _, affine = paint()
-    narrow, seen = hu[10:22, 8:20], []                                      # 12 x 12 in windows of 16, the body cut on all sides
+    narrow, seen = hu[10:22, 8:20], []        # 12 x 12 in windows of 16, the body cut on all sides
 
     class Watched(Bands):
         def forward(self, patches, only=None):
@@ -483,10 +495,11 @@ def test_a_narrow_field_of_view_goes_on_as_its_edge_where_the_checkpoint_says_so
 
     result = stand_in(Watched(), pad="edge").segment(image(narrow, affine), postprocess=False)
     first = seen[0][0, 0]
-    assert torch.equal(first[:2], first[2:3].expand(2, -1, -1)) and torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
+    assert torch.equal(first[:2], first[2:3].expand(2, -1, -1))
+    assert torch.equal(first[:, -2:], first[:, -3:-2].expand(-1, 2, -1))
     inside = np.s_[10:22, 8:20]
     whole = stand_in().segment(image(hu, affine), postprocess=False)
-    for name in whole.classes:                                              # Bands looks at each voxel alone: nothing may change
+    for name in whole.classes:        # Bands looks at each voxel alone: nothing may change
         assert np.array_equal(result.mask(name), whole.mask(name)[inside]), name
 
 
@@ -505,8 +518,10 @@ class Swayed(torch.nn.Module):
         return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand_as(image).clone()
 
 
-@pytest.mark.parametrize("without_air, within, at_its_sides", [(-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
-def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(monkeypatch, without_air, within, at_its_sides):
+@pytest.mark.parametrize("without_air, within, at_its_sides", [
+    (-1.0, True, True), (-5.0, False, True), (-13.0, False, False)])
+def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_both(
+        monkeypatch, without_air, within, at_its_sides):
     """3 and -1, -5, -13: half and half they are 1, -1, -5; at the sides, with a quarter of the second, 2, 1, -1."""
     monkeypatch.setattr(second_view, "FADE", 1)
     hu = np.full((16, 16, 16), AIR, np.int16)                               # one window of 16
@@ -515,7 +530,7 @@ def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_bot
     model = Segmenter(Swayed(without_air), PREPROCESSING, torch.device("cpu"), weights, second_view=0.5)
     result = model.segment(image(hu, np.diag([4.0, 4, 4, 1])), postprocess=False)
     expected = hu == BODY
-    expected[5:11, 6:10] = at_its_sides                                     # half of 12, half of 8, all the height: no air there
+    expected[5:11, 6:10] = at_its_sides        # half of 12, half of 8, all the height: no air there
     expected[6:10, 7:9] = within
     assert np.array_equal(result.mask("liver"), expected)
     assert result.stats["settings"]["second_view"] == 0.5
@@ -526,14 +541,15 @@ def test_with_a_second_view_logits_in_the_middle_of_the_body_are_the_mean_of_bot
 
 def test_the_second_view_changes_nothing_for_a_network_that_looks_at_each_voxel_alone():
     hu, _, affine = paint((48, 40, 36))
-    once, twice = (Segmenter(Bands(), PREPROCESSING, torch.device("cpu"), {"file": "stand-in", "sha256": "0" * 64}, second_view=share)
+    weights = {"file": "stand-in", "sha256": "0" * 64}
+    once, twice = (Segmenter(Bands(), PREPROCESSING, torch.device("cpu"), weights, second_view=share)
                    .segment(image(hu, affine)) for share in (None, 0.7))
     assert twice.stats["settings"]["second_view"] == 0.7 and np.array_equal(once.label_map, twice.label_map)
     assert all(np.array_equal(once.mask(name), twice.mask(name)) for name in once.classes)
 
 
 def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
-    """The box of a class ends at the volume's edge there, and beyond it the edge voxel is repeated, as in `resample`."""
+    """The box of a class ends at the volume's edge; beyond it the edge voxel is repeated, as in `resample`."""
     hu, _, affine = paint()
     hu = hu[8:24, 8:22, 8:22]                                               # body in every voxel
     assert (hu > -300).all()
@@ -581,7 +597,7 @@ def test_windows_without_body_are_skipped_and_the_result_stays_the_same():
     network = Bands()
     result = stand_in(network).segment(image(hu, np.diag([4.0, 4, 4, 1])))
     assert np.array_equal(result.mask("liver"), hu == PAINT["liver"])
-    box = (72, 72, 24)                                                      # 64 + 2 x 4 of margin; z is cut at the volume
+    box = (72, 72, 24)        # 64 + 2 x 4 of margin; z is cut at the volume
     everywhere = sum(map(len, plan_windows(box, (16, 16, 16)).values()))
     assert 0 < network.windows < everywhere / 2
 
@@ -596,7 +612,7 @@ def test_there_is_no_organ_outside_the_body_whatever_the_network_says():
 def test_windows_lie_over_the_trunk_and_nothing_is_found_in_an_arm_beside_it():
     hu, _, affine = paint((64, 28, 30))                                     # 72 mm of air on each side of the patient
     arm = np.zeros(hu.shape, bool)
-    arm[46:57, 10:18] = True                                                # 44 x 32 mm, all the way up, touching the side
+    arm[46:57, 10:18] = True        # 44 x 32 mm, all the way up, touching the side
     hu[arm] = BODY
     assert body_mask(hu, (4.0, 4.0, 4.0))[arm].mean() > 0.9
     network, whole = Bands({"liver": (0, 5000)}), Bands({"liver": (0, 5000)})
@@ -700,9 +716,10 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["versions"]["uniseg"] == uniseg.__version__ and stats["versions"]["torch"] == torch.__version__
     assert stats["input"] == "patient 1.nii.gz" and stats["shape"] == list(result.label_map.shape)
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
-    assert stats["preprocessing"] == {**PREPROCESSING, "pad": "air"}
-    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [], "second_view": None,
-                                 "precision": "float32", "device": "cpu"}
+    assert stats["preprocessing"] == PREPROCESSING.to_dict()
+    assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
+                                 "second_view": None, "precision": "float32", "device": "cpu"}
+    assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
     assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
     assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
     assert 50 < stats["peak_memory_mib"] < 100_000
@@ -744,8 +761,8 @@ def test_the_notes_of_the_post_processing_say_what_it_changed():
 def test_a_path_a_string_and_a_nibabel_image_give_the_same_result(tmp_path):
     hu, _, affine = paint()
     nib.save(image(hu, affine), tmp_path / "ct.nii.gz")
-    results = [stand_in().segment(source) for source in
-               (image(hu, affine), tmp_path / "ct.nii.gz", str(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "ct.nii.gz"))]
+    path = tmp_path / "ct.nii.gz"
+    results = [stand_in().segment(source) for source in (image(hu, affine), path, str(path), nib.load(path))]
     for result in results[1:]:
         same(result, results[0])
     assert [r.stats["input"] for r in results] == ["image in memory", "ct.nii.gz", "ct.nii.gz", "image in memory"]
@@ -777,7 +794,8 @@ def test_what_is_saved_lies_on_the_grid_of_the_ct(tmp_path):
 def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, monkeypatch):
     written = []
     label_map, atomic = result_module.write_label_map, result_module.atomic_write
-    monkeypatch.setattr(result_module, "write_label_map", lambda path, *a: (written.append(path.name), label_map(path, *a)))
+    monkeypatch.setattr(result_module, "write_label_map",
+                        lambda path, *a: (written.append(path.name), label_map(path, *a)))
     monkeypatch.setattr(result_module, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
     hu, _, affine = paint()
     stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")
@@ -793,9 +811,9 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 def test_a_checkpoint_is_loaded_with_its_own_classes_and_preprocessing(tmp_path):
     network = small_network(["liver", "spleen"])
-    checkpoint.save(tmp_path / "tiny.pt", network, {**PREPROCESSING, "window": [24, 16, 16]})
+    checkpoint.save(tmp_path / "tiny.pt", network, replace(PREPROCESSING, window=(24, 16, 16)))
     loaded = uniseg.load(tmp_path / "tiny.pt", device="cpu")
-    assert loaded.classes == ("liver", "spleen") and loaded.preprocessing["window"] == [24, 16, 16]
+    assert loaded.classes == ("liver", "spleen") and loaded.preprocessing.window == (24, 16, 16)
     assert loaded.weights == {"file": "tiny.pt", "sha256": checkpoint.file_sha256(tmp_path / "tiny.pt")}
     hu, _, affine = paint()
     same(loaded.segment(image(hu, affine)), stand_in(network, window=[24, 16, 16]).segment(image(hu, affine)))
@@ -818,4 +836,4 @@ def test_without_a_name_the_built_in_weights_are_loaded_and_are_those_their_side
     loaded = uniseg.load(device="cpu")
     assert list(loaded.classes) == sidecar["classes"] and set(loaded.classes) <= set(taxonomy.NAMES)
     assert loaded.weights == {"file": "default.pt", "sha256": sidecar["sha256"]}
-    assert loaded.preprocessing == sidecar["preprocessing"]
+    assert loaded.preprocessing.to_dict() == sidecar["preprocessing"]

@@ -123,19 +123,22 @@ def test_an_identity_model_returns_its_input(shape, overlap):
     assert torch.allclose(logits[0], image, atol=1e-5) and torch.allclose(logits[1], -image, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, window", [((23, 19, 31), (7, 5, 9)), ((20, 16, 40), (16, 16, 16)), ((12, 15, 29), (11, 13, 7))])
+@pytest.mark.parametrize("shape, window", [((23, 19, 31), (7, 5, 9)), ((20, 16, 40), (16, 16, 16)),
+                                           ((12, 15, 29), (11, 13, 7))])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_stream_equals_the_whole_volume_bit_for_bit(shape, window, batch_size):
+def test_the_stream_equals_the_whole_volume_bit_for_bit(shape, window, batch_size, monkeypatch):
+    monkeypatch.setattr("uniseg.sliding_window.windows_at_once", lambda window, device: batch_size)
     image, model = noise(*shape), convolution(3)
-    one_by_one = lambda patches: torch.cat([model(p[None]) for p in patches])         # noqa: E731  a batch may round otherwise
-    logits = stitched(sliding_window(image, one_by_one, 3, window, 0.5, batch_size))
+    one_by_one = lambda patches: torch.cat([model(p[None]) for p in patches])  # noqa: E731  a batch may round otherwise
+    logits = stitched(sliding_window(image, one_by_one, 3, window, 0.5))
     assert torch.equal(logits, whole_volume(image, model, 3, window, 0.5))
 
 
 def test_two_overlapping_windows_are_the_weighted_mean_of_their_logits():
     weights = gaussian_weights((1, 1, 4)).ravel()
     answers = iter([1.0, 4.0])                                       # the first window says 1 everywhere, the second 4
-    logits = stitched(sliding_window(torch.zeros(1, 1, 6), lambda x: torch.full_like(x, next(answers)), 1, (1, 1, 4))).ravel()
+    logits = stitched(sliding_window(torch.zeros(1, 1, 6), lambda x: torch.full_like(x, next(answers)), 1,
+                                     (1, 1, 4))).ravel()
     assert logits[:2].tolist() == [1, 1] and logits[4:].tolist() == [4, 4]
     for here, first, second in ((2, 2, 0), (3, 3, 1)):
         expected = (weights[first] * 1 + weights[second] * 4) / (weights[first] + weights[second])
@@ -165,16 +168,16 @@ def test_flipped_volumes_give_flipped_logits():
     assert torch.allclose(flipped.flip(1, 2, 3), straight, atol=1e-5)
 
 
-def test_small_volumes_are_padded_on_both_sides_with_the_pad_value():
+def test_small_volumes_are_padded_on_both_sides_with_air():
     seen = []
-    list(sliding_window(torch.ones(2, 4, 4), lambda x: seen.append(x.clone()) or x, 1, (4, 4, 4), pad_value=-7.0))
-    assert seen[0][0, 0, :, 0, 0].tolist() == [-7, 1, 1, -7]
+    list(sliding_window(torch.ones(2, 4, 4), lambda x: seen.append(x.clone()) or x, 1, (4, 4, 4)))
+    assert seen[0][0, 0, :, 0, 0].tolist() == [0, 1, 1, 0]                # 0 is the lower end of the HU window
 
 
 def test_with_pad_edge_a_small_volume_goes_on_as_its_outermost_voxels():
     seen = []
     image = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])                # two voxels wide, one deep, two slices high
-    logits = stitched(sliding_window(image, lambda x: seen.append(x.clone()) or x, 1, (3, 3, 5), pad_value=-7.0, pad="edge"))
+    logits = stitched(sliding_window(image, lambda x: seen.append(x.clone()) or x, 1, (3, 3, 5), pad="edge"))
     first, second = [1, 1, 2, 2, 2], [3, 3, 4, 4, 4]                  # (5 - 2) // 2 = 1 below, 2 above
     assert seen[0][0, 0].tolist() == [[first] * 3, [second] * 3, [second] * 3]
     assert logits.flatten().tolist() == [1, 2, 3, 4]                  # what was added is no part of the result
@@ -193,7 +196,8 @@ def test_voxels_that_no_window_covers_are_surely_empty():
 
 
 def test_without_any_body_the_model_is_not_asked():
-    logits = stitched(sliding_window(np.zeros((3, 9, 9), np.float32), None, 2, (4, 4, 4), body=np.zeros((3, 9, 9), bool)))
+    logits = stitched(sliding_window(np.zeros((3, 9, 9), np.float32), None, 2, (4, 4, 4),
+                                     body=np.zeros((3, 9, 9), bool)))
     assert logits.shape == (2, 3, 9, 9) and (logits == EMPTY_LOGIT).all()
 
 

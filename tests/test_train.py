@@ -1,7 +1,7 @@
 """train.py: the recipe's pure parts by hand, one step against a joint batch, then whole runs, and what is refused.
 
-Runs that are interrupted: test_resume.py; several processes: test_distributed.py. Ids like D12 are those of the project's table of
-faults.
+Runs that are interrupted: test_resume.py; several processes: test_distributed.py. Ids like D12 are those of
+docs/faults.md.
 """
 
 import json
@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from conftest import Patient, write_dataset
 from runs import RUN_FILES, TINY, batch_of, gradients, joined, metrics, small_network
-
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case
@@ -34,7 +34,7 @@ from uniseg.training.recipe import TrainConfig, lr_at
 from uniseg.training.steps import learning, training_step
 from uniseg.training.validation import case_scores, mean_dice, validate
 
-# ------------------------------------------------------------------------------------------------------------- the defaults
+# --------------------------------------------------------------------------------------------------------- the defaults
 
 def test_without_options_the_recipe_is_the_papers():
     """Section 4.1.2; the learning rate's digit and the epochs are those of the released code."""
@@ -42,8 +42,10 @@ def test_without_options_the_recipe_is_the_papers():
     assert (c.backbone, c.encoding, c.lpg) == ("swin_unetr", "v3", "independent")
     assert (c.spacing, c.hu_window, c.patch_size) == (1.5, (-175.0, 250.0), (96, 96, 96))
     assert (c.foreground, c.rotate_probability, c.shift_probability) == (2 / 3, 0.1, 0.2)
-    assert (c.batch_size, c.lr, c.beta1, c.weight_decay, c.warmup_epochs, c.epochs, c.folds) == (6, 1e-4, 0.9, 1e-5, 50, 2000, 5)
-    assert (c.augment, c.balance, c.weight_positives, c.prior, c.antialias, c.amp) == ("paper", 0.0, False, 0.5, False, "off")
+    assert (c.batch_size, c.lr, c.beta1, c.weight_decay, c.warmup_epochs, c.epochs, c.folds) == \
+        (6, 1e-4, 0.9, 1e-5, 50, 2000, 5)
+    assert (c.augment, c.balance, c.weight_positives, c.prior, c.antialias, c.amp) == \
+        ("paper", 0.0, False, 0.5, False, "off")
 
 
 @pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda f: f.name)
@@ -53,44 +55,46 @@ def test_the_commands_default_is_the_recipes(field):
 
 
 def test_an_option_reaches_the_config():
-    args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--patch-size", "32", "96", "64", "--lr", "0.5",
-                                      "--weight-positives"])
+    args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--patch-size", "32", "96", "64", "--lr",
+                                      "0.5", "--weight-positives"])
     config = make_config(args, train_cases=7, world=1)
     assert (config.patch_size, config.lr, config.weight_positives) == ((32, 96, 64), 0.5, True)
 
 
 def test_pairs_of_hu_and_weights_of_datasets_reach_the_config():
-    args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--hu-window", "-1000", "1000", "--input-windows", "-175", "250",
-                                      "-1000", "1000", "--dataset-weights", "LiTS=2", "a=b=0.5"])
+    args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--hu-window", "-1000", "1000",
+                                      "--input-windows", "-175", "250", "-1000", "1000", "--dataset-weights", "LiTS=2",
+                                      "a=b=0.5"])
     config = make_config(args, train_cases=7, world=1)
     assert config.input_windows == ((-175.0, 250.0), (-1000.0, 1000.0))
-    assert config.dataset_weights == (("LiTS", 2.0), ("a=b", 0.5))                    # the last "=" parts name and weight
+    assert config.dataset_weights == (("LiTS", 2.0), ("a=b", 0.5))  # the last "=" parts name and weight
     assert relative(config) == ((0.4125, 0.625), (0.0, 1.0))                    # 825 and 1250 of 2000 HU
 
 
-@pytest.mark.parametrize("cases, world, accumulate, steps", [(12, 1, 1, 2), (13, 1, 1, 3), (13, 2, 1, 2), (13, 2, 2, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("cases, world, accumulate, steps", [(12, 1, 1, 2), (13, 1, 1, 3), (13, 2, 1, 2), (13, 2, 2, 1),
+                                                             (1, 1, 1, 1)])
 def test_an_epoch_draws_each_case_once_on_average(cases, world, accumulate, steps):
     args = build_parser().parse_args(["--data-root", "x", "--device", "cpu", "--accumulate", str(accumulate)])
     assert make_config(args, cases, world).steps_per_epoch == steps                     # of 6 patches a process
 
 
 @pytest.mark.parametrize("option", [
-    ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--epochs", "0"), ("--epochs", "ten"), ("--batch-size", "0"),
-    ("--accumulate", "0"), ("--foreground", "1.5"), ("--prior", "-0.1"), ("--patch-size", "4", "4", "4"), ("--overfit", "0"),
-    ("--seed", "-1"), ("--workers", "-1"), ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0"),
-    ("--dataset-weights", "Chest"), ("--dataset-weights", "=2"), ("--dataset-weights", "Chest=0"), ("--dataset-weights", "Chest=much"),
-    ("--max-skipped", "-1"), ("--timeout", "0"), ("--timeout", "1e300"), ("--on-save-error", "shrug")],
-    ids=" ".join)
+    ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--epochs", "0"), ("--epochs", "ten"),
+    ("--batch-size", "0"), ("--accumulate", "0"), ("--foreground", "1.5"), ("--prior", "-0.1"),
+    ("--patch-size", "4", "4", "4"), ("--overfit", "0"), ("--seed", "-1"), ("--workers", "-1"),
+    ("--backbone", "resnet"), ("--folds", "0"), ("--fold", "-1"), ("--spacing", "0"), ("--dataset-weights", "Chest"),
+    ("--dataset-weights", "=2"), ("--dataset-weights", "Chest=0"), ("--dataset-weights", "Chest=much"),
+    ("--max-skipped", "-1"), ("--timeout", "0"), ("--timeout", "1e300"), ("--on-save-error", "shrug")], ids=" ".join)
 def test_d26_impossible_numbers_are_refused_by_the_parser(option, capsys):
     with pytest.raises(SystemExit) as end:
         build_parser().parse_args(["--data-root", "x", *option])
     assert end.value.code == 2 and f"argument {option[0]}" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------- pure parts
+# ----------------------------------------------------------------------------------------------------------- pure parts
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine():
-    c = TrainConfig(lr=1.0, epochs=30, warmup_epochs=10, steps_per_epoch=2)           # 20 steps of warm-up, 40 of cosine
+    c = TrainConfig(lr=1.0, epochs=30, warmup_epochs=10, steps_per_epoch=2)  # 20 steps of warm-up, 40 of cosine
     assert lr_at(0, c) == 1 / 20
     assert lr_at(9, c) == 10 / 20
     assert lr_at(19, c) == lr_at(20, c) == 1.0                                        # the peak
@@ -152,14 +156,15 @@ def test_rare_classes_weigh_more_between_1_and_12():
 
 
 def test_at_power_1_a_rare_class_weighs_as_much_as_the_rest_of_the_patch():
-    """32000 voxels a patch: 12.8 times those of the aorta, and fewer than those of the liver. At power 0.5 the square root."""
+    """32000 voxels a patch: 12.8 times those of the aorta, and fewer than those of the liver. At power 0.5 the square
+    root."""
     cases = [Case(Path(), "a", "a/x", (), {"liver": 40000, "aorta": 2500, "adrenal": 20})]
     names = ("liver", "aorta", "adrenal")
     assert positive_weights(cases, names, 1.0, 32000).tolist() == pytest.approx([1.0, 12.8, 1600.0])
     assert positive_weights(cases, names, 0.5, 32000).tolist() == pytest.approx([1.0, 12.8 ** 0.5, 40.0])
 
 
-# -------------------------------------------------------------------------------------------------------------------- a step
+# --------------------------------------------------------------------------------------------------------------- a step
 
 def test_two_micro_batches_give_the_gradient_of_the_joint_batch():
     """Three labelled pairs in one, one in the other: the mean of their means would weigh the lone pair three times."""
@@ -201,7 +206,7 @@ def test_annotated_and_absent_teaches_that_there_is_none():
         network, batch = small_network(), batch_of(0, labelled)
         batch["bits"] &= 0b101
         training_step(network, [batch], TrainConfig())
-        pushed[labelled] = network.lpg.controllers[1][2].bias.grad[-1].item()         # theta's last number: the logit's bias
+        pushed[labelled] = network.lpg.controllers[1][2].bias.grad[-1].item()  # theta's last number: the logit's bias
     assert pushed["010"] > 0 and pushed["000"] == 0                                   # descent subtracts the gradient
 
 
@@ -213,7 +218,8 @@ def test_what_is_learned_of_a_class_is_said_by_its_probability_and_its_dice():
 
 
 def test_the_sums_of_a_step_are_those_of_its_micro_batches_and_change_nothing_else():
-    """The untrained network's own logits, voxel by voxel; spleen (bit 0) and aorta (bit 2) are annotated in one batch, the aorta in both."""
+    """The untrained network's own logits, voxel by voxel; spleen (bit 0) and aorta (bit 2) are annotated in one
+    batch, the aorta in both."""
     parts, sums = [batch_of(0, "101"), batch_of(1, "001")], torch.zeros(3, 3)
     network, other = small_network(), small_network()
     expected = torch.zeros(3, 3)
@@ -224,11 +230,13 @@ def test_the_sums_of_a_step_are_those_of_its_micro_batches_and_change_nothing_el
                 expected[:, k] += torch.stack([p[k][t[k] > 0].sum(), p[k].sum(), t[k].sum()])
     loss = training_step(network, parts, TrainConfig(accumulate=2), objective=PartialLabels(sums))
     assert torch.allclose(sums, expected, rtol=1e-5) and expected[2].count_nonzero() == 2
-    assert loss == training_step(other, parts, TrainConfig(accumulate=2)) and torch.equal(gradients(network), gradients(other))
+    assert loss == training_step(other, parts, TrainConfig(accumulate=2))
+    assert torch.equal(gradients(network), gradients(other))
 
 
 def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
-    """Spleen (bit 0) is annotated and the batch has no voxel of it, and so is the aorta (bit 2), of which it has one."""
+    """Spleen (bit 0) is annotated and the batch has no voxel of it, and so is the aorta (bit 2), of which it has
+    one."""
     batch, losses = batch_of(0, "101"), []
     batch["bits"] = torch.zeros_like(batch["bits"])
     batch["bits"][0, 0, 0, 0] = 4
@@ -238,10 +246,11 @@ def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
         losses.append(training_step(network, [batch], config, objective=objective).item())
     with torch.no_grad():
         falsely = torch.sigmoid(small_network()(batch["image"]))[0, 0].sum().item()
-    assert losses[0] - losses[1] == pytest.approx(falsely / (falsely + 1) / 2, rel=1e-4)       # mean of two annotated classes
+    # mean of two annotated classes
+    assert losses[0] - losses[1] == pytest.approx(falsely / (falsely + 1) / 2, rel=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------------------------- validation
+# ----------------------------------------------------------------------------------------------------------- validation
 
 class Threshold:
     """A stand-in for a network: says "liver" where the image is bright, "aorta" everywhere, "colon" nowhere."""
@@ -258,13 +267,15 @@ class Threshold:
 
 
 def test_validation_gives_the_mean_dice_of_the_cases_that_have_the_class(tmp_path):
-    """A 10^3 liver, bright, in 20^3 voxels. Its aorta is 1/8 of the volume, so calling all of it aorta has Dice 2/8 / (9/8)."""
+    """A 10^3 liver, bright, in 20^3 voxels. Its aorta is 1/8 of the volume, so calling all of it aorta has Dice 2/8 /
+    (9/8)."""
     from test_data import handmade
 
     box = np.zeros((20, 20, 20), int)
     box[5:15, 5:15, 5:15] = 1
     both = handmade(tmp_path / "both", "a", box * 0b11, ["liver", "aorta"], image=np.where(box, 250, -175))
-    empty = handmade(tmp_path / "empty", "b", box * 0b00, ["liver"], image=np.full(box.shape, 250))      # annotated and absent
+    # annotated and absent
+    empty = handmade(tmp_path / "empty", "b", box * 0b00, ["liver"], image=np.full(box.shape, 250))
     other = handmade(tmp_path / "other", "c", box, ["colon"], image=np.full(box.shape, -175))
     config = replace(TrainConfig(), patch_size=(8, 16, 12))
     cases = [both, empty, other]
@@ -278,14 +289,15 @@ def test_validation_gives_the_mean_dice_of_the_cases_that_have_the_class(tmp_pat
         "c/other": {"colon": {"dice": 0.0, "predicted": 0, "reference": 1000}}}
 
 
-# ---------------------------------------------------------------------------------------------------------------- whole runs
+# ----------------------------------------------------------------------------------------------------------- whole runs
 
 def test_a_run_leaves_its_settings_its_log_and_its_checkpoints(finished):
     assert {p.name for p in finished.iterdir()} == RUN_FILES
     records = metrics(finished)
     scores = json.loads((finished / "validation.json").read_text())
     assert (scores["fold"], scores["folds"], scores["last"]["epoch"]) == (1, 3, 10)
-    for part, record in (("last", records[9]), ("best", max((r for r in records if "dice" in r), key=lambda r: r["mean_dice"]))):
+    best = max((r for r in records if "dice" in r), key=lambda r: r["mean_dice"])
+    for part, record in (("last", records[9]), ("best", best)):
         assert scores[part]["epoch"] == record["epoch"]
         for name, mean in record["dice"].items():
             of_cases = [c[name]["dice"] for c in scores[part]["cases"].values() if c.get(name, {}).get("reference")]
@@ -299,33 +311,36 @@ def test_a_run_leaves_its_settings_its_log_and_its_checkpoints(finished):
     for record in records:
         assert record["learning"] and set(record["learning"]) <= classes
         assert all(0 < one[key] < 1 for one in record["learning"].values() for key in ("probability", "dice"))
-    assert set().union(*(r["learning"] for r in records)) == classes                  # 40 patches of 3 cases show them all
+    assert set().union(*(r["learning"] for r in records)) == classes  # 40 patches of 3 cases show them all
     assert records[1]["lr"] == pytest.approx(1e-3)                                    # the end of 2 epochs of warm-up
 
 
 def test_the_config_file_holds_every_setting_and_the_split_of_the_cases(finished):
     config = json.loads((finished / "config.json").read_text())
     assert set(config) == {f.name for f in fields(TrainConfig)} | {"classes", "cases", "validation", "left_out"}
-    assert (config["lr"], config["width"], config["patch_size"], config["steps_per_epoch"]) == (1e-3, 2, [16, 16, 16], 2)
+    assert (config["lr"], config["width"], config["patch_size"], config["steps_per_epoch"]) == \
+        (1e-3, 2, [16, 16, 16], 2)
     assert config["cases"] == ["Abdomen/a0", "Chest/c1", "Vessels/v0"]
     assert config["validation"] == ["Abdomen/a1", "Chest/c0"]
-    in_checkpoint = json.loads(json.dumps(checkpoint.read(finished / "last.pt")["training"]["config"]))       # tuples as lists
+    # tuples as lists
+    in_checkpoint = json.loads(json.dumps(checkpoint.read(finished / "last.pt")["training"]["config"]))
     assert in_checkpoint == {f.name: config[f.name] for f in fields(TrainConfig)}
 
 
 def test_the_model_has_the_classes_seen_in_the_order_of_table_2_and_no_other(finished):
-    """Chest annotates colon tumours, but no patient has one: a class never seen cannot be learned, so it is not offered."""
+    """Chest annotates colon tumours, but no patient has one: a class never seen cannot be learned, so it is not
+    offered."""
     classes = json.loads((finished / "config.json").read_text())["classes"]
-    assert classes == ["spleen", "right_kidney", "left_kidney", "liver", "hepatic_vessel", "right_lung", "left_lung", "kidney_tumor",
-                       "hepatic_vessel_tumor"]
+    assert classes == ["spleen", "right_kidney", "left_kidney", "liver", "hepatic_vessel", "right_lung", "left_lung",
+                       "kidney_tumor", "hepatic_vessel_tumor"]
     assert list(checkpoint.read(finished / "last.pt")["network"]["classes"]) == classes
 
 
 def test_checkpoints_say_what_inference_has_to_repeat_and_what_they_come_from(finished):
     last, best = checkpoint.read(finished / "last.pt"), checkpoint.read(finished / "best.pt")
     for content in (last, best):
-        assert content["preprocessing"] == {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3, "antialias": False,
-                                            "pad": "air"}
+        assert content["preprocessing"] == {"spacing_mm": [12.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3,
+                                            "antialias": False, "pad": "air"}
         assert content["about"]["data"]["Vessels/v0"] == ["hepatic_vessel", "hepatic_vessel_tumor"]
         assert checkpoint.load_network(content).classes[0] == "spleen"
     assert "training" not in best and last["training"]["step"] == 20
@@ -363,21 +378,23 @@ def test_one_fold_trains_on_every_case_and_a_folder_may_validate(flags, phantom_
 @pytest.mark.slow
 def test_chosen_classes_are_all_that_is_trained(flags, tmp_path):
     assert main(flags(tmp_path / "run", "--classes", "Kidneys, spleen", "--epochs", 1)) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["classes"] == ["spleen", "right_kidney", "left_kidney"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["classes"] == \
+        ["spleen", "right_kidney", "left_kidney"]
 
 
 @pytest.mark.slow
 def test_a_map_brings_a_class_that_table_2_lacks(flags, tmp_path, phantom_root):
     (tmp_path / "map.json").write_text('{"spleen": "pancreatic_duct", "kidney tumor": null}')
-    assert main(flags(tmp_path / "run", "--map", tmp_path / "map.json", "--classes", "kidneys,pancreatic_duct", "--epochs", 1)) == 0
+    assert main(flags(tmp_path / "run", "--map", tmp_path / "map.json", "--classes", "kidneys,pancreatic_duct",
+                      "--epochs", 1)) == 0
     classes = json.loads((tmp_path / "run" / "config.json").read_text())["classes"]
     assert classes == ["right_kidney", "left_kidney", "pancreatic_duct"]
 
 
 @pytest.mark.slow
 def test_what_goes_beyond_the_paper_runs(flags, tmp_path):
-    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1, "--antialias",
-                      "--pad", "edge", "--dice-present",
+    assert main(flags(tmp_path / "run", "--augment", "strong", "--balance", 0.5, "--weight-positives", "--prior", 0.1,
+                      "--antialias", "--pad", "edge", "--dice-present",
                       "--amp", "bf16", "--accumulate", 2, "--batch-size", 1, "--lpg", "shared", "--encoding", "random",
                       "--patch-size", 24, 16, 16, "--epochs", 2)) == 0
     assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path / "run"))
@@ -398,11 +415,13 @@ def test_training_on_a_gpu_multiplies_in_tf32_and_on_a_cpu_as_ever(monkeypatch, 
 @pytest.mark.slow
 def test_one_case_is_learned_by_heart(tmp_path):
     """The sanity run of the README: the whole path from files to a Dice above 0.9."""
-    write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "spleen": ("spleen",), "lungs": ("left_lung", "right_lung")},
+    write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "spleen": ("spleen",),
+                                                "lungs": ("left_lung", "right_lung")},
                   {"x": Patient(*make_phantom((12.0, 12.0, 12.0)))})
-    assert main(["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--overfit", "1", *TINY, "--width", "8",
-                 "--lpg-hidden", "32", "--patch-size", "24", "16", "24", "--batch-size", "1", "--epochs", "8", "--steps-per-epoch", "10",
-                 "--warmup-epochs", "1", "--lr", "5e-3", "--prior", "0.1", "--val-every", "8"]) == 0
+    assert main(["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--overfit", "1", *TINY,
+                 "--width", "8", "--lpg-hidden", "32", "--patch-size", "24", "16", "24", "--batch-size", "1",
+                 "--epochs", "8", "--steps-per-epoch", "10", "--warmup-epochs", "1", "--lr", "5e-3", "--prior", "0.1",
+                 "--val-every", "8"]) == 0
     [last] = [r for r in metrics(tmp_path / "run") if "dice" in r]
     assert set(last["dice"]) == {"spleen", "liver", "right_lung", "left_lung"}
     assert last["mean_dice"] > 0.9
@@ -411,28 +430,33 @@ def test_one_case_is_learned_by_heart(tmp_path):
 def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(batches, "PatchDataset", lambda *arguments: made.append(PatchDataset(*arguments)) or made[0])
-    assert main(flags(tmp_path / "run", "--overfit", 1, "--augment", "strong", "--rotate-probability", 1, "--epochs", 1)) == 0
-    assert (made[0].augment, made[0].rotate_probability, made[0].shift_probability) == ("paper", 0.0, 0.0)
+    assert main(flags(tmp_path / "run", "--overfit", 1, "--augment", "strong", "--rotate-probability", 1, "--epochs",
+                      1)) == 0
+    config = made[0].config
+    assert (config.augment, config.rotate_probability, config.shift_probability) == ("paper", 0.0, 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 @pytest.mark.parametrize("options, message", [
     (("--fold", "3"), "--fold 3: folds are numbered 0 to 2"),
     (("--classes", "livr"), "unknown class name 'livr'. Did you mean liver"),
     (("--classes", ""), "unknown class name ''"),
-    (("--classes", "liver,pancreas,aorta"), "--classes: no training case has voxels of pancreas, aorta. Leave them out."),
+    (("--classes", "liver,pancreas,aorta"),
+     "--classes: no training case has voxels of pancreas, aorta. Leave them out."),
     (("--classes", "colon tumor"), "--classes: no training case has voxels of colon_tumor"),
     (("--amp", "fp16"), "--amp fp16 needs a GPU. Use --amp bf16 or off on a CPU."),
     (("--device", "abacus"), "--device abacus: not usable here"),
     (("--hu-window", "250", "-175"), "--hu-window 250 -175: give the lower end first"),
-    (("--input-windows", "-175", "250", "0"), "--input-windows -175 250 0: give low and high of each window, in this order, within"),
+    (("--input-windows", "-175", "250", "0"),
+     "--input-windows -175 250 0: give low and high of each window, in this order, within"),
     (("--input-windows", "100", "0"), "--input-windows 100 0: give low and high of each window"),
     (("--input-windows", "-1000", "250"), "within --hu-window -175 250."),
     (("--dataset-weights", "LiTS=2"), "--dataset-weights LiTS: no such dataset among Abdomen, Chest, Vessels."),
     (("--overlap", "1"), "--overlap 1: windows would never move on"),
     (("--patch-size", "20", "16", "16"), "--patch-size 20 16 16: unet needs multiples of 8"),
-    (("--amp", "bf16", "--patch-size", "16", "24", "24"), "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),
+    (("--amp", "bf16", "--patch-size", "16", "24", "24"),
+     "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),
     (("--width", "3"), "width must be even"),
     (("--map", "nowhere.json"), "--map nowhere.json: cannot be read as JSON"),
     (("--embeddings", "nowhere.npy"), "nowhere.npy: cannot be read"),
@@ -449,8 +473,10 @@ def test_d12_a_fold_that_leaves_nothing_to_train_on_is_refused(refused, phantom_
 
 def test_labels_without_a_voxel_are_refused(refused, tmp_path):
     hu, masks, affine = make_phantom((24.0, 24.0, 24.0))
-    write_dataset(tmp_path / "data" / "set", {"liver": ("liver",)}, {"x": Patient(hu, {"liver": np.zeros_like(masks["liver"])}, affine)})
-    assert "the training cases have no labelled voxel. Check their labels." in refused("--folds", 1, "--fold", 0, root=tmp_path / "data")
+    write_dataset(tmp_path / "data" / "set", {"liver": ("liver",)},
+                  {"x": Patient(hu, {"liver": np.zeros_like(masks["liver"])}, affine)})
+    assert "the training cases have no labelled voxel. Check their labels." in refused("--folds", 1, "--fold", 0,
+                                                                                       root=tmp_path / "data")
 
 
 def test_d13_a_damaged_file_is_named(refused, tmp_path):

@@ -16,6 +16,7 @@ import torch
 
 from uniseg import checkpoint
 from uniseg.datasets.dataset import in_order
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine.console import fail
 from uniseg.machine.files import atomic_write
 
@@ -89,7 +90,7 @@ def ship(sources, experimental, in_pieces=(), second_view=None):
         about["second_view"] = second_view
     FOLDER.mkdir(exist_ok=True)
     target = FOLDER / "default.pt"
-    checkpoint.save(target, network, content["preprocessing"], about, half=True)
+    checkpoint.save(target, network, Preprocessing.from_dict(content["preprocessing"]), about, half=True)
     with atomic_write(FOLDER / "default.json") as temporary:
         temporary.write_text(json.dumps({"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
                                          "network": network.describe(), "preprocessing": content["preprocessing"],

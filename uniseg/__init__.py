@@ -4,7 +4,7 @@
 >>> model = uniseg.load()                        # the built-in weights, or uniseg.load("last.pt", device="cuda")
 >>> segmentation = model.segment("ct.nii.gz")    # doctest: +SKIP
 
-To read the code beside the paper, begin with taxonomy.py; README has the whole order. docs/api.md describes the public names.
+docs/api.md describes the public names. To read the code beside the paper, begin with taxonomy.py; README has the order.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ __all__ = ["CLASSES", "NOT_A_MEDICAL_DEVICE", "Segmentation", "Segmenter", "__ve
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, `Segmenter` and `Segmentation` import torch when they are first asked for, so that `--help` answers at once."""
+    """Import `load`, `Segmenter`, `Segmentation`, and torch with them, at their first use: `--help` needs no torch."""
     if name in ("load", "Segmenter", "Segmentation"):
         from . import segmenter
 

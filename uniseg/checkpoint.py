@@ -31,6 +31,7 @@ import torch
 
 from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
+from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
 from .machine.console import Parser, error_line, say
 from .machine.files import atomic_write, file_sha256
@@ -60,12 +61,12 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     return next((n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)
 
 
-def save(path, network, preprocessing, about=None, training=None, half=False):
+def save(path: str | Path, network: torch.nn.Module, preprocessing: Preprocessing, about: dict | None = None,
+         training: dict | None = None, half: bool = False) -> None:
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
     With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.
-    preprocessing: {"spacing_mm", "hu_window", "window", "antialias", "pad" (data.Preprocessing)}, what inference has
-                   to repeat
+    preprocessing: what inference has to repeat
     half:          store floating-point weights in float16 (for shipping)
     """
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
@@ -74,8 +75,8 @@ def save(path, network, preprocessing, about=None, training=None, half=False):
     if broken := not_finite(weights):
         raise CheckpointError(f"{path}: not written, {broken} holds NaN or infinity. Lower --lr.")
     more = {} if training is None else {"training": training}
-    write(path, {"network": network.describe(), "preprocessing": preprocessing, "weights": weights, "about": about or {},
-                 **more}, keep=None if training is None else previous(path))
+    write(path, {"network": network.describe(), "preprocessing": preprocessing.to_dict(), "weights": weights,
+                 "about": about or {}, **more}, keep=None if training is None else previous(path))
 
 
 def previous(path: str | Path) -> Path:
@@ -125,9 +126,9 @@ def read(path: str | Path, partial: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format {content['format']}, this version reads up to {FORMAT}. Upgrade uniseg.")
     elif digest(content["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
-    for settings in (content.get("preprocessing", {}), content.get("training", {}).get("config", {})):
-        if "pad_slices" in settings:                               # former name; training then padded along z only
-            settings["pad"] = settings.pop("pad_slices")
+    settings = content.get("training", {}).get("config", {})
+    if "pad_slices" in settings:                                   # former name; training then padded along z only
+        settings["pad"] = settings.pop("pad_slices")
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content
@@ -167,8 +168,9 @@ def _from_released(content: Any, path: Path, partial: bool) -> dict[str, Any]:
     if not report.complete and not partial:
         raise CheckpointError(f"{path}: fits a {released.title(config)} in part only: {report.summary()}. "
                               "`python -m uniseg.checkpoint FILE` lists them, -o OUT.pt --partial takes what fits.")
-    content = {"format": FORMAT, "network": config, "preprocessing": released.PREPROCESSING, "weights": weights,
-               "digest": digest(weights), "about": {"converted_from": path.name, "sha256": file_sha256(path)}, "report": report}
+    content = {"format": FORMAT, "network": config, "preprocessing": released.PREPROCESSING.to_dict(),
+               "weights": weights, "digest": digest(weights), "report": report,
+               "about": {"converted_from": path.name, "sha256": file_sha256(path)}}
     if not report.complete or not config["classes"]:
         content["part"] = "backbone" if report.complete else "partial"
     return content

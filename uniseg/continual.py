@@ -1,122 +1,143 @@
-"""New classes without forgetting: Section 3.3, Eq. (5).
+"""New classes without forgetting the old ones: Section 3.3, Eq. (5).
 
-    python -m uniseg.train --extend CHECKPOINT --data-root NEW --classes superior_mesenteric_artery
+    python -m uniseg train --extend CHECKPOINT --data-root NEW --classes superior_mesenteric_artery
 
-A checkpoint of K classes becomes a network of K + n: the same weights, the text embeddings of n more names, and n more MLPs.
-It trains on the new data alone. There, the labels are the targets of the new classes, and the frozen old model's own
-prediction is the target of the old ones, so that what it knows is kept while backbone and heads learn. Nothing of the old
-data is read, and no feature is distilled (Section 5.1.3).
+A checkpoint of K classes becomes a network of K + n classes: the same weights, the text embeddings of n more names, and
+n more MLPs. It trains on the new data only. For the new classes, the labels are the targets. For the old classes, the
+predictions of the frozen old model are the targets, so that the network keeps what it knows while backbone and heads
+learn. The old data are not read, and no features are distilled (Section 5.1.3).
 
-train.py calls this module; baselines.py holds what the paper compares with.
+Read losses.py and model.py first. training/extension.py has the options of the command; baselines.py holds the methods
+that the paper compares with.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from . import checkpoint
 from .embeddings import PROMPTS, class_embeddings
 from .losses import masked_loss, unpack_bits
 from .model import ModelConfig
 
-# --------------------------------------------------------------------------------------------------- a network with more classes
+Content = Mapping[str, Any]      # of a checkpoint, see checkpoint.read
 
 
-def new_embeddings(content, classes, path=None, seed=0):
-    """Text embeddings of the classes that the checkpoint's content lacks, the last of `classes`: (n, T).
+# --------------------------------------------------------------------------------------- a network with more classes
 
-    path: of an own table. Raises embeddings.EmbeddingError for a name without one, ValueError for a table of another width.
+def new_embeddings(content: Content, classes: Sequence[str], path: str | Path | None = None, seed: int = 0) -> Tensor:
+    """The text embeddings of the classes that a checkpoint lacks: (n, T).
+
+    content: the content of the checkpoint
+    classes: all names, the checkpoint's own first
+    path:    a table of your own (None: the shipped table); seed: for the encoding `random`
+
+    Raises embeddings.EmbeddingError for a name without a row, ValueError for a table of another width.
     """
     old = ModelConfig.of(content["network"])
-    if old.encoding not in PROMPTS:                                 # a row belongs to a place in the list
+    if old.encoding not in PROMPTS:                              # the vector depends on the position in the list
         return torch.from_numpy(class_embeddings(classes, old.encoding, seed=seed)[len(old.classes):])
     rows = class_embeddings(classes[len(old.classes):], old.encoding, path)
     if rows.shape[1] != old.text_width:
         encoder = content["about"].get("embedding", {}).get("encoder", "another encoder")
-        raise ValueError(f"{path or 'the shipped embeddings'}: vectors of {rows.shape[1]} numbers, the checkpoint's have "
-                         f"{old.text_width} ({encoder}). Make a table with its encoder by tools/make_embeddings.py and give it "
-                         "with --embeddings.")
+        raise ValueError(f"{path or 'the shipped embeddings'}: vectors of {rows.shape[1]} numbers, the checkpoint's "
+                         f"have {old.text_width} ({encoder}). Make a table with its encoder by "
+                         "tools/make_embeddings.py and give it with --embeddings.")
     return torch.from_numpy(rows)
 
 
-def grow(content, classes, rows, prior=0.5):
-    """The network of a checkpoint's content with more classes; what it computes for the old ones is unchanged.
+def grow(content: Content, classes: Sequence[str], rows: Tensor, prior: float = 0.5) -> nn.Module:
+    """The network of a checkpoint with more classes. Its logits for the old classes are unchanged.
 
-    classes: all names, the checkpoint's own first; rows: (n, T) embeddings of the others
-    prior:   probability at which the new sigmoids start
+    content: the content of the checkpoint
+    classes: all names, the checkpoint's own first
+    rows:    (n, T) embeddings of the new classes
+    prior:   probability at which the sigmoids of the new classes start
 
-    Every old tensor keeps its place at the front of the new one: MLP k is MLP k, row k of the embedding is row k. One-hot
-    vectors get longer, their new elements are 0 for the old classes.
+    Every old tensor is the front part of the new one: MLP k stays MLP k, row k of the embedding stays row k. One-hot
+    vectors get longer; their new elements are 0 for the old classes.
     """
     network = checkpoint.build_network({**content["network"], "classes": classes, "text_width": rows.shape[1]})
     if prior != 0.5:
         network.set_prior(prior)
     state = network.state_dict()
-    for name, theirs in content["weights"].items():
-        ours = state[name]
-        if name.startswith("lpg.controllers.") and ours.shape != theirs.shape:
-            ours.zero_()                                            # columns of the new elements of a one-hot vector
-        ours[tuple(slice(0, size) for size in theirs.shape)] = theirs.to(ours.dtype)
+    for name, old_tensor in content["weights"].items():
+        new_tensor = state[name]
+        if name.startswith("lpg.controllers.") and new_tensor.shape != old_tensor.shape:
+            new_tensor.zero_()                                   # columns for the new elements of one-hot vectors
+        new_tensor[tuple(slice(0, size) for size in old_tensor.shape)] = old_tensor.to(new_tensor.dtype)
     if "organ_embedding" in state:
         state["organ_embedding"][len(content["network"]["classes"]):] = rows
     network.load_state_dict(state)
     return network
 
 
-def freeze_old(network, old):
-    """Let only the MLPs of the new classes learn, from channel `old` on: the old classes then stay bit for bit as they are."""
+def freeze_old(network: Any, old: int) -> None:
+    """Train only the MLPs of the new classes, from channel `old` on. The old classes then stay bit for bit as they are.
+
+    Raises ValueError for a network whose classes share weights.
+    """
     if network.config.head != "class-specific" or network.config.lpg != "independent":
-        raise ValueError("--freeze old: only a network with one MLP a class has weights of the new classes alone. Leave it out.")
+        raise ValueError("--freeze old: only a network with one MLP per class has weights of the new classes alone. "
+                         "Leave it out.")
     network.requires_grad_(False)
     network.lpg.controllers[old:].requires_grad_(True)
 
 
-# ------------------------------------------------------------------------------------------------------------- the loss of a batch
+def frozen_teacher(content: Content, path: str | Path, device: str | torch.device) -> Any:
+    """The old network of a checkpoint in eval mode, without gradients. path: of the checkpoint, for error messages."""
+    return checkpoint.load_network(content, path).to(device).requires_grad_(False)
+
+
+# -------------------------------------------------------------------------------------------------- the loss of a batch
 
 class Extension:
-    """Eq. (5): targets are the labels for new classes, the frozen old model's prediction for old ones; then Eq. (4).
+    """Eq. (5): the labels are the targets of new classes, the old model's predictions those of old classes.
 
-    teacher: the old network, of the first K classes
-    hard:    its thresholded prediction instead of the soft one
-    labels:  where the new data label an old class as well, take their labels for it; beyond Eq. (5)
-    frozen:  of the network, all but the new classes' MLPs are frozen: old classes then need no target
+    Eq. (4) is the loss. training/objective.py has the other objectives, with the same methods.
+
+    teacher: the frozen old network, of the first K classes
+    hard:    use its thresholded predictions instead of its probabilities
+    labels:  beyond Eq. (5): where the new data label an old class, use these labels as its targets
+    frozen:  only the MLPs of the new classes learn, so the old classes need no targets
     """
 
-    def __init__(self, teacher, hard=False, labels=False, frozen=False):
+    def __init__(self, teacher: Any, hard: bool = False, labels: bool = False, frozen: bool = False):
         self.teacher, self.hard, self.labels, self.frozen = teacher, hard, labels, frozen
         self.old = len(teacher.classes)
 
-    def labelled(self, labelled):
-        """(B, K + n) bool: which targets there are."""
-        known = labelled.clone()
-        known[:, :self.old] = not self.frozen
-        return known
+    def labelled(self, labelled: Tensor) -> Tensor:
+        """Which (sample, class) pairs have a target: (B, K + n) bool, from the data's own (B, K + n) bool."""
+        with_targets = labelled.clone()
+        with_targets[:, :self.old] = not self.frozen
+        return with_targets
 
-    def pairs(self, labelled):
-        """Number of (sample, class) pairs that count in the loss."""
+    def pairs(self, labelled: Tensor) -> float:
+        """The number of (sample, class) pairs that count in the loss."""
         return float(self.labelled(labelled).sum())
 
     @torch.no_grad()
-    def targets(self, image, bits, labelled):
-        """(B, K + n, D, H, W) float32: M of Eq. (5)."""
+    def targets(self, image: Tensor, bits: Tensor, labelled: Tensor) -> Tensor:
+        """M of Eq. (5): (B, K + n, D, H, W) float32.
+
+        image (B, 1, D, H, W), bits (B, D, H, W) int64 with one bit per class, labelled (B, K + n) bool
+        """
         target = unpack_bits(bits, labelled.shape[1])
         if not self.frozen:
             logits = self.teacher(image)                                             # (B, K, D, H, W)
             pseudo = (logits > 0).float() if self.hard else torch.sigmoid(logits.float())
-            ours = labelled[:, :self.old] & self.labels                              # (B, K)
-            target[:, :self.old] = torch.where(ours[:, :, None, None, None], target[:, :self.old], pseudo)
+            from_labels = labelled[:, :self.old] & self.labels                       # (B, K)
+            target[:, :self.old] = torch.where(from_labels[:, :, None, None, None], target[:, :self.old], pseudo)
         return target
 
-    def __call__(self, model, image, bits, labelled, pairs, weight, cast):
-        """See train.PartialLabels."""
+    def __call__(self, model: nn.Module, image: Tensor, bits: Tensor, labelled: Tensor, pairs: float | Tensor,
+                 weight: Tensor | None, cast: Callable[[], AbstractContextManager]) -> Tensor:
+        """The loss of a batch, a 0-d tensor; arguments as in training.objective.PartialLabels."""
         with cast():
-            target = self.targets(image, bits, labelled)     # first: the teacher's activations are gone before the model's are kept
+            target = self.targets(image, bits, labelled)     # first, so that the teacher's activations are freed
             logits = model(image)                                                    # (B, K + n, D, H, W)
         return masked_loss(logits, target, self.labelled(labelled), pairs, positive_weight=weight)
-
-
-def frozen_teacher(content, path, device):
-    """The network of a checkpoint's content as it is, in eval mode, without gradients."""
-    return checkpoint.load_network(content, path).to(device).requires_grad_(False)
-
-
-# ----------------------------------------------------------------------------------------------------------------- what it cost

@@ -1,91 +1,100 @@
-"""From the files of a case to training patches: Sections 3.2.4, 4.1.1 and 4.1.2.
+"""Training patches from cached cases: Sections 3.2.4 and 4.1.2.
 
-    a case of a Dataset (datasets.py): image and label map as published
-      -> cached case: int16 HU and one bit a class on the 1.5 mm RAS+ grid, memory-mapped
+    a case as published -> cached case (datasets/cases.py): int16 HU and one bit per class on the 1.5 mm RAS+ grid
       -> patch: image (1, D, H, W) in [0, 1], bits (D, H, W), labelled (K,)
 
-`python -m uniseg.data ROOT` checks the data before training (check.py).
-Read datasets.py, volume.py and anatomy.py first; augment.py changes the patches.
+`python -m uniseg.data ROOT` checks the data before training (datasets/check.py).
+Read datasets/find.py, datasets/masks.py and datasets/cases.py first. datasets/augment.py changes the patches.
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .datasets import check
 from .datasets.augment import Deformation, degrade, recontrast, rotate_90
+from .datasets.cases import Case
 from .imaging.bits import bit_dtype
 from .imaging.volume import AIR_HU, scale_hu
+
+SHIFT = 0.1              # R: largest intensity shift, of an image in [0, 1]
+BACKGROUND_TRIES = 64    # a case that is all foreground has no background voxel to find
 
 
 class PatchDataset:
     """Training patches by number: sample g is a pure function of (seed, g).
 
-    Hence nothing about the draw has to be saved for an exact resume, and neither workers nor the number of processes
-    change what is drawn. Each dataset has the same probability, then each of its cases (Section 4.1.2).
+    A resumed run therefore draws what it would have drawn, and neither the workers nor the number of processes change
+    what is drawn. Every dataset has the same probability, then every case of it (Section 4.1.2).
+
+    cases:   the training cases; classes: names of the network's K classes, in the order of its channels
+    config:  a training.recipe.TrainConfig, whose fields on preprocessing, patches and augmentation hold here
+    Raises ValueError where config.dataset_weights names a dataset that has no case.
     """
 
-    def __init__(self, cases, classes, preprocessing, patch_size=(96, 96, 96), seed=0, foreground=2 / 3,
-                 rotate_probability=0.1, shift_probability=0.2, balance=0.0, augment="paper", lesions=0.0, deform_mm=0.0,
-                 dataset_weights=None):
-        self.groups = {}                       # dataset -> its cases
+    def __init__(self, cases: Sequence[Case], classes: Sequence[str], config: Any) -> None:
+        self.classes, self.config = classes, config
+        by_dataset: dict[str, list[Case]] = {}
         for case in cases:
-            self.groups.setdefault(case.dataset, []).append(case)
-        self.groups = [group for _, group in sorted(self.groups.items())]
-        self.classes, self.preprocessing, self.patch_size, self.seed = classes, preprocessing, tuple(patch_size), seed
-        self.foreground = foreground           # foreground : background centres = 2 : 1
-        self.rotate_probability, self.shift_probability = rotate_probability, shift_probability
-        self.balance, self.augment, self.lesions, self.deform_mm = balance, augment, lesions, deform_mm
-        self.shares = None                     # probability of each group, where they differ (beyond the paper)
-        if dataset_weights:
-            names = [group[0].dataset for group in self.groups]
-            if unknown := sorted(set(dataset_weights) - set(names)):
-                raise ValueError(f"--dataset-weights {unknown[0]}: no such dataset among {', '.join(names)}.")
-            weights = np.array([dataset_weights.get(name, 1.0) for name in names])
-            self.shares = weights / weights.sum()
+            by_dataset.setdefault(case.dataset, []).append(case)
+        self.groups = [by_dataset[name] for name in sorted(by_dataset)]
+        self.shares = _shares(sorted(by_dataset), dict(config.dataset_weights))
 
-    def __getitem__(self, number):
-        """dict of image (1, D, H, W) float32, [0, 1] shifted by up to 0.1; bits (D, H, W) int64, bit k is class k;
-        labelled (K,) bool; case, its name."""
-        rng = np.random.default_rng((self.seed, int(number)))
-        group = self.groups[rng.integers(len(self.groups)) if self.shares is None else rng.choice(len(self.groups), p=self.shares)]
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """The sample of this number, as a dict:
+
+        image     (1, D, H, W) float32 in [0, 1], shifted by up to SHIFT
+        bits      (D, H, W) int64; bit k is class k
+        labelled  (K,) bool; True where the case's dataset annotates the class
+        case      id of the case
+        """
+        rng = np.random.default_rng((self.config.seed, int(number)))
+        n = len(self.groups)
+        group = self.groups[rng.integers(n) if self.shares is None else rng.choice(n, p=self.shares)]
         case = group[rng.integers(len(group))]
         centre = self._centre(case, rng)
-        if self.augment != "paper" or self.deform_mm:
-            hu, bits = self._deformed_patch(case, centre, rng)
+        if self.config.augment == "paper":
+            hu, bits = self._cut(case.image, centre, AIR_HU), self._cut(case.bits, centre, 0)
         else:
-            hu, bits = self._patch(case.image, centre, AIR_HU), self._patch(case.bits, centre, 0)
-        image = scale_hu(hu, self.preprocessing.hu_window)
-        if rng.random() < self.rotate_probability:
-            square = self.patch_size[0] == self.patch_size[1]
-            times = int(rng.integers(1, 4)) if square else 2
-            image, bits = rotate_90(image, times), rotate_90(bits, times)
-        if rng.random() < self.shift_probability:
-            image = image + rng.uniform(-0.1, 0.1)             # released code: offsets 0.10
+            hu, bits = self._deformed(case, centre, rng)
+        image = scale_hu(hu, self.config.hu_window)
+        if rng.random() < self.config.rotate_probability:
+            square = self.config.patch_size[0] == self.config.patch_size[1]
+            quarter_turns = int(rng.integers(1, 4)) if square else 2
+            image, bits = rotate_90(image, quarter_turns), rotate_90(bits, quarter_turns)
+        if rng.random() < self.config.shift_probability:
+            image = image + rng.uniform(-SHIFT, SHIFT)
         return {"image": np.ascontiguousarray(image, np.float32)[None], "bits": self._channel_bits(bits, case.names),
                 "labelled": np.array([name in case.names for name in self.classes]), "case": case.id}
 
-    def _centre(self, case, rng):
-        """Index of the patch's centre voxel: foreground with probability 2/3, else background."""
+    def _centre(self, case: Case, rng: np.random.Generator) -> tuple[int, ...]:
+        """Index (D, H, W) of the patch's centre: foreground with probability config.foreground, else background."""
         bits = case.bits
         foreground = case.array("foreground")
-        if len(foreground) and rng.random() < self.foreground:
-            lesions = case.array("lesions") if self.lesions else ()
-            if len(lesions) and rng.random() < self.lesions:   # beyond the paper: each lesion alike, however small
-                return np.unravel_index(int(rng.choice(lesions[rng.integers(len(lesions))])), bits.shape)
+        if len(foreground) and rng.random() < self.config.foreground:
+            lesions = case.array("lesions") if self.config.lesions else ()
+            if len(lesions) and rng.random() < self.config.lesions:    # beyond the paper: a lesion, however small
+                return _index(rng.choice(lesions[rng.integers(len(lesions))]), bits.shape)
             present = [k for k, name in enumerate(case.names) if case.voxels.get(name) and name in self.classes]
-            if present and rng.random() < self.balance:        # beyond the paper: a class first, then one of its voxels
+            if present and rng.random() < self.config.balance:         # beyond the paper: a class, then a voxel of it
                 foreground = case.array(f"voxels_{present[rng.integers(len(present))]}")
-            return np.unravel_index(int(foreground[rng.integers(len(foreground))]), bits.shape)
-        for _ in range(64):                                    # a volume that is all foreground has no background
+            return _index(foreground[rng.integers(len(foreground))], bits.shape)
+        for _ in range(BACKGROUND_TRIES):
             centre = tuple(int(rng.integers(n)) for n in bits.shape)
             if bits[centre] == 0:
                 break
         return centre
 
-    def _patch(self, array, centre, fill, size=None):
-        """Cut a patch, moved inside where the volume is large enough, padded (Preprocessing.pad; `fill`: air) where not."""
-        size = size or self.patch_size
+    def _cut(self, array: np.ndarray, centre: Sequence[int], air: int,
+             size: Sequence[int] | None = None) -> np.ndarray:
+        """Cut a patch of `size` (default: the patch size) about a centre voxel.
+
+        Where the case is large enough the patch is moved inside it. Where it is not, the patch is padded, with the
+        value `air` or with the edge voxels of the case (config.pad).
+        """
+        size = size or self.config.patch_size
         starts = [min(max(c - w // 2, 0), n - w) if n >= w else -((w - n) // 2)
                   for c, n, w in zip(centre, array.shape, size)]
         source = tuple(slice(max(s, 0), max(s, 0) + min(n, w)) for s, n, w in zip(starts, array.shape, size))
@@ -93,37 +102,56 @@ class PatchDataset:
         if block.shape == tuple(size):
             return block
         pads = [(max(-s, 0), w - max(-s, 0) - m) for s, w, m in zip(starts, size, block.shape)]
-        if self.preprocessing.pad == "edge":
+        if self.config.pad == "edge":
             return np.pad(block, pads, mode="edge")
-        return np.pad(block, pads, constant_values=fill)
+        return np.pad(block, pads, constant_values=air)
 
-    def _deformed_patch(self, case, centre, rng):
-        """Beyond the paper (--augment strong or contrast, --deform): another shape, another contrast, blur, noise."""
-        strong = self.augment != "paper"
-        deform = Deformation(self.patch_size, rng, strong, self.deform_mm / np.array(self.preprocessing.spacing_mm))
-        hu, bits = deform(*(self._patch(a, centre, fill, deform.reach) for a, fill in ((case.image, AIR_HU), (case.bits, 0))))
-        if self.augment == "contrast":
+    def _deformed(self, case: Case, centre: Sequence[int],
+                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Beyond the paper (--augment strong or contrast): HU and bits of a patch with another shape and contrast."""
+        deform = Deformation(self.config.patch_size, rng)
+        hu, bits = deform(self._cut(case.image, centre, AIR_HU, deform.reach),
+                          self._cut(case.bits, centre, 0, deform.reach))
+        if self.config.augment == "contrast":
             hu = recontrast(hu, bits, rng)
-        elif strong:
+        else:
             hu = hu * rng.uniform(0.9, 1.1) + rng.uniform(-25, 25)
-        return degrade(hu, rng) if strong else hu, bits
+        return degrade(hu, rng), bits
 
-    def _channel_bits(self, bits, names):
-        """Reorder a case's bits into the model's channels: (D, H, W) int64."""
-        moves = {}                                             # channel - bit -> mask of the bits that move so far
+    def _channel_bits(self, bits: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Reorder a case's bits into the network's channels: (D, H, W) int64.
+
+        names: the class of each bit of the case. Bits that are shifted by the same distance are shifted together.
+        """
+        masks: dict[int, int] = {}                             # channel - bit: mask of the bits that are shifted so far
         for k, name in enumerate(names):
             if name in self.classes:
-                move = self.classes.index(name) - k
-                moves[move] = moves.get(move, 0) | 1 << k
+                distance = self.classes.index(name) - k
+                masks[distance] = masks.get(distance, 0) | 1 << k
         unsigned = np.promote_types(bits.dtype, bit_dtype(len(self.classes))).type
         out = np.empty(bits.shape, np.int64)
-        for plane, channels in zip(bits, out):                 # a plane at a time stays in the processor's cache
-            moved = np.zeros(plane.shape, unsigned)
-            for move, mask in moves.items():
+        for plane, channels in zip(bits, out):                 # one plane at a time stays in the processor's cache
+            shifted = np.zeros(plane.shape, unsigned)
+            for distance, mask in masks.items():
                 part = plane & unsigned(mask)
-                moved |= part << unsigned(move) if move >= 0 else part >> unsigned(-move)
-            channels[:] = moved
+                shifted |= part << unsigned(distance) if distance >= 0 else part >> unsigned(-distance)
+            channels[:] = shifted
         return out
+
+
+def _index(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index (D, H, W) of the voxel with this number in a flat array."""
+    return tuple(int(i) for i in np.unravel_index(int(flat), shape))
+
+
+def _shares(names: Sequence[str], weights: dict[str, float]) -> np.ndarray | None:
+    """The probability of each dataset, None where all are the same. weights: {name: weight}, 1 for the others."""
+    if not weights:
+        return None
+    if unknown := sorted(set(weights) - set(names)):
+        raise ValueError(f"--dataset-weights {unknown[0]}: no such dataset among {', '.join(names)}.")
+    each = np.array([weights.get(name, 1.0) for name in names])
+    return each / each.sum()
 
 
 if __name__ == "__main__":        # python -m uniseg.data ROOT: look at the data before training

@@ -1,67 +1,74 @@
-"""Text embeddings of the class names (Section 4.4.1, Table 7): what replaces one-hot labels in the paper.
+"""Text embeddings of the class names, w of Eq. (1) (Section 3.2.2; encodings compared in Section 4.4.1 and Table 7).
 
-`embeddings.npy` is one structured numpy array, one row a name: Table 2's classes in order, then further anatomy and
-lesions, so that many a new class needs no encoder at hand. `tools/make_embeddings.py` makes the file. Vectors are raw,
-not scaled to length 1, as in the authors' models.
+`embeddings.npy` is one structured numpy array with one row per name. The classes of Table 2 come first, in their order.
+Further anatomy and lesions follow, so that many new classes need no text encoder. `tools/make_embeddings.py` makes the
+file. As in the authors' models, vectors are not scaled to length 1.
 
-Differs from the paper: the shipped file holds all-MiniLM-L6-v2 (384 numbers a prompt, the mean over tokens) where the
-paper has CLIP ViT-B/32 (512 numbers). The tool makes that one too, from a local copy of CLIP's weights; released
-checkpoints carry their own CLIP vectors.
+Differs from the paper: the paper uses CLIP ViT-B/32 (512 numbers per prompt). The shipped file uses all-MiniLM-L6-v2
+(384 numbers per prompt, the mean over its tokens). From a local copy of CLIP's weights, the tool makes a table of CLIP
+vectors too. Released checkpoints contain their own CLIP vectors.
 
-    python -m uniseg.embeddings               prints the table, each name with its nearest neighbours
-    python -m uniseg.embeddings "liver cyst"  looks one name up
+    python -m uniseg embeddings               prints the table, with the nearest neighbours of each name
+    python -m uniseg embeddings "liver cyst"  looks up one name
+
+Read taxonomy.py first, heads.py next.
 """
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
 from . import taxonomy
 from .machine.console import Parser, error_line, say
 
-# V1, V2, V3 of Section 4.4.1; V3 is best in Table 7. "a aorta" is how the paper has it.
+# V1, V2, V3 of Table 7, where V3 is the best. The paper's prompts also say "a aorta".
 PROMPTS = {
     "v1": "A photo of a [CLS]",
     "v2": "There is [CLS] in this computerized tomography",
     "v3": "A computerized tomography of a [CLS]",
 }
 ENCODINGS = (*PROMPTS, "one-hot", "random")
-NEIGHBOURS = 3      # of a name, in the printed table
-RANDOM_WIDTH = 512  # that of CLIP, so that heads have the paper's size
+NEIGHBOURS = 3      # nearest names that are printed beside each name of the table
+RANDOM_WIDTH = 512  # width of CLIP's vectors, so that the heads have the paper's size
 
 
 class EmbeddingError(ValueError):
-    """The table of embeddings, or a name that is asked of it, is not usable; the message says what to do."""
+    """The table of embeddings is not usable, or it does not hold a name. The message says what to do."""
 
 
-def table_dtype(width):
-    """Fields of one row for vectors of `width` numbers."""
+def table_dtype(width: int) -> np.dtype:
+    """The fields of one row of a table whose vectors have `width` numbers."""
     strings = [("name", "U64"), ("text", "U96"), ("encoder", "U32")]
     return np.dtype(strings + [(version, np.float32, (width,)) for version in PROMPTS])
 
 
-def default_path():
-    """The shipped table: beside this file when installed, at the top level in a checkout."""
+def default_path() -> Path:
+    """The shipped table: beside this file when installed, at the top level in a checkout. Raises EmbeddingError."""
     installed = Path(__file__).with_name("embeddings.npy")
     checkout = installed.parents[1] / "embeddings.npy"
     for path in (installed, checkout):
         if path.is_file():
             return path
-    raise EmbeddingError(f"{installed}: no such file, nor {checkout}. Install uniseg again, or give the path of a table that "
-                         "tools/make_embeddings.py made.")
+    raise EmbeddingError(f"{installed}: no such file, nor {checkout}. Install uniseg again, or give the path of a "
+                         "table that tools/make_embeddings.py made.")
 
 
-def load_table(path=None):
-    """The checked table of embeddings: a structured array with the fields of `table_dtype`.
+def load_table(path: str | Path | None = None) -> np.ndarray:
+    """Read and check a table of embeddings: a structured array with the fields of `table_dtype`.
 
-    path: an own file, whose names need only be unique. None: the shipped one, which starts with Table 2's classes in order.
+    path: a table of your own; its names must be unique. None: the shipped table, which must also start with the classes
+          of Table 2 in their order.
+
+    Raises EmbeddingError if the file cannot be read or has another form.
     """
-    own, path = path is not None, Path(path or default_path())
+    shipped, path = path is None, Path(path or default_path())
 
-    def fail(what, todo="Make a table with tools/make_embeddings.py."):
-        raise EmbeddingError(f"{path}: {what}. {todo}")
+    def fail(what: str, remedy: str = "Make a table with tools/make_embeddings.py.") -> NoReturn:
+        raise EmbeddingError(f"{path}: {what}. {remedy}")
 
     try:
         with open(path, "rb") as file:
@@ -76,58 +83,66 @@ def load_table(path=None):
     if not len(table):
         fail("the table has no rows")
     for field in fields:
-        kind, found = table.dtype[field].base.kind, table.dtype[field]
-        if field in PROMPTS and kind != "f":
-            fail(f"the field {field} has the type {found}, not float numbers")
-        if field not in PROMPTS and (kind != "U" or found.shape):
-            fail(f"the field {field} has the type {found}, not text")
+        field_type = table.dtype[field]
+        if field in PROMPTS and field_type.base.kind != "f":
+            fail(f"the field {field} has the type {field_type}, not float numbers")
+        if field not in PROMPTS and (field_type.base.kind != "U" or field_type.shape):
+            fail(f"the field {field} has the type {field_type}, not text")
     shapes = [table.dtype[version].shape for version in PROMPTS]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
         fail(f"the vectors v1, v2, v3 have the shapes {', '.join(map(str, shapes))}, not one width")
     names = table["name"].tolist()
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        fail(f"the name {twice[0]!r} stands in {names.count(twice[0])} rows", "Keep one of them.")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        fail(f"the name {repeated[0]!r} stands in {names.count(repeated[0])} rows", "Keep one of them.")
     for version in PROMPTS:
         norms = np.linalg.norm(table[version].astype(np.float64), axis=1)  # (rows,)
         if (bad := ~np.isfinite(norms) | (norms == 0)).any():
             fail(f"the {version} vector of {names[bad.argmax()]!r} is zero or not finite")
-    if not own and tuple(names[:len(taxonomy.NAMES)]) != taxonomy.NAMES:
+    if shipped and tuple(names[:len(taxonomy.NAMES)]) != taxonomy.NAMES:
         row = next(i for i, name in enumerate(taxonomy.NAMES) if names[i:i + 1] != [name])
-        fail(f"row {row} is {names[row] if row < len(names) else 'absent'}, not {taxonomy.NAMES[row]} as in uniseg.taxonomy",
+        actual = names[row] if row < len(names) else "absent"
+        fail(f"row {row} is {actual}, not {taxonomy.NAMES[row]} as in uniseg.taxonomy",
              "Run tools/make_embeddings.py after a change of classes.")
     return table
 
 
-def find_row(table, name):
-    """Row number of a class: by name, by an alias of the taxonomy, or by the text of the prompt, whatever the spelling."""
+def find_row(table: np.ndarray, name: str) -> int:
+    """The row number of a class: by its name, by an alias in the taxonomy, or by the text of its prompt.
+
+    Upper case and punctuation do not matter. Raises EmbeddingError if no row fits or the name stands for two classes.
+    """
     names = table["name"].tolist()
     if name in names:
         return names.index(name)
     key = taxonomy.normalise_name(name)
     rows = {taxonomy.normalise_name(text): row for row, text in reversed(list(enumerate(table["text"].tolist())))}
-    rows |= {taxonomy.normalise_name(own): row for row, own in enumerate(names)}
+    rows |= {taxonomy.normalise_name(table_name): row for row, table_name in enumerate(names)}
     if key in rows:
         return rows[key]
     try:
-        found = taxonomy.resolve(name)
+        classes = taxonomy.resolve(name)
     except ValueError:
-        found = ()
-    if len(found) > 1:
-        raise EmbeddingError(f"{name!r} stands for {' and '.join(found)}. Name one of them.")
-    if found and found[0] in names:
-        return names.index(found[0])
+        classes = ()
+    if len(classes) > 1:
+        raise EmbeddingError(f"{name!r} stands for {' and '.join(classes)}. Name one of them.")
+    if classes and classes[0] in names:
+        return names.index(classes[0])
     near = difflib.get_close_matches(key, list(rows), n=3)
     nearest = f" The nearest names are {', '.join(near)}." if near else ""
     raise EmbeddingError(f"no text embedding for {name!r}.{nearest} `python -m uniseg.embeddings` prints all; "
                          "tools/make_embeddings.py --names FILE makes a table with more.")
 
 
-def class_embeddings(names, encoding="v3", path=None, seed=0):
-    """The vectors w of Eq. (1) for a model's classes, float32 (K, T), in the order of `names`.
+def class_embeddings(names: Sequence[str], encoding: str = "v3", path: str | Path | None = None,
+                     seed: int = 0) -> np.ndarray:
+    """The vectors w of Eq. (1) for the classes of a model, in the order of `names`: (K, T) float32.
 
-    encoding: v1 / v2 / v3  text embeddings, T the width of the table
-              one-hot       the identity, T = K: a class's position in `names`; a class more makes all vectors longer
-              random        seeded normal numbers, T = 512, that the model learns; a class more leaves the others as they are
+    encoding: v1, v2, v3    text embeddings with that prompt; T is the width of the table
+              one-hot       the identity matrix; T = K, so that one more class makes all vectors longer
+              random        normal random numbers, which the model learns; T = 512, and one more class changes no other
+    path:     a table of your own (None: the shipped table); seed: for `random`
+
+    Raises EmbeddingError for an unknown encoding, an unusable table or a name without a row.
     """
     names = list(names)
     if encoding not in ENCODINGS:
@@ -140,8 +155,8 @@ def class_embeddings(names, encoding="v3", path=None, seed=0):
     return table[encoding][[find_row(table, name) for name in names]].astype(np.float32)                # (K, T)
 
 
-def provenance(path=None):
-    """What a checkpoint notes about the table it was trained with: encoder, width, number of rows, SHA-256 of the file."""
+def provenance(path: str | Path | None = None) -> dict[str, Any]:
+    """What a checkpoint records about its table of embeddings: {"encoder", "width", "rows", "sha256" of the file}."""
     path = Path(path or default_path())
     table = load_table(path)
     encoders = list(dict.fromkeys(table["encoder"].tolist()))
@@ -149,15 +164,44 @@ def provenance(path=None):
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def cosines(vectors):
-    """Cosine of every pair of rows: (rows, T) -> (rows, rows)."""
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """The cosine of the angle between every pair of rows: (rows, T) -> (rows, rows)."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit @ unit.T
 
 
-def main(argv=None):
+def print_row(table: np.ndarray, row: int, prompt: str) -> None:
+    """Print one row of a table: its prompts, and the cosines among it and its nearest names with `prompt`."""
+    similar, names = cosines(table[prompt]), table["name"]
+    say(f"{names[row]}  (row {row}, {table['encoder'][row]}, width {table[prompt].shape[1]})")
+    for version, template in PROMPTS.items():
+        length = np.linalg.norm(table[version][row])
+        say(f"  {version}  {template.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
+    near = [row, *(n for n in similar[row].argsort()[::-1] if n != row)][:6]
+    say(f"  cosines of {prompt} among it and its nearest names")
+    for number, a in enumerate(near, 1):
+        say("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {number} {names[a]}")
+
+
+def print_table(table: np.ndarray, origin: dict[str, Any], prompt: str) -> None:
+    """Print all names of a table, each with its nearest neighbours. origin: `provenance` of the table."""
+    similar, names = cosines(table[prompt]), table["name"].tolist()
+    np.fill_diagonal(similar, -1.0)
+    say(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
+    for version, template in PROMPTS.items():
+        say(f"  {version}  {template}")
+    texts = [f"{e['name']}  ({e['text']})" if e["text"] != e["name"].replace("_", " ") else e["name"] for e in table]
+    width = max(map(len, texts)) + 2
+    say(f"{'name (and text, where it is another)':{width}}nearest by cosine of {prompt}")
+    for text, row in zip(texts, similar):
+        near = row.argsort()[::-1][:NEIGHBOURS]
+        say(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `python -m uniseg embeddings`. Exits with code 2 if the table or the name is not usable."""
     parser = Parser(prog="python -m uniseg.embeddings", description="Print the table of text embeddings.")
-    parser.add_argument("name", nargs="?", help="look this class up; without it, print all")
+    parser.add_argument("name", nargs="?", help="look up this class; without it, print all classes")
     parser.add_argument("--path", type=Path, help="another table; default: the shipped one")
     parser.add_argument("--prompt", choices=tuple(PROMPTS), default="v3", help="which vectors to compare; default: v3")
     args = parser.parse_args(argv)
@@ -167,28 +211,10 @@ def main(argv=None):
     except EmbeddingError as error:
         error_line(error)
         parser.exit(2)
-    similar = cosines(table[args.prompt])
     if row is not None:
-        say(f"{table['name'][row]}  (row {row}, {table['encoder'][row]}, width {origin['width']})")
-        for version, prompt in PROMPTS.items():
-            length = np.linalg.norm(table[version][row])
-            say(f"  {version}  {prompt.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
-        near = [row, *(n for n in similar[row].argsort()[::-1] if n != row)][:6]
-        say(f"  cosines of {args.prompt} among it and its nearest names")
-        for place, a in enumerate(near, 1):
-            say("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {place} {table['name'][a]}")
-        return
-    say(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
-    for version, prompt in PROMPTS.items():
-        say(f"  {version}  {prompt}")
-    np.fill_diagonal(similar, -1.0)
-    names = table["name"].tolist()
-    texts = [f"{e['name']}  ({e['text']})" if e["text"] != e["name"].replace("_", " ") else e["name"] for e in table]
-    width = max(map(len, texts)) + 2
-    say(f"{'name (and text, where it is another)':{width}}nearest by cosine of {args.prompt}")
-    for text, row in zip(texts, similar):
-        near = row.argsort()[::-1][:NEIGHBOURS]
-        say(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
+        print_row(table, row, args.prompt)
+    else:
+        print_table(table, origin, args.prompt)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def paired(args: argparse.Namespace,
 
         segmenter = load(args.weights, args.device)
     more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
-    name_map = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
+    name_map: dict[str, str | None] = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
     name_map |= read_map(args.map) if args.map else {}
     references = find_references(args.data_root or args.ref, name_map, args.dataset, outcome["notes"])
     references = held_out(references, args) if args.fold is not None else references

@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        jobs = [make_demo(args)] if args.demo else plan(args.inputs, args.output, args.masks, args.overwrite, args.resume)
+        jobs = ([make_demo(args)] if args.demo
+                else plan(args.inputs, args.output, args.masks, args.overwrite, args.resume))
         if not jobs:                                # with --resume: every result is complete
             return 0
         from .segmenter import load  # imports torch; everything that can be refused without it has been
@@ -130,8 +131,8 @@ def parse_threshold(text: str) -> float | dict[str, float]:
     except ValueError:
         values = {}
     if len(values) < len(pairs) or (len(pairs) > 1 and "" in values) or not all(0 < v < 1 for v in values.values()):
-        raise ValueError(f"--threshold {text}: give one probability between 0 and 1, as 0.4, or one for each class named, "
-                         "as liver=0.4,spleen=0.6.")
+        raise ValueError(f"--threshold {text}: give one probability between 0 and 1, as 0.4, or one for each class "
+                         "named, as liver=0.4,spleen=0.6.")
     return values.get("", values)
 
 

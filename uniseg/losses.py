@@ -1,7 +1,10 @@
-"""The masked loss, Section 3.2.4, Eq. (3)-(4): Dice and binary cross-entropy over the classes a case's dataset annotates.
+"""The masked loss of Section 3.2.4, Eq. (3)-(4): Dice and binary cross-entropy (BCE) over the annotated classes.
 
-A class that a dataset does not annotate is neither foreground nor background: it adds nothing, and its logits get a
-gradient of exactly zero. There are K sigmoids, not one softmax, because classes overlap: a tumour lies inside its organ.
+If a dataset does not annotate a class, the voxels of its CTs are neither foreground nor background of that class.
+Such a class adds nothing to the loss, and its logits get a gradient of exactly zero. There are K sigmoids, not one
+softmax, because classes overlap: a tumour lies inside its organ.
+
+Read heads.py first. continual.py uses the same loss for Eq. (5).
 """
 
 import torch
@@ -11,12 +14,12 @@ from torch import Tensor
 from . import kernels
 from .kernels import masked_sum as fast
 
-SMOOTH = 1.0             # one voxel: keeps Dice defined where neither truth nor prediction has the class
-VOXELS = (1, 2, 3)       # axes of the pairs (P, D, H, W)
+SMOOTH = 1.0             # one voxel: keeps the Dice quotient defined where neither target nor prediction has the class
+VOXELS = (1, 2, 3)       # the spatial axes of (P, D, H, W)
 
 
 def unpack_bits(bits: Tensor, classes: int) -> Tensor:
-    """One bit a class -> the targets M of Eq. (3): (B, D, H, W) int64 -> (B, K, D, H, W) float32 of zeros and ones."""
+    """The targets M of Eq. (3) from one bit per class: (B, D, H, W) int64 -> (B, K, D, H, W) float32, each 0 or 1."""
     target = torch.empty(bits.shape[0], classes, *bits.shape[1:], dtype=torch.float32, device=bits.device)
     for k in range(classes):
         target[:, k] = (bits >> k) & 1
@@ -24,36 +27,38 @@ def unpack_bits(bits: Tensor, classes: int) -> Tensor:
 
 
 def masked_loss(logits: Tensor, target: Tensor, labelled: Tensor, pairs: float | Tensor | None = None,
-                positive_weight: Tensor | None = None, sums: Tensor | None = None, dice_of_absent: bool = True) -> Tensor:
-    """Mean of Dice loss + BCE over the labelled (sample, class) pairs: Eq. (4) divided by their number.
+                positive_weight: Tensor | None = None, sums: Tensor | None = None,
+                dice_of_absent: bool = True) -> Tensor:
+    """The mean of Dice loss + BCE over the labelled (sample, class) pairs: Eq. (4) divided by their number.
 
     logits:    (B, K, D, H, W)
-    target:    (B, K, D, H, W)  0 or 1, or between (the soft pseudo labels of Eq. (5)); only labelled pairs are read
+    target:    (B, K, D, H, W)  0 or 1, or between for the soft pseudo labels of Eq. (5); only labelled pairs are read
     labelled:  (B, K) bool      True where the sample's dataset annotates class k
-    pairs:     divide by this number instead of the batch's own count of labelled pairs. Under data parallelism: the
-               count over all ranks divided by the number of ranks, so that averaging gradients over ranks gives the
-               gradient of the joint batch
-    positive_weight: (B, K) weight of positive voxels in the BCE (None: 1, the paper)
-    sums:      (3, K) tensor to which the sums of p t, p and t over the labelled pairs' voxels are added, where p is the
-               sigmoid and t the target. Dice needs them anyway; training reports them (None: not wanted)
+    pairs:     Divide by this number instead of the number of labelled pairs in this batch. In data-parallel
+               training it is the number of pairs on all ranks divided by the number of ranks. Averaging the gradients
+               over the ranks then gives the gradient of the joint batch.
+    positive_weight: (B, K) weight of positive voxels in the BCE (None: 1, as in the paper)
+    sums:      (3, K) tensor, to which the sums of p t, p and t over the voxels of the labelled pairs are added; p is
+               the sigmoid, t the target (None: they are not needed). Training reports them.
     dice_of_absent: If True (Eq. (4)), Dice also counts in patches without the class. It equals s / (s + 1) there, with
-               s = sum(p), and can pin a rare class at probability 0. If False, such pairs use BCE only
-    returns:   0-d tensor; 0 with zero gradients where nothing is labelled
+               s = sum(p), and can pin a rare class at probability 0. If False, such pairs use BCE only.
+    returns:   0-d tensor; 0 with zero gradients if nothing is labelled
 
-    Dice is taken over the whole patch of a pair, never slice by slice. Raises ValueError for shapes that do not fit.
+    Dice is computed over the whole patch of a pair, not slice by slice. Raises ValueError for shapes that do not fit.
     """
-    total, found = masked_sum(logits, target, labelled, positive_weight, dice_of_absent)
+    total, batch_sums = masked_sum(logits, target, labelled, positive_weight, dice_of_absent)
     if sums is not None:
-        sums += found
+        sums += batch_sums
     count = torch.as_tensor(labelled.sum() if pairs is None else pairs, dtype=total.dtype, device=total.device)
     return total / count.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_weight: Tensor | None = None,
                dice_of_absent: bool = True) -> tuple[Tensor, Tensor]:
-    """Eq. (4) as printed, the sum over the labelled pairs, and the sums (3, K) of `masked_loss`.
+    """Eq. (4) as printed, a sum over the labelled pairs (0-d), and the sums (3, K) that `masked_loss` describes.
 
-    By default kernels/masked_sum.py computes the same numbers with less memory; `UNISEG_KERNELS=0` runs the readable form.
+    By default kernels/masked_sum.py computes these numbers faster and with less memory. `UNISEG_KERNELS=0` runs the
+    readable form below. Raises ValueError for shapes that do not fit.
     """
     if logits.shape != target.shape or labelled.shape != logits.shape[:2]:
         raise ValueError(f"masked_loss: logits {tuple(logits.shape)}, target {tuple(target.shape)} and labelled "
@@ -65,18 +70,19 @@ def masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_weight
 
 def plain_masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_weight: Tensor | None = None,
                      dice_of_absent: bool = True) -> tuple[Tensor, Tensor]:
-    """Eq. (3)-(4) as the paper has them, a line a term. Arguments and results are those of `masked_sum`."""
-    kind = torch.promote_types(logits.dtype, torch.float32)
-    x, t = logits[labelled].to(kind), target[labelled].to(kind)                      # (P, D, H, W): the labelled pairs alone
+    """Eq. (4) as in the paper, one line per term. Arguments and results are those of `masked_sum`."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    x, t = logits[labelled].to(dtype), target[labelled].to(dtype)                    # (P, D, H, W), labelled pairs only
     p = torch.sigmoid(x)
     bce = F.binary_cross_entropy_with_logits(x, t, reduction="none")                 # -t log p - (1 - t) log(1 - p)
     if positive_weight is not None:
         weight = positive_weight.to(x.device)[labelled][:, None, None, None]         # (P, 1, 1, 1)
         bce = bce * (1 + (weight - 1) * t)
-    overlap, predicted, true = ((p * t).sum(VOXELS), p.sum(VOXELS), t.sum(VOXELS))   # (P,) each
-    dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
-    counts = torch.ones_like(dice) if dice_of_absent else (true != 0).to(kind)
-    total = (bce.mean(VOXELS) + counts * (1 - dice)).sum()
-    classes = labelled.nonzero()[:, 1].to(x.device)                                  # the class of each pair
+    overlap, predicted, true = (p * t).sum(VOXELS), p.sum(VOXELS), t.sum(VOXELS)     # (P,) each
+    dice_loss = 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)             # (P,)
+    if not dice_of_absent:
+        dice_loss = dice_loss * (true != 0)
+    total = (bce.mean(VOXELS) + dice_loss).sum()
+    classes = labelled.nonzero()[:, 1].to(x.device)                                  # (P,) the class of each pair
     sums = x.new_zeros(3, logits.shape[1]).index_add(1, classes, torch.stack([overlap, predicted, true]).detach())
     return total, sums

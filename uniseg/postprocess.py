@@ -1,39 +1,53 @@
-"""The three refinements of binary predictions of Section 4.1.2, sides, components, anatomical regions; and one of ours, stubs.
+"""The three refinements of binary predictions in Section 4.1.2: sides, components, anatomical regions; and one of ours.
 
-Masks come and go as a bit volume (bits.py) on one grid, so classes may overlap. Each step is driven by the fields of
-taxonomy.py, works on one class at a time inside its bounding box, and leaves classes it knows nothing about alone. Read
-anatomy.py first.
+Masks are passed as a bit volume (imaging/bits.py) on one grid, so classes may overlap. The fields of taxonomy.py
+control each step. A step works on one class at a time, inside its bounding box, and leaves classes that taxonomy.py
+does not list as they are. Section 4.1.2 then merges the masks into one label map: that is in imaging/merging.py,
+which inference/native_grid.py calls on the CT's own grid.
+
+Read taxonomy.py and imaging/anatomy.py first.
 """
+
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from .imaging.anatomy import split_left_right
+from .imaging.anatomy import Plane, split_left_right
 from .imaging.bits import bounding_box, get_bit, set_bit
 from .imaging.components import keep_components, largest, largest_components
 from .taxonomy import BY_NAME, PAIRS
 
+Box = tuple[slice, ...]
+Names = Sequence[str]
+
 STEPS = ("sides", "components", "regions")                 # the paper's
-ALL_STEPS = ("sides", "components", "stubs", "regions")    # and ours
-REGION_MARGIN_MM = 3.0   # an organ's region reaches this far around it: the authors' 5^3 element at 1.5 mm
-STUB_SHARE = 0.05        # of an organ's volume in an adult: less of it at the first or last slice is taken for a mistake
-# A class that has no voxel below the other's lowest one: the veins' confluence lies behind the pancreas' neck (authors' code).
+ALL_STEPS = ("sides", "components", "stubs", "regions")    # the paper's and ours
+REGION_MARGIN_MM = 3.0   # margin of a region around its organ: the authors' 5^3 structuring element at 1.5 mm
+STUB_SHARE = 0.05        # a smaller share of an adult's organ, at the first or last slice, counts as a false positive
+# A class has no voxel below the lowest voxel of the other: the confluence of the veins lies behind the neck of the
+# pancreas (authors' code).
 NOT_BELOW = {"portal_and_splenic_vein": "pancreas"}
 
 
-def postprocess(bits, names, affine, plane=None, steps=STEPS, in_pieces=()):
+def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane | None = None,
+                steps: Collection[str] = STEPS, in_pieces: Collection[str] = ()) -> tuple[np.ndarray, list[str]]:
     """Refine all classes of a bit volume.
 
     bits:    (D, H, W) uint32 or uint64; bit k is the mask of names[k]. Not changed.
     affine:  (4, 4) of that grid
-    plane:   anatomy.Plane of the patient; without it the sides are left as they are
-    in_pieces: names that keep all their components; beyond the paper, for networks that find a long thin organ in pieces
+    plane:   the patient's mid-sagittal plane (None: the sides stay as they are)
+    steps:   some of ALL_STEPS; they always run in the order of ALL_STEPS
+    in_pieces: names that keep all their components; beyond the paper, for networks that find a long organ in pieces
     returns: the new bits, and a list of sentences that say what changed
+
+    Raises ValueError for an unknown step.
     """
     unknown = set(steps) - set(ALL_STEPS)
     if unknown:
         raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
-    bits, notes = bits.copy(order="K"), []
+    notes: list[str] = []
+    bits = bits.copy(order="K")
     if "sides" in steps and plane is not None:
         correct_sides(bits, names, affine, plane, notes)
     if "components" in steps:
@@ -45,22 +59,22 @@ def postprocess(bits, names, affine, plane=None, steps=STEPS, in_pieces=()):
     return bits, notes
 
 
-def correct_sides(bits, names, affine, plane, notes):
-    """(1) Left-right split: what a paired class has on the other side becomes its partner's. In place.
+def correct_sides(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane, notes: list[str]) -> None:
+    """(1) Left-right split: parts of a paired organ on the wrong side become its partner's. Changes `bits`.
 
-    The components of each class are judged on their own (anatomy.split_left_right): a right lung that touches the left one
-    and reaches a little over the middle keeps its edge. Needs both of the pair among `names`; a class without its
-    partner is left as it is, since there is nobody to give its voxels to.
+    The components of each class are judged one by one (imaging/anatomy.py, split_left_right), so a right lung that
+    touches the left one and reaches a little across the middle keeps its edge. A class without its partner among
+    `names` stays as it is, because no class could take its voxels.
     """
     for right_name, left_name in _pairs(names):
         right, left = (get_bit(bits, names.index(n)) for n in (right_name, left_name))
         box = bounding_box(right | left)
         if box is None:
             continue
-        here = _moved(affine, box)
+        box_affine = _moved(affine, box)
         right, left = right[box], left[box]
-        right_stays, right_goes = split_left_right(right, here, plane)
-        left_goes, left_stays = split_left_right(left, here, plane)
+        right_stays, right_goes = split_left_right(right, box_affine, plane)
+        left_goes, left_stays = split_left_right(left, box_affine, plane)
         if right_goes.any() or left_goes.any():
             set_bit(bits, names.index(right_name), right_stays | left_goes, box)
             set_bit(bits, names.index(left_name), left_stays | right_goes, box)
@@ -68,43 +82,50 @@ def correct_sides(bits, names, affine, plane, notes):
             _note(notes, name, goes.sum(), f"remapped to {partner}")
 
 
-def keep_once(bits, names, notes, in_pieces=()):
-    """(2) Keep the largest 26-connected component of an organ that occurs once; of the lungs two in all. In place.
+def keep_once(bits: np.ndarray, names: Names, notes: list[str], in_pieces: Collection[str] = ()) -> None:
+    """(2) Keep the largest 26-connected component of an organ that occurs once. Changes `bits`.
 
-    Without its partner among `names` a lung is one organ, of one component.
+    The two lungs together keep two components. A lung without its partner among `names` keeps one.
     """
     pairs_of_two = [pair for pair in _pairs(names) if BY_NAME[pair[0]].components == 2]
     done = {name for pair in pairs_of_two for name in pair} | set(in_pieces)
     for pair in pairs_of_two:
-        whole = get_bit(bits, names.index(pair[0])) | get_bit(bits, names.index(pair[1]))
-        kept = largest_components(whole, 2)
+        both = get_bit(bits, names.index(pair[0])) | get_bit(bits, names.index(pair[1]))
+        kept = largest_components(both, 2)
         for name in pair:
             _replace(bits, names, name, lambda mask, box: mask & kept[box], "outside the two largest components", notes)
     for name in names:
         if name not in done and name in BY_NAME and BY_NAME[name].components:
-            _replace(bits, names, name, lambda mask, box: largest_components(mask), "outside the largest component", notes)
+            _replace(bits, names, name, lambda mask, box: largest_components(mask),
+                     "outside the largest component", notes)
 
 
-def drop_stubs(bits, names, voxel_mm3, notes):
-    """Beyond the paper: an organ of which hardly anything is found, at the first or last slice, is taken as not there. In place.
+def drop_stubs(bits: np.ndarray, names: Names, voxel_mm3: float, notes: list[str]) -> None:
+    """Beyond the paper: remove an organ of which hardly anything is found, at one end of the CT. Changes `bits`.
 
-    A network that has seen a whole body expects a kidney below the lungs, and finds a little of it where the CT ends. Less than
-    STUB_SHARE of an adult's organ at one end of the CT goes; where it was true, that little is lost. In a slice or a thin slab an organ
-    reaches both ends, and stays. Volumes of the reference woman:
-    ICRP Publication 89, Table 2.8, https://doi.org/10.1016/S0146-6453(03)00002-2. Organs whose contents vary are left alone.
+    A network that was trained on whole bodies expects a kidney below the lungs, and finds a little of it where the CT
+    ends. Less than STUB_SHARE of the reference woman's organ (taxonomy.AnatomicalClass.adult_ml) at the first or last
+    slice is removed; where it was correct, that little is lost. In a thin slab an organ reaches both ends, and stays.
+    Organs without a reference volume stay too.
     """
     for name in names:
-        least = STUB_SHARE * 1000 * BY_NAME[name].adult_ml / voxel_mm3 if name in BY_NAME else 0       # voxels
-        mask = get_bit(bits, names.index(name)) if least else None
-        if least and np.count_nonzero(mask) < least and mask[:, :, 0].any() != mask[:, :, -1].any():
-            _replace(bits, names, name, lambda mask, box: np.zeros_like(mask), "at an end of the CT, too little for the organ", notes)
+        adult_ml = BY_NAME[name].adult_ml if name in BY_NAME else 0.0
+        if not adult_ml:
+            continue
+        least_voxels = STUB_SHARE * 1000 * adult_ml / voxel_mm3
+        mask = get_bit(bits, names.index(name))
+        if np.count_nonzero(mask) < least_voxels and mask[:, :, 0].any() != mask[:, :, -1].any():
+            _replace(bits, names, name, lambda mask, box: np.zeros_like(mask),
+                     "at an end of the CT, too little for the organ", notes)
 
 
-def restrict_to_regions(bits, names, spacing_mm, notes):
-    """(3) Lesions and liver vessels within their organs, veins not below the pancreas, lesion counts and sizes. In place.
+def restrict_to_regions(bits: np.ndarray, names: Names, spacing_mm: Sequence[float] | np.ndarray,
+                        notes: list[str]) -> None:
+    """(3) Restrict classes to their regions, and drop lesions that are too small or too many. Changes `bits`.
 
-    A class is held to its parents' region only where the model knows all of them: a model with the right kidney alone
-    cannot tell that a tumour in the left one is misplaced. Where the parents are empty, so is what lies inside them.
+    Lesions and the vessels of the liver stay within the region of their organs (parents), and NOT_BELOW holds. The
+    region applies only if all parents are among `names`: a model that knows the right kidney alone cannot tell whether
+    a tumour in the left kidney is misplaced. If the parents are empty, the class becomes empty too.
     """
     voxel_mm3 = float(np.prod(spacing_mm))
     for name in names:
@@ -113,7 +134,8 @@ def restrict_to_regions(bits, names, spacing_mm, notes):
             continue
         if entry.parents and set(entry.parents) <= set(names):
             region = _region([get_bit(bits, names.index(p)) for p in entry.parents], spacing_mm)
-            _replace(bits, names, name, lambda mask, box: mask & region[box], f"outside {' or '.join(entry.parents)}", notes)
+            _replace(bits, names, name, lambda mask, box: mask & region[box],
+                     f"outside {' or '.join(entry.parents)}", notes)
         floor = NOT_BELOW.get(name)
         if floor in names:
             floor_box = bounding_box(get_bit(bits, names.index(floor)))
@@ -126,16 +148,16 @@ def restrict_to_regions(bits, names, spacing_mm, notes):
                      "in lesions too small or too many", notes)
 
 
-def keep_lesions(mask, most, min_voxels):
-    """The `most` (0: any number) largest 26-connected components of at least `min_voxels` voxels."""
-    def choose(sizes):
-        # A rounding error must not cost a lesion of just that size, e.g. 80 * 1.5 ** 3 mm3 at 1.5 mm.
+def keep_lesions(mask: np.ndarray, most: int, min_voxels: float) -> np.ndarray:
+    """The `most` largest 26-connected components (0: any number) that have at least `min_voxels` voxels."""
+    def choose(sizes: np.ndarray) -> np.ndarray:
+        # A rounding error must not drop a lesion of exactly that size, such as 80 * 1.5 ** 3 mm3 at 1.5 mm.
         return largest(sizes, most or len(sizes)) & (sizes >= min_voxels - 1e-6)
     return keep_components(mask, choose)
 
 
-def _region(parents, spacing_mm):
-    """The union of the parents, closed, then dilated, with a box of REGION_MARGIN_MM; whole array, empty if they are."""
+def _region(parents: Sequence[np.ndarray], spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The union of the parents, closed and then dilated by a box of REGION_MARGIN_MM; empty if the parents are."""
     union = np.logical_or.reduce(parents)
     radii = [max(1, round(REGION_MARGIN_MM / s)) for s in spacing_mm]
     box = bounding_box(union, margin=2 * max(radii))
@@ -143,32 +165,34 @@ def _region(parents, spacing_mm):
     if box is None:
         return region
     inside = union[box].astype(np.uint8)
-    for change, outside in ((ndimage.maximum_filter1d, 0), (ndimage.minimum_filter1d, 1), (ndimage.maximum_filter1d, 0)):
+    dilate, erode = (ndimage.maximum_filter1d, 0), (ndimage.minimum_filter1d, 1)
+    for change, outside in (dilate, erode, dilate):      # a closing is a dilation and an erosion
         for axis, radius in enumerate(radii):            # a box element is separable: one pass per axis
             inside = change(inside, 2 * radius + 1, axis=axis, mode="constant", cval=outside)
     region[box] = inside.astype(bool)
     return region
 
 
-def _pairs(names):
-    """(right, left) of each pair of which both are among the names."""
+def _pairs(names: Names) -> list[tuple[str, ...]]:
+    """(right, left) of each pair that has both classes among the names."""
     return [pair for pair in dict.fromkeys(PAIRS.values()) if set(pair) <= set(names)]
 
 
-def _from_plane(box, lowest):
-    """Bool (1, 1, dz): the planes of the box from index `lowest` of the whole array on."""
+def _from_plane(box: Box, lowest: int) -> np.ndarray:
+    """(1, 1, dz) bool: the planes of the box that have at least the index `lowest` in the whole array."""
     return (np.arange(box[2].start, box[2].stop) >= lowest)[None, None]
 
 
-def _moved(affine, box):
-    """The affine of the part `array[box]`."""
+def _moved(affine: np.ndarray, box: Box) -> np.ndarray:
+    """The affine of the part `array[box]` of an array with `affine`."""
     affine = np.array(affine, np.float64)
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     return affine
 
 
-def _replace(bits, names, name, change, reason, notes):
-    """Replace a class's mask by change(mask within its bounding box, box)."""
+def _replace(bits: np.ndarray, names: Names, name: str, change: Callable[[np.ndarray, Box], np.ndarray],
+             reason: str, notes: list[str]) -> None:
+    """Replace the mask of a class by change(mask in its bounding box, box), and note how many voxels that removes."""
     k = names.index(name)
     mask = get_bit(bits, k)
     box = bounding_box(mask)
@@ -182,6 +206,7 @@ def _replace(bits, names, name, change, reason, notes):
         _note(notes, name, removed, f"removed {reason}")
 
 
-def _note(notes, name, voxels, what):
+def _note(notes: list[str], name: str, voxels: int, what: str) -> None:
+    """Add a sentence to the notes, unless no voxel changed."""
     if voxels:
         notes.append(f"{name}: {int(voxels)} voxel{'s' if voxels != 1 else ''} {what}")

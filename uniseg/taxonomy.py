@@ -1,58 +1,68 @@
-"""The classes, their names and order (Table 2), and the datasets of the assembly (Table 1).
+"""The classes with their names and order (Table 2), and the datasets of the assembly (Table 1).
 
-This is the only place where a class has a name or a number. Read it first. Nothing here needs torch or numpy, so that
+This is the only file where a class gets its name and its number. Read it first. It needs neither torch nor numpy, so
 `--list-classes` answers at once.
 
-The number of a class (1..32) is its value in a label map. Its *channel* in a model is its position in that model's own
-list of classes; its *bit* in a bit volume is its position in the list that the volume was made with.
+Three numbers belong to a class. Its index (1 to 32) is its value in a label map. Its channel in a model is its position
+in that model's own list of classes. Its bit in a bit volume is its position in the list that the volume was made with.
 """
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 ORGAN, VESSEL, TUMOUR = "organ", "vessel", "tumour"
-MERGING_ORDER = (ORGAN, VESSEL, TUMOUR)     # of the label map: later kinds cover earlier ones (Section 4.1.2)
+MERGING_ORDER = (ORGAN, VESSEL, TUMOUR)     # Later kinds cover earlier ones (Section 4.1.2, imaging/merging.py).
 
 
 @dataclass(frozen=True)
 class AnatomicalClass:
-    """One row of Table 2 with what the rest of the package has to know about it."""
+    """One row of Table 2, with everything that the rest of the package needs to know about the class."""
 
-    index: int                 # value in a label map
-    name: str                  # the name used in commands, files and JSON
-    kind: str                  # organ / vessel / tumour: the order of merging (Section 4.1.2)
-    color: tuple               # RGB for pictures
-    text: str                  # what stands for [CLS] in the prompts of Section 4.4.1
-    parents: tuple = ()        # it lies inside (any of) these
-    partner: str = ""          # the same organ on the other side
-    components: int = 0        # how many connected pieces are kept; 0: any number. Lungs: two for the pair
-    adult_ml: float = 0.0      # volume in the reference adult woman (ICRP 89, 1.05 g a ml), of organs without contents; 0: not told
-    tolerance_mm: float = 2.0  # for the normalised surface Dice
-    max_lesions: int = 0       # lesions kept at most (0: any number), the largest ones; from the authors' code
-    min_lesion_mm3: float = 0.0  # smaller lesions are dropped; the authors' voxel counts at 1.5 mm
-    aliases: tuple = ()        # other names datasets use, normalised by `normalise_name`
+    index: int                   # value in a label map
+    name: str                    # name in commands, files and JSON
+    kind: str                    # organ, vessel or tumour; decides the order of merging (Section 4.1.2)
+    color: tuple[int, int, int]  # RGB, 0 to 255, in pictures
+    text: str                    # replaces [CLS] in the prompts of Section 4.4.1
+    parents: tuple[str, ...] = ()   # the class lies inside one of these organs
+    partner: str = ""            # the same organ on the other side of the body
+    components: int = 0          # connected components to keep; 0 means any number. The two lungs share theirs.
+    adult_ml: float = 0.0        # volume in ml in the reference adult woman, see below; 0 where none is given
+    tolerance_mm: float = 2.0    # tolerance of the normalised surface Dice
+    max_lesions: int = 0         # keep at most this many lesions, the largest ones; 0 means any number (authors' code)
+    min_lesion_mm3: float = 0.0  # drop smaller lesions (authors' code)
+    aliases: tuple[str, ...] = ()   # other names that datasets use, as `normalise_name` writes them
+
+    # adult_ml is the mass in ICRP Publication 89, Table 2.8, https://doi.org/10.1016/S0146-6453(03)00002-2, divided by
+    # 1.05 g/ml. Organs whose volume depends on their contents, such as stomach and bladder, have none.
 
 
-VOXEL_MM3 = 1.5 ** 3  # the lesion limits of the authors' code are counts of 1.5 mm voxels
+VOXEL_MM3 = 1.5 ** 3  # The authors' code gives lesion limits as numbers of voxels of 1.5 mm.
+
+Color = tuple[int, int, int]
 
 
-def _organ(index, name, color, text, **more):
+def _organ(index: int, name: str, color: Color, text: str, **more: Any) -> AnatomicalClass:
+    """An organ. One connected component is kept unless `more` says otherwise."""
     return AnatomicalClass(index, name, ORGAN, color, text, **{"components": 1, **more})
 
 
-def _vessel(index, name, color, text, **more):
+def _vessel(index: int, name: str, color: Color, text: str, **more: Any) -> AnatomicalClass:
     return AnatomicalClass(index, name, VESSEL, color, text, **more)
 
 
-def _tumour(index, name, color, text, parents, max_lesions, min_voxels, **more):
+def _tumour(index: int, name: str, color: Color, text: str, parents: tuple[str, ...], max_lesions: int,
+            min_voxels: int, **more: Any) -> AnatomicalClass:
+    """A tumour or cyst inside one of its parents; `min_voxels` counts voxels of 1.5 mm."""
     return AnatomicalClass(index, name, TUMOUR, color, text, parents=parents, max_lesions=max_lesions,
                            min_lesion_mm3=min_voxels * VOXEL_MM3, **more)
 
 
 _KIDNEYS, _LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
 
-# Right comes before left for kidneys, adrenal glands and lungs; for the femoral heads left (23) comes before right (24).
+# Kidneys, adrenal glands and lungs have right before left. The femoral heads have left (23) before right (24).
 CLASSES = (
     _organ(1, "spleen", (157, 108, 162), "spleen", adult_ml=124, tolerance_mm=3.0, aliases=("spl",)),
     _organ(2, "right_kidney", (185, 102, 83), "right kidney", partner="left_kidney", adult_ml=131,
@@ -67,8 +77,8 @@ CLASSES = (
     _vessel(9, "postcava", (0, 151, 206), "postcava", components=1,
             aliases=("inferior_vena_cava", "ivc", "post_cava", "vena_cava")),
     _vessel(10, "portal_and_splenic_vein", (0, 112, 165), "portal vein and splenic vein",
-            aliases=("portal_vein_and_splenic_vein", "portal_and_spenic_vein", "portal_splenic_vein", "rsveins", "r_and_sveins",
-                     "portal_vein_splenic_vein")),
+            aliases=("portal_vein_and_splenic_vein", "portal_and_spenic_vein", "portal_splenic_vein", "rsveins",
+                     "r_and_sveins", "portal_vein_splenic_vein")),
     _organ(11, "pancreas", (249, 180, 111), "pancreas", adult_ml=114, tolerance_mm=5.0, aliases=("pan",)),
     _organ(12, "right_adrenal_gland", (244, 186, 150), "right adrenal gland", partner="left_adrenal_gland",
            aliases=("rag", "r_adrenal_gland", "adrenal_gland_right", "right_adrenal")),
@@ -114,7 +124,8 @@ CLASSES = (
 NAMES = tuple(c.name for c in CLASSES)
 BY_NAME = {c.name: c for c in CLASSES}
 
-# Labels that hold both sides of a paired organ; they are split by the mid-sagittal plane (anatomy.split_left_right).
+# Labels that cover both sides of a paired organ: (right, left). The mid-sagittal plane splits them
+# (imaging/anatomy.py, split_left_right).
 PAIRS = {
     "kidney": _KIDNEYS, "kidneys": _KIDNEYS, "kid": _KIDNEYS,
     "lung": _LUNGS, "lungs": _LUNGS,
@@ -127,8 +138,8 @@ PAIRS = {
 }
 
 
-def normalise_name(name):
-    """Lower case, words joined by one underscore, British tumours spelled as the table spells them.
+def normalise_name(name: str) -> str:
+    """The name in lower case, its words joined by underscores, with "tumour" and its plural spelled as in Table 2.
 
     >>> normalise_name(" Portal Vein & Splenic-Vein ")
     'portal_vein_and_splenic_vein'
@@ -140,10 +151,10 @@ def normalise_name(name):
 _ALIASES = {alias: c.name for c in CLASSES for alias in (c.name, *c.aliases)}
 
 
-def resolve(name):
-    """The class names that a label's name stands for: one, or (right, left) for a merged pair.
+def resolve(name: str) -> tuple[str, ...]:
+    """The classes that the name of a label stands for: one class, or (right, left) for a label of both sides.
 
-    Raises ValueError with the nearest known names where nothing matches.
+    Raises ValueError with the nearest known names if nothing matches.
 
     >>> resolve("Postcava"), resolve("IVC"), resolve("Kidneys")
     (('postcava',), ('postcava',), ('right_kidney', 'left_kidney'))
@@ -158,50 +169,38 @@ def resolve(name):
     raise ValueError(f"unknown class name {name!r}.{hint}")
 
 
-def class_number(name, position):
-    """Label-map value of a class: Table 2's number, or 33 onwards for classes added later.
+def class_number(name: str, position: int) -> int:
+    """The label-map value of a class: its index in Table 2, or 33 and above for a class that Table 2 does not list.
 
-    position: 0-based rank of the class among a model's classes that Table 2 does not list.
+    position: position of the class, from 0, among those classes of its model that Table 2 does not list
     """
     return BY_NAME[name].index if name in BY_NAME else len(CLASSES) + 1 + position
 
 
-def label_values(names):
-    """Label-map value of every class of a model, in the model's order: {name: value}."""
-    extra = [n for n in names if n not in BY_NAME]
-    return {n: class_number(n, extra.index(n) if n in extra else 0) for n in names}
+def label_values(names: Sequence[str]) -> dict[str, int]:
+    """The label-map value of every class of a model, in the model's order: {name: value}."""
+    added = [name for name in names if name not in BY_NAME]
+    return {name: class_number(name, added.index(name) if name in added else 0) for name in names}
 
 
-def kind_of(name):
-    """Organ, vessel or tumour; a class that Table 2 does not list counts as an organ."""
+def kind_of(name: str) -> str:
+    """ORGAN, VESSEL or TUMOUR. A class that Table 2 does not list counts as an organ."""
     return BY_NAME[name].kind if name in BY_NAME else ORGAN
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row of the assembly: raw label value v (1..n) becomes class transfer[v - 1]; 0 drops the label.
+    """One dataset of the assembly, and the class that each value of its label maps stands for."""
 
-    split: right-hand classes whose merged label is divided into right and left.
-    fold:  whether tumours are put back into their organ (Section 4.1.1).
-    """
-
-    id: str
+    id: str                         # number in the authors' code, where it has one
     name: str
-    volumes: int               # of Table 1; 0 where the table does not list the set
-    transfer: tuple = ()
-    split: tuple = ()
-    fold: bool = True
-    partial: tuple = field(default=())  # classes some of its images lack; those images carry only `partial`
-
-    def labelled(self):
-        """Numbers of the classes the set annotates, after the split, ascending."""
-        found = {v for v in self.transfer if v}
-        for right in self.split:
-            found.add(BY_NAME[BY_NAME[CLASSES[right - 1].name].partner].index)
-        return tuple(sorted(found))
+    volumes: int                    # number of CTs in Table 1; 0 for datasets that Table 1 does not list
+    transfer: tuple[int, ...] = ()  # Raw label value v (1, 2, ...) becomes class transfer[v - 1]; 0 drops the label.
+    split: tuple[int, ...] = ()     # Right-side classes whose raw label covers both sides and is split in two.
+    partial: tuple[int, ...] = ()   # Some images lack a part of the classes; those images have only these.
 
 
-# Table 1; the transfers follow the label definitions that each publisher documents. Evaluation sets have no transfer.
+# Table 1. The transfers follow the label definitions that each publisher documents. Sets that only evaluate have none.
 DATASETS = (
     Dataset("01", "BTCV", 50, tuple(range(1, 15)), partial=(1, 3, 4, 5, 6, 7, 11, 14)),  # image ids >= 60
     Dataset("02", "Pancreas-CT", 82, (1, 0, 3, 4, 5, 6, 7, 0, 0, 0, 11, 0, 0, 14)),
@@ -215,13 +214,13 @@ DATASETS = (
     Dataset("10_03", "MSD Task03 Liver", 131, (6, 27)),
     Dataset("10_06", "MSD Task06 Lung", 64, (30,)),
     Dataset("10_07", "MSD Task07 Pancreas", 282, (11, 28)),
-    Dataset("10_08", "MSD Task08 HepaticVessel", 303, (15, 29), fold=False),
+    Dataset("10_08", "MSD Task08 HepaticVessel", 303, (15, 29)),
     Dataset("10_09", "MSD Task09 Spleen", 41, (1,)),
     Dataset("10_10", "MSD Task10 Colon", 126, (31,)),
     Dataset("12", "CT-ORG", 140, (6, 21, 16, 2, 0, 0), split=(16, 2)),
     Dataset("13", "AbdomenCT-12organ", 0, (6, 2, 1, 11, 8, 9, 7, 4, 5, 12, 13, 25), split=(2,)),
     Dataset("15", "TotalSegmentator", 1024),
-    # Other published editions of these sets, and sets outside Table 1: layouts.py says how each is told from the others.
+    # Other published editions of these sets, and sets outside Table 1. datasets/layouts.py recognises each edition.
     Dataset("01s", "BTCV-Synapse", 0, tuple(range(1, 14))),
     Dataset("02n", "Pancreas-CT-NIH", 0, (11,)),
     Dataset("05a", "KiTS19", 0, (2, 26), split=(2,)),

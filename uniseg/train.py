@@ -3,20 +3,19 @@
     python -m uniseg.train --data-root ROOT                     one process
     torchrun --nproc-per-node 4 -m uniseg.train --data-root ROOT
 
-ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). Run with no flags
-but the data, the recipe is the paper's; every option says where its default comes from (recipe.py). The run folder gets
-config.json, metrics.jsonl, last.pt (with all that --resume needs), last.prev.pt (the one before it), best.pt (by validation
-Dice), validation.json (Dice case by case), and what report.py makes to be read.
+ROOT holds one folder per dataset, as its publisher ships it or with a dataset.json (docs/datasets.md). With no other
+option the recipe is the paper's; training/recipe.py says where every default comes from. docs/training.md lists the
+files that a run leaves in its folder. Read `loop` first: it is the whole algorithm. training/ holds its steps.
 """
 
+import argparse
 import functools
-import math
 import shlex
 import signal
 import sys
 import time
-from dataclasses import asdict
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,62 +23,41 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .embeddings import provenance
-from .machine.console import error_line, explain, note, say, warn
+from .machine.console import error_line, explain, note
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
+    Process,
     any_signal,
     end_processes,
     launched,
     leave,
     start_processes,
-    sum_over_ranks,
     workers_end_with,
 )
 from .machine.signals import signals_noted
 from .training import report
 from .training.batches import make_loader, make_patches
 from .training.extension import end_of_extension, options, refuse_another_network
-from .training.network import averaged, make_network
-from .training.objective import make_objective, positive_weights
+from .training.learner import Learner, make_learner, set_lr
+from .training.objective import Objective, class_weights, make_objective
 from .training.options import build_parser, make_config
 from .training.recipe import lr_at
-from .training.run_folder import (
-    has_checkpoint,
-    log,
-    own_run_folder,
-    resume,
-    trim_metrics,
-    write_json,
-    write_validation,
-    written,
-)
+from .training.resume import resume
+from .training.run import Run, RunState
+from .training.run_folder import has_checkpoint, log, own_run_folder, write_validation, written
 from .training.split import choose_classes, gather_cases
 from .training.steps import all_finite, learning, skip_step, training_step
 from .training.validation import mean_dice, validate
 
 
-class Learner(NamedTuple):
-    """All that learns."""
-
-    network: torch.nn.Module
-    average: object               # AveragedModel of --ema, or None
-    optimizer: torch.optim.Optimizer
-    scaler: object                # GradScaler of --amp fp16, or None
-
-    @property
-    def judged(self):
-        """The network that is validated and kept as best.pt."""
-        return self.average.module if self.average else self.network
-
-
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 bad input, 143 ended by SIGTERM, 130 by Ctrl-C, both after saving."""
     keep_freed_memory()
     try:
         args = parse(argv)
-        place = start_processes(args.device, args.timeout)
-        with own_run_folder(args, place[0]):
-            return run(args, place)
+        process = start_processes(args.device, args.timeout)
+        with own_run_folder(args, process.rank):
+            return train(args, process)
     except KeyboardInterrupt:
         note("interrupted; the last checkpoint is kept")
         return 130
@@ -94,8 +72,12 @@ def main(argv=None):
         end_processes()
 
 
-def parse(argv=None):
-    """The command's options. With --extend, defaults are those of Section 5.1.3 and of the checkpoint, read as `old`."""
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command's options. With --extend, the defaults are those of Section 5.1.3 and of the checkpoint.
+
+    The content of that checkpoint becomes `old`. Raises CheckpointError; ValueError where options ask for another
+    network.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.extend is not None:
@@ -107,139 +89,142 @@ def parse(argv=None):
     return args
 
 
-def run(args, place):
-    rank, world, device = place
-    train_cases, val_cases, left_out = cases = gather_cases(args, rank, world)
+def train(args: argparse.Namespace, process: Process) -> int:
+    """Gather the cases, make or resume what learns, train. Returns the exit code."""
+    train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)
     classes = choose_classes(args, train_cases, args.old["network"]["classes"] if args.old else ())
-    config = make_config(args, len(train_cases), world)
-    preprocessing = {"spacing_mm": [config.spacing] * 3, "hu_window": list(config.hu_window),
-                     "window": list(config.patch_size), "antialias": config.antialias, "pad": config.pad}
-
+    config = make_config(args, len(train_cases), process.world)
     torch.manual_seed(config.seed)
-    network = make_network(args, config, classes, rank).to(device)
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=config.lr,
-                                  betas=(config.beta1, 0.999), weight_decay=config.weight_decay)
-    learner = Learner(network, averaged(network, config.ema) if config.ema else None, optimizer,
-                      torch.amp.GradScaler("cuda") if config.amp == "fp16" else None)
-    state = {"step": 0, "epoch": 0, "best": -1.0, "loss_sum": 0.0, "skipped": 0, "in_a_row": 0,    # epochs ended, steps skipped
-             "sums": torch.zeros(3, len(classes), dtype=torch.float64)}                           # of the epoch, for `learning`
-    about = {"data": {c.id: list(c.names) for c in train_cases}, "embedding": provenance(args.embeddings),
+    learner = make_learner(args, config, classes, process)
+    objective = make_objective(args, config, learner.network, train_cases, process.device)
+    patches = make_patches(train_cases, learner.network.classes, config, plain=args.overfit is not None)
+
+    run = Run(config, process, args.out, train_cases, val_cases, left_out, provenance_of(args, train_cases),
+              args.on_save_error, args.max_skipped, args.overlays)
+    state = RunState(torch.zeros(3, len(classes), dtype=torch.float64))
+    if args.resume and has_checkpoint(args.out):
+        state = resume(run, learner, state)
+    elif process.rank == 0:
+        run.write_config(classes)
+    if process.rank == 0:
+        run.announce(learner, state)
+
+    loader = make_loader(patches, config, process, state.step, args.workers)
+    with signals_noted() as signals, workers_end_with(iter(loader)) as batches:
+        code = loop(run, learner, state, objective, batches, signals)
+    if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():    # else it was written
+        end_of_extension(args, run, learner, objective)
+    return code
+
+
+def provenance_of(args: argparse.Namespace, train_cases: Sequence[Any]) -> dict[str, Any]:
+    """What a checkpoint says about its origin: the data, the embeddings, the command, the weights it started from."""
+    about = {"data": {case.id: list(case.names) for case in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
     for start, file in (("init", args.init), ("extend", args.extend)):
         if file is not None:
             about[start] = {"file": file.name, "sha256": checkpoint.file_sha256(file)}
-    objective = make_objective(args, config, network, train_cases, device)
-    patches = make_patches(args, config, network.classes, train_cases)               # before config.json: it may refuse
-    if args.resume and has_checkpoint(args.out):
-        state = resume(args.out, learner, config, about, place, state)
-    elif rank == 0:
-        write_json(args.out / "config.json", {**asdict(config), "classes": classes, "cases": [c.id for c in train_cases],
-                                              "validation": [c.id for c in val_cases], "left_out": left_out})
-    if rank == 0:
-        trim_metrics(args.out / "metrics.jsonl", state["epoch"] * config.steps_per_epoch)
-        for case, why in left_out.items():
-            warn(f"{case} is left out: {why}")
-        say(f"{len(train_cases)} training and {len(val_cases)} validation cases, {len(classes)} classes, "
-            f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters, {device}", sys.stderr)
-
-    def save_last():
-        training = {**state, "config": asdict(config), "world": world, "optimizer": optimizer.state_dict(),
-                    "scaler": learner.scaler.state_dict() if learner.scaler else {},
-                    "average": learner.average.state_dict() if learner.average else {}}
-        return written(args.on_save_error, checkpoint.save, args.out / "last.pt", network, preprocessing, about, training)
-
-    def save_best():
-        return written(args.on_save_error, checkpoint.save, args.out / "best.pt", learner.judged, preprocessing, about)
-
-    def tell(everything):
-        report.write(args.out, {**about, "processes": world}, network, device, train_cases, val_cases, everything)
-
-    loader = make_loader(args, config, patches, state["step"], place)
-    with signals_noted() as noted, workers_end_with(iter(loader)) as batches:
-        code = loop(args, config, learner, state, batches, (save_last, save_best, tell), cases, place, noted, objective)
-    if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():       # else told by a former run
-        end_of_extension(args, config, learner, objective, val_cases, place)
-    return code
+    return about
 
 
-def loop(args, config, learner, state, batches, keep, cases, place, noted, objective):
-    """The training loop: every step, every epoch's log, every validation. Returns the exit code."""
-    (rank, world, device), (train_cases, val_cases, left_out) = place, cases
-    (network, average, optimizer, scaler), (save_last, save_best, tell) = learner, keep
-    model = torch.nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    model = torch.compile(model) if config.compile else model
-    weights = None
-    if config.weight_positives or config.balance_loss:
-        weights = positive_weights(train_cases, network.classes, config.balance_loss, math.prod(config.patch_size))
-    sums = getattr(objective, "sums", None)                                          # of a step, on this rank
-    shown = report.shown_cases(val_cases[::world], args.overlays) if rank == 0 else []        # of those that rank 0 validates
-    progress = tqdm(total=config.epochs * config.steps_per_epoch, initial=state["step"], unit="step",
-                    disable=rank > 0 or not sys.stderr.isatty())
-    began, saved = time.monotonic(), True
-    network.train()
-    while state["epoch"] < config.epochs:
-        epoch, end = state["epoch"] + 1, (state["epoch"] + 1) * config.steps_per_epoch
-        if state["step"] < end:                                                     # else: stopped within its validation
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(state["step"], config)
-            optimizer.zero_grad(set_to_none=True)
-            if sums is not None:
-                sums.zero_()
+def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batches: Iterator[dict[str, Any]],
+         signals: Sequence[int]) -> int:
+    """The training loop: every step, and the end of every epoch. Returns the exit code.
+
+    run:       the recipe, the cases, the folder; nothing in it changes
+    learner:   network, average, optimiser, scaler; state: steps and epochs done, sums of the epoch
+    objective: the loss of a batch, Eq. (4); batches: micro-batches from state.step on, for this process
+    signals:   those received so far, see machine.signals.signals_noted
+    """
+    config, (rank, world, device) = run.config, run.process
+    model = torch.nn.parallel.DistributedDataParallel(learner.network) if world > 1 else learner.network
+    weights = class_weights(config, run.train_cases, learner.network.classes)
+    bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=rank > 0 or not sys.stderr.isatty())
+    start, saved = time.monotonic(), True
+    learner.network.train()
+    while state.epoch < config.epochs:
+        end_of_epoch = (state.epoch + 1) * config.steps_per_epoch
+        if state.step < end_of_epoch:                                         # else stopped within its validation
+            set_lr(learner.optimizer, lr_at(state.step, config))              # linear warm-up, then cosine
+            learner.optimizer.zero_grad(set_to_none=True)
             parts = [next(batches) for _ in range(config.accumulate)]
-            loss = training_step(model, parts, config, world, weights, scaler, objective).item()
-            if not all_finite(loss, network, scaler):
-                skip_step(args, config, state, loss, parts, rank, world)
+            loss = training_step(model, parts, config, world, weights, learner.scaler, objective).item()
+            if all_finite(loss, learner.network, learner.scaler):
+                learner.take_step()
+                state.count_step(loss, getattr(objective, "sums", None))
             else:
-                if scaler is None:
-                    optimizer.step()
-                else:
-                    scaler.step(optimizer)
-                    scaler.update()
-                if average:
-                    average.update_parameters(network)
-                state["loss_sum"], state["in_a_row"] = state["loss_sum"] + loss, 0
-                if sums is not None:
-                    state["sums"] = state["sums"] + sum_over_ranks(sums).cpu()
-            state["step"] += 1
-            progress.update()
-            progress.set_postfix(loss=f"{loss:.3f}")
-        if state["step"] == end:
-            record = {"epoch": epoch, "step": end, "lr": lr_at(end - 1, config), "seconds": round(time.monotonic() - began, 3),
-                      "loss": state["loss_sum"] / taken if (taken := config.steps_per_epoch - state["skipped"]) else None}
-            more = ("skipped", state["skipped"]), ("left_out", len(left_out)), ("learning", learning(state["sums"], network.classes))
-            record.update({name: value for name, value in more if value})
-            due = bool(val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
-            draw = functools.partial(report.write_overlay, args.out, config, network.classes, epoch)
-            counts = validate(learner.judged, val_cases, config, place, noted, shown, draw) if due else ()
-            if counts is not None:                                                  # else a signal; --resume makes up for it
-                if due:
-                    record["dice"] = mean_dice(counts, val_cases, network.classes)
-                    record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
-                better = record.get("mean_dice") is not None and record["mean_dice"] > state["best"]
-                state.update(epoch=epoch, loss_sum=0.0, skipped=0, sums=torch.zeros_like(state["sums"]),
-                             best=record["mean_dice"] if better else state["best"])
-                if rank == 0:
-                    written(args.on_save_error, log, args.out / "metrics.jsonl", record)
-                    if due:
-                        written(args.on_save_error, write_validation, args.out, config, epoch, counts, val_cases, network.classes,
-                                better)
-                    if better:
-                        save_best()
-                    saved = save_last()
-                    tell(everything=epoch % config.val_every == 0)
-        if any_signal(noted, device):
-            number = noted[0] if noted else signal.SIGTERM                          # noted by another rank alone
-            if rank == 0:
-                saved = save_last()
-                note(f"stopped by {signal.Signals(number).name} after step {state['step']}; go on with --resume")
-            return 128 + number if saved else 1
-    progress.close()
+                skip_step(run, state, loss, parts)
+            state.step += 1
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}")
+        if state.step == end_of_epoch:
+            saved = end_epoch(run, learner, state, signals, time.monotonic() - start)
+        if any_signal(signals, device):
+            return stop(run, learner, state, signals)
+    bar.close()
     if rank == 0:
-        tell(everything=True)                                                       # also for a run that was killed before it told
+        run.write_report(learner, everything=True)                            # also where a killed run could not
     return 0 if saved else 1
 
 
-def command(argv=None):
+def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int], seconds: float) -> bool:
+    """Validate where it is due, log the epoch, save. Returns whether last.pt could be written (by rank 0).
+
+    seconds: since the start or the last --resume. A signal breaks the validation off: the epoch has then not ended, and
+    --resume makes up for it.
+    """
+    config, classes, epoch = run.config, learner.network.classes, state.epoch + 1
+    rank, world, _ = run.process
+    record = epoch_record(run, state, classes, seconds)
+    validated = bool(run.val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
+    if validated:                                                             # rank 0 draws some of its own cases
+        shown = report.shown_cases(run.val_cases[::world], run.overlays) if rank == 0 else []
+        draw = functools.partial(report.write_overlay, run.out, config, classes, epoch)
+        counts = validate(learner.judged, run.val_cases, config, run.process, signals, shown, draw)
+        if counts is None:
+            return True
+        record["dice"] = mean_dice(counts, run.val_cases, classes)
+        record["mean_dice"] = float(np.mean(list(record["dice"].values()))) if record["dice"] else None
+    better = record.get("mean_dice") is not None and record["mean_dice"] > state.best
+    state.end_epoch(record["mean_dice"] if better else state.best)
+    if rank > 0:
+        return True
+    written(run.on_save_error, log, run.out / "metrics.jsonl", record)
+    if validated:
+        written(run.on_save_error, write_validation, run.out, config, epoch, counts, run.val_cases, classes, better)
+    if better:
+        run.save_best(learner)
+    saved = run.save_last(learner, state)
+    run.write_report(learner, everything=epoch % config.val_every == 0)
+    return saved
+
+
+def epoch_record(run: Run, state: RunState, classes: Sequence[str], seconds: float) -> dict[str, Any]:
+    """The record of metrics.jsonl of the epoch that the state has just run, without the scores of its validation."""
+    taken = run.config.steps_per_epoch - state.skipped
+    record: dict[str, Any] = {
+        "epoch": state.epoch + 1, "step": state.step, "lr": lr_at(state.step - 1, run.config),
+        "seconds": round(seconds, 3), "loss": state.loss_sum / taken if taken else None}
+    if state.skipped:
+        record["skipped"] = state.skipped
+    if run.left_out:
+        record["left_out"] = len(run.left_out)
+    if learned := learning(state.sums, classes):
+        record["learning"] = learned
+    return record
+
+
+def stop(run: Run, learner: Learner, state: RunState, signals: Sequence[int]) -> int:
+    """Save after a signal. Returns the exit code: 128 + the signal's number, 1 where last.pt could not be written."""
+    number = signals[0] if signals else signal.SIGTERM                        # another rank alone received it
+    if run.process.rank > 0:
+        return 128 + number
+    saved = run.save_last(learner, state)
+    note(f"stopped by {signal.Signals(number).name} after step {state.step}; go on with --resume")
+    return 128 + number if saved else 1
+
+
+def command(argv: list[str] | None = None) -> None:
     """`main` as a process of its own: `python -m uniseg.train`, `uniseg-train`."""
     leave(main(argv))
 

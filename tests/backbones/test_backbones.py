@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from stand_in import GOLDEN, TOLERANCE, deviation, golden, load_stand_in, stand_in_image
 from torch import nn
 
+from stand_in import GOLDEN, TOLERANCE, deviation, golden, load_stand_in, stand_in_image
 from uniseg.backbones import BACKBONES, SegResNet, SwinUNETR, UNet
 from uniseg.backbones.swin_unetr import (
     CORNERS,
@@ -42,7 +42,7 @@ def outputs(network):
 
 
 def deviations(outputs, file):
-    """Deviation of (bottleneck, features) from golden/<file>.npz, as fractions of a standard deviation; `pytest -s` prints them."""
+    """Deviation of (bottleneck, features) from golden/<file>.npz, in standard deviations. `pytest -s` prints both."""
     figures = golden(file)
     found = [deviation(figures, name, actual) for name, actual in zip(("bottleneck", "decoder"), outputs)]
     print(file, [f"{d:.1e}" for d in found])

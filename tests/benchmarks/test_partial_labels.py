@@ -10,9 +10,9 @@ from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
-from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import read_ct, read_label_map
 from uniseg.taxonomy import resolve
+from uniseg.training.recipe import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_where_a_class_is_annotated_all_three_have_its_mask_and_where_it_is_not_
 
 @pytest.mark.slow
 def test_partial_and_background_draw_the_same_patches_voxel_for_voxel_and_only_the_labelled_classes_differ(roots, tmp_path):
-    preprocessing = Preprocessing((12.0,) * 3)
-    ours, theirs = (PatchDataset([prepare(d, c, preprocessing, tmp_path) for d in roots[root] for c in d.cases], CLASSES,
-                                 preprocessing, (16, 16, 16)) for root in ("partial", "background"))
+    config = TrainConfig(spacing=12.0, patch_size=(16, 16, 16))
+    ours, theirs = (PatchDataset([prepare(d, c, config.preprocessing, tmp_path) for d in roots[root] for c in d.cases], CLASSES,
+                                 config) for root in ("partial", "background"))
     cases = set()
     for number in range(24):
         partial, background = ours[number], theirs[number]

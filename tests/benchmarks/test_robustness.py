@@ -10,7 +10,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started
 import robustness
-from conftest import Patient, write_dataset
 from robustness import (
     BELOW_THE_CHEST,
     PERTURBATIONS,
@@ -30,8 +29,10 @@ from robustness import (
     without_contrast,
 )
 
+from conftest import Patient, write_dataset
 from tools.synthetic.tissues import centre
 from uniseg import checkpoint
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import to_ras, write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -197,7 +198,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     network = UniversalModel(ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4), torch.randn(len(CLASSES), 4))
     path = tmp_path_factory.mktemp("weights") / "untrained.pt"
-    checkpoint.save(path, network, {"spacing_mm": [24.0] * 3, "hu_window": [-175.0, 250.0], "window": [16] * 3, "antialias": True})
+    checkpoint.save(path, network, Preprocessing((24.0,) * 3, window=(16,) * 3, antialias=True))
     return path
 
 

@@ -19,6 +19,7 @@ from uniseg.datasets.find import find_datasets
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
+from uniseg.pictures.canvas import blank, label
 from uniseg.pictures.slices import overlay
 
 ORGANS = {name: (name,) for name in ("stomach", "aorta", "bladder")}  # in the middle: no side is judged
@@ -368,9 +369,12 @@ def test_an_outline_goes_round_the_structure_where_it_is():
         outline[rows.start + 1:rows.stop - 1, columns.start + 1:columns.stop - 1] = False
     assert np.array_equal((picture == color).all(axis=2), outline)
     assert (picture[70, 20] == np.uint8(0.3 * np.array(color))).all()               # inside: tinted air
-    white = (picture == 255).all(axis=2)
-    assert [white[:, 100 * k:100 * k + 12].sum() for k in range(3)] == [40, 40, 40]  # R, R, A: ten dots of 2 x 2 pixels
-    assert [white[:, 100 * k + 12:100 * k + 100].sum() for k in range(3)] == [44, 44, 44]   # 2: eleven dots
+    for k, (mark, row, column) in enumerate((("R", 69, 19), ("R", 29, 19), ("A", 29, 69))):
+        drawn = blank(100, 100, (0, 0, 0))
+        label(drawn, 10, 50, mark)
+        label(drawn, column + 0.5, row - 17.5, "2")                                  # above the small structure
+        white = (drawn.round() == 255).all(axis=2)
+        assert white.sum() > 10 and ((picture[:, 100 * k:100 * k + 100] == 255).all(axis=2) == white).all()
 
 
 def test_a_single_labelled_voxel_is_found():

@@ -88,7 +88,7 @@ def test_body_of_single_slices_and_odd_sizes():
 
 
 def chest(width=80, depth=60):
-    """Axial slices 4 mm apart of 4 mm voxels: an oval chest with two lungs of -850 HU around a middle of soft tissue; hu, lungs."""
+    """(hu, lungs): an oval chest with two lungs of -850 HU around soft tissue; voxels of 4 mm, slices 4 mm apart."""
     x, y = np.ogrid[-width / 2 + 0.5:width / 2, -depth / 2 + 0.5:depth / 2]
     def oval(radius_x, radius_y):
         return (x / radius_x) ** 2 + (y / radius_y) ** 2 < 1
@@ -100,7 +100,8 @@ def chest(width=80, depth=60):
 
 def test_lungs_that_the_field_of_view_cuts_are_body_and_the_air_beside_the_patient_is_not():
     hu, lungs = chest()
-    for cut in (np.s_[20:60], np.s_[20:], np.s_[:, 15:], np.s_[20:60, 15:], np.s_[10:40, 20:]):     # both lungs, one, through the front ...
+    # both lungs, one, through the front ...
+    for cut in (np.s_[20:60], np.s_[20:], np.s_[:, 15:], np.s_[20:60, 15:], np.s_[10:40, 20:]):
         body = body_mask(hu[cut], (4, 4, 4))
         assert body[lungs[cut]].all(), cut
         assert np.mean(body[hu[cut] < -930]) < 0.02, cut                    # noise apart, that is air
@@ -119,7 +120,8 @@ def test_a_table_that_the_field_of_view_cuts_is_no_body():
     hu, _ = chest()
     cut = np.s_[8:72]                                                       # through both flanks
     body = body_mask(hu[cut], (4, 4, 4))
-    hu[:, :4] = np.random.default_rng(1).normal(-930, 30, hu[:, :4].shape)  # foam up to the last row, then air up to the back
+    # foam up to the last row, then air up to the back
+    hu[:, :4] = np.random.default_rng(1).normal(-930, 30, hu[:, :4].shape)
     assert np.array_equal(body_mask(hu[cut], (4, 4, 4)), body)
 
 
@@ -139,7 +141,7 @@ def test_lung_alone_is_no_body():
 # --- trunk_box
 
 def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):
-    """A trunk of the given half width (mm) with arms, x of each arm's middle beyond the trunk's side: a body mask of ten slices."""
+    """A body mask of ten slices: a trunk of the given half width (mm), arms with their middle x mm beyond its side."""
     n = [int(520 // spacing_mm), int(300 // spacing_mm)]
     x, y = (spacing_mm * (np.ogrid[tuple(map(slice, n))][a] - (n[a] - 1) / 2) for a in (0, 1))
     body = (x / half_width) ** 2 + (y / (depth * half_width)) ** 2 <= 1
@@ -157,7 +159,7 @@ def test_the_trunk_s_box_leaves_arms_out_that_touch_the_trunk_and_none_of_the_tr
     assert box[1:] == whole[1:]
     for end, side, widest in ((ends[0], -1, whole[0].start), (ends[1], 1, whole[0].stop - 1)):
         if side in arms:
-            assert 160 <= side * end <= 160 + 25, (side, ends)                        # at most a third of the arm's width is left
+            assert 160 <= side * end <= 160 + 25, (side, ends)        # at most a third of the arm's width is left
         else:
             assert end == x[widest]
 
@@ -172,7 +174,7 @@ def test_without_arms_the_trunk_s_box_is_the_body_s_for_the_stout_the_slender_an
 def test_a_body_that_fills_the_field_of_view_or_is_not_there_has_the_box_it_has():
     full = np.ones((30, 20, 5), bool)
     assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
-    full[:, 17:] = False                                                              # cut at both sides and at the back
+    full[:, 17:] = False        # cut at both sides and at the back
     assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
     assert trunk_box(EMPTY, (3.0,) * 3) is None
 

@@ -30,8 +30,9 @@ ANSWERS = {
     "layouts --markdown": (layouts.main, ["--markdown"]),
     "complexity": (complexity.main, ["--backbone", "unet", "--width", "4", "--patch", "16", "16", "16"]),
     **{f"{name} --help": (main, ["--help"]) for name, main in (
-        ("infer", infer.main), ("train", train.main), ("evaluate", evaluate.main), ("data", check.main), ("layouts", layouts.main),
-        ("checkpoint", checkpoint.main), ("embeddings", embeddings.main), ("complexity", complexity.main))},
+        ("infer", infer.main), ("train", train.main), ("evaluate", evaluate.main), ("data", check.main),
+        ("layouts", layouts.main), ("checkpoint", checkpoint.main), ("embeddings", embeddings.main),
+        ("complexity", complexity.main))},
 }
 
 
@@ -69,7 +70,8 @@ def test_o13_every_command_answers_on_an_ascii_terminal(answer, monkeypatch):
 
 
 def test_o11_a_process_ends_without_a_word_when_its_reader_has_left():
-    process = subprocess.Popen([sys.executable, "-m", "uniseg", "layouts"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "uniseg", "layouts"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(timeout=60) == 0
 
@@ -87,8 +89,9 @@ def test_notes_warnings_and_errors_are_one_line_each_on_stderr(capsys):
     warn("ct.nii.gz:\n  no body found")
     error_line(ValueError("a\x1b[2Jb.nii.gz: empty file.\nCopy it again."))
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines() == ["uniseg: 4 of 10 results are complete", "uniseg: warning: ct.nii.gz: no body found",
-                                              r"uniseg: error: a\x1b[2Jb.nii.gz: empty file. Copy it again."]
+    assert out == "" and err.splitlines() == [
+        "uniseg: 4 of 10 results are complete", "uniseg: warning: ct.nii.gz: no body found",
+        r"uniseg: error: a\x1b[2Jb.nii.gz: empty file. Copy it again."]
 
 
 @pytest.mark.parametrize("error, path, line", [
@@ -96,7 +99,8 @@ def test_notes_warnings_and_errors_are_one_line_each_on_stderr(capsys):
     (ValueError("empty file"), "ct.nii", "ct.nii: empty file"),
     (ValueError(), None, "ValueError"),
     (MemoryError(), "ct.nii", "ct.nii: out of memory. Name fewer --classes, or use a machine with more memory."),
-    (RuntimeError("CUDA out of memory. Tried to"), None, "out of memory. Name fewer --classes, or use a machine with more memory.")])
+    (RuntimeError("CUDA out of memory. Tried to"), None,
+     "out of memory. Name fewer --classes, or use a machine with more memory.")])
 def test_an_exception_becomes_one_line_that_names_its_file(error, path, line, capsys):
     assert fail(error, 1, path=path) == 1
     assert capsys.readouterr().err == f"uniseg: error: {line}\n"
@@ -107,7 +111,8 @@ def test_the_traceback_is_printed_only_when_asked_for(capsys):
     assert "ValueError: wrong\nuniseg: error: wrong" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text, shown", [("plain", "plain"), ("Łódź 肝臓", "Łódź 肝臓"), ("a\nb\x1b[2J", r"a\nb\x1b[2J"), ("\udcff", r"\udcff")])
+@pytest.mark.parametrize("text, shown", [
+    ("plain", "plain"), ("Łódź 肝臓", "Łódź 肝臓"), ("a\nb\x1b[2J", r"a\nb\x1b[2J"), ("\udcff", r"\udcff")])
 def test_a_file_name_cannot_steer_the_terminal(text, shown):
     assert printable(text) == shown
 

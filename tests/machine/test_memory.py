@@ -1,7 +1,7 @@
 """Memory is bounded by design: nothing of the size classes x volume exists in float, however many classes and slices.
 
-Each measurement runs in a process of its own (this file as a script), since a peak cannot be reset. The figure is VmHWM of
-/proc/self/status; ru_maxrss would be inherited through fork and exec.
+Each measurement runs in a process of its own (this file as a script), since a peak cannot be reset. The figure is VmHWM
+of /proc/self/status; ru_maxrss would be inherited through fork and exec.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def bands(classes):
 
 
 def random_network(classes):
-    """A small U-Net of random weights, the hardest case: each class is likely all over the body, half of them found there."""
+    """A U-Net of random weights, the hardest case: each class is likely all over the body, and half are found there."""
     import torch
 
     from uniseg import taxonomy
@@ -69,6 +69,7 @@ def measure(ct, kind, classes=32, spacing_mm=1.5, window=(96, 96, 96), overlap=0
     import torch
 
     import uniseg
+    from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.machine.memory import keep_freed_memory, peak_memory_bytes
     from uniseg.segmenter import Segmenter
 
@@ -77,7 +78,7 @@ def measure(ct, kind, classes=32, spacing_mm=1.5, window=(96, 96, 96), overlap=0
     else:
         keep_freed_memory()
         network = {"bands": bands, "random": random_network}[kind](classes)
-        preprocessing = {"spacing_mm": [spacing_mm] * 3, "hu_window": [-175.0, 250.0], "window": list(window), "antialias": False}
+        preprocessing = Preprocessing((spacing_mm,) * 3, window=window)
         segmenter = Segmenter(network, preprocessing, torch.device("cpu"), {"file": kind, "sha256": ""})
     before, began, resident = peak_memory_bytes(), time.monotonic(), []
     for _ in range(repeat):
@@ -108,7 +109,7 @@ def measure_evaluation(**options):
 # --- In the test
 
 def write_classes(path, shape, shift):
-    """32 classes that fill a torso, 8 sectors on each of 4 levels: as large as classes can be, moved by `shift` voxels."""
+    """32 classes that fill a torso, 8 sectors on each of 4 levels, as large as can be; moved by `shift` voxels."""
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_data_dtype(np.uint8)
@@ -148,7 +149,8 @@ def measured(ct, **options):
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)
-    print(json.dumps(figures), f"peak {figures['peak'] / MIB:.0f} MiB, {figures['seconds']:.0f} s")       # shown by pytest -s
+    # shown by pytest -s
+    print(json.dumps(figures), f"peak {figures['peak'] / MIB:.0f} MiB, {figures['seconds']:.0f} s")
     return figures
 
 
@@ -171,7 +173,8 @@ def test_memory_grows_by_a_few_bytes_a_voxel_and_one_slab_of_logits_not_by_class
 @pytest.mark.slow
 def test_five_more_cases_in_a_row_leave_no_memory_behind(tmp_path):
     write_torso(tmp_path / "ct.nii", (40, 40, 20), (8.0, 8.0, 8.0))
-    resident = measured(tmp_path / "ct.nii", kind="random", classes=4, spacing_mm=8.0, window=(32, 32, 24), repeat=7)["resident"]
+    figures = measured(tmp_path / "ct.nii", kind="random", classes=4, spacing_mm=8.0, window=(32, 32, 24), repeat=7)
+    resident = figures["resident"]
     assert resident[-1] - resident[1] < 50 * MIB
 
 
@@ -182,10 +185,12 @@ import uniseg.infer as infer
 from test_memory import bands
 def load(*_):
     import torch
+    from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.segmenter import Segmenter
-    settings = {"spacing_mm": [1.5] * 3, "hu_window": [-175.0, 250.0], "window": [32] * 3, "antialias": False}
+    settings = Preprocessing(window=(32,) * 3)
     segmenter = Segmenter(bands(32), settings, torch.device("cpu"), {"file": "", "sha256": ""})
-    used = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")).split()[1])
+    status = Path("/proc/self/status").read_text().splitlines()
+    used = int(next(line for line in status if line.startswith("VmSize")).split()[1])
     resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 120 * 2 ** 20,) * 2)
     return segmenter
 infer.load = load
@@ -224,7 +229,7 @@ def test_512_by_512_by_600_voxels_with_the_built_in_weights_need_less_than_2_gib
 
 @pytest.mark.slow
 def test_scoring_a_pair_of_512_by_512_by_600_voxels_and_32_classes_needs_less_than_4_gib(tmp_path):
-    """32 masks of a byte a voxel would be 4.7 GiB for each of the two. Measured: 1.9 GiB, 116 s on one thread of a busy machine."""
+    """32 masks of a byte per voxel would be 4.7 GiB for each of the two. Measured: 1.9 GiB, 116 s on one thread."""
     shape = (512, 512, 600)
     for who, shift in (("ref", 0), ("pred", 4)):
         write_classes(tmp_path / who / "a.nii", shape, shift)

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import runs
 from scipy import ndimage
 
+import runs
 from tools import synthetic
 from tools.synthetic import __main__ as command
 from tools.synthetic import body, contents, geometry, lesions, scanner, tissues, vessels

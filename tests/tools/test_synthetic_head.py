@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import runs
 
+import runs
 from tools.synthetic import __main__ as command
 from tools.synthetic import head
 from tools.synthetic.geometry import Grid

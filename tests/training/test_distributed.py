@@ -1,7 +1,8 @@
-"""Several processes as one: their gradient, their validation, and what each fault of one of them does to all. gloo on the CPU.
+"""Several processes as one: their gradient, their validation, and what each fault of one of them does to all. gloo on
+the CPU.
 
-The quick tests share two groups of processes: each of two, and of four, does all its work once and leaves the results in files.
-Ids like T8 are those of the project's table of faults.
+The quick tests share two groups of processes: each of two, and of four, does all its work once and leaves the results
+in files. Ids like T8 are those of docs/faults.md.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import Patient, write_dataset
 from runs import (
     CLASSES,
@@ -35,7 +37,6 @@ from runs import (
     torchrun,
     wait_until,
 )
-
 from uniseg import checkpoint, train
 from uniseg.backbones import BACKBONES
 from uniseg.machine.processes import several_processes
@@ -56,7 +57,8 @@ def free_port():
 
 
 def spawned(work, world, folder, *arguments, seconds=120):
-    """Run work(rank, folder, *arguments) in `world` processes; what each saved. With a limit, so that a hang is a failure."""
+    """Run work(rank, folder, *arguments) in `world` processes; what each saved. With a limit, so that a hang is a
+    failure."""
     processes = torch.multiprocessing.spawn(work, (str(folder), *arguments), nprocs=world, join=False)
     end = time.monotonic() + seconds
     try:
@@ -72,11 +74,11 @@ def parallel(network):
     return torch.nn.parallel.DistributedDataParallel(network)
 
 
-# ---------------------------------------------------------------------------------------------------------- a step, together
+# ----------------------------------------------------------------------------------------------------- a step, together
 
 PAIRS_OF_RANKS = {
-    "unequal": (["111"], ["010"]), "apart": (["100"], ["011"]), "rank 1 has none": (["111"], ["000"]), "nobody": (["000"], ["000"]),
-    "rank 1 has no positive voxel": (["111"], ["111"])}
+    "unequal": (["111"], ["010"]), "apart": (["100"], ["011"]), "rank 1 has none": (["111"], ["000"]),
+    "nobody": (["000"], ["000"]), "rank 1 has no positive voxel": (["111"], ["111"])}
 
 
 def share(name, rank):
@@ -88,7 +90,8 @@ def share(name, rank):
 
 
 def one_of_two(rank, folder, runs):
-    """What each of two processes does: steps with unequally labelled batches, then whole runs; results go into a file."""
+    """What each of two processes does: steps with unequally labelled batches, then whole runs; results go into a
+    file."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     found = {}
@@ -97,16 +100,17 @@ def one_of_two(rank, folder, runs):
         loss = training_step(parallel(network), [share(name, rank)], TrainConfig(), 2)
         found[name] = loss, gradients(network)
 
-    network = small_network()                                                         # two micro-batches in each of two ranks
+    network = small_network()  # two micro-batches in each of two ranks
     parts = [batch_of(2 * part + rank, ["111", "010", "100", "000"][2 * part + rank]) for part in range(2)]
     found["accumulate"] = training_step(parallel(network), parts, TrainConfig(accumulate=2), 2), gradients(network)
 
     for name, (network, objective) in objectives().items():
-        loss = training_step(parallel(network), [batch_of(20 + rank, ["111", "010"][rank])], TrainConfig(), 2, objective=objective)
+        loss = training_step(parallel(network), [batch_of(20 + rank, ["111", "010"][rank])], TrainConfig(), 2,
+                             objective=objective)
         found[name] = loss, gradients(network)
 
     network = small_network()
-    torch.manual_seed(rank)                                                           # ranks must not need the same state
+    torch.manual_seed(rank)  # ranks must not need the same state
     model, optimizer = parallel(network), torch.optim.AdamW(network.parameters(), lr=1e-2)
     for step in range(5):
         optimizer.zero_grad()
@@ -125,7 +129,8 @@ def a_run(rank, port, fault, options):
 
     fault: None, ("nan", step): what rank 1 draws for that step is NaN, ("stall", step): it sleeps there.
     """
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost",
+                      MASTER_PORT=str(port))
     steps = []
 
     def step(model, batches, *more):
@@ -190,7 +195,8 @@ def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(
 @pytest.mark.parametrize("name", objectives())
 def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_batch(two, name):
     network, objective = objectives()[name]
-    loss = training_step(network, [joined(batch_of(20, "111"), batch_of(21, "010"))], TrainConfig(), objective=objective)
+    loss = training_step(network, [joined(batch_of(20, "111"), batch_of(21, "010"))], TrainConfig(),
+                         objective=objective)
     for found in two[0]:
         assert torch.allclose(found[name][0], loss, rtol=1e-4)
         assert torch.allclose(found[name][1], gradients(network), rtol=1e-3, atol=1e-6)
@@ -199,14 +205,16 @@ def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_
 def test_t3_a_process_without_labelled_classes_keeps_its_weights_equal_to_the_others(two):
     a, b = (found["weights"] for found in two[0])
     assert_equal_state(a, b)
-    assert not torch.equal(a["precls_conv.2.weight"], small_network().state_dict()["precls_conv.2.weight"])     # steps were made
+    # steps were made
+    assert not torch.equal(a["precls_conv.2.weight"], small_network().state_dict()["precls_conv.2.weight"])
 
 
-# ------------------------------------------------------------------------------------------------------- a fault in one of two
+# ------------------------------------------------------------------------------------------------ a fault in one of two
 
 def errors(found, name):
     """The exit codes and the error lines of both ranks."""
-    codes, lines = zip(*((code, [line for line in err.splitlines() if "error" in line]) for code, err, _ in (f[name] for f in found)))
+    codes, lines = zip(*((code, [line for line in err.splitlines() if "error" in line]) for code, err,
+                         _ in (f[name] for f in found)))
     assert all("Traceback" not in f[name][1] for f in found)
     return codes, lines
 
@@ -237,7 +245,8 @@ def test_t7_a_bad_file_met_by_rank_1_ends_both_and_is_named_with_the_rank(two, b
     codes, lines = errors(found, "bad")
     assert codes == (1, 2)
     assert lines[1][0].startswith(f"uniseg: error: rank 1: {bad_root / 'set' / 'imagesTr' / 'b.nii.gz'}: truncated")
-    assert lines[0] == ["uniseg: error: rank 0: another process of this run ended. Its own message says why; then go on with --resume."]
+    assert lines[0] == ["uniseg: error: rank 0: another process of this run ended. Its own message says why; "
+                        "then go on with --resume."]
     assert not (folder / "bad" / "run.lock").exists()
 
 
@@ -254,8 +263,9 @@ def test_t8_a_process_that_stalls_is_waited_for_no_longer_than_the_timeout(two):
     found, _ = two
     codes, lines = errors(found, "stall")
     assert codes == (1, 1)
-    assert lines[0] == ["uniseg: error: rank 0: another process did not answer within --timeout. Look for one that was killed or stalls, "
-                        "or give more minutes where a preprocessing or validation takes long; then go on with --resume."]
+    assert lines[0] == ["uniseg: error: rank 0: another process did not answer within --timeout. Look for one that was "
+                        "killed or stalls, or give more minutes where a preprocessing or validation takes long; then "
+                        "go on with --resume."]
 
 
 def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, monkeypatch, capsys):
@@ -266,11 +276,11 @@ def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, mon
                             "MASTER_PORT": taken.getsockname()[1]}.items():
             monkeypatch.setenv(name, str(value))
         assert main(flags(tmp_path / "run")) == 1
-    assert capsys.readouterr().err == ("uniseg: error: rank 0: the port for the processes to meet is taken. Let torchrun --standalone "
-                                       "find one, or choose another --master-port.\n")
+    assert capsys.readouterr().err == ("uniseg: error: rank 0: the port for the processes to meet is taken. Let "
+                                       "torchrun --standalone find one, or choose another --master-port.\n")
 
 
-# ------------------------------------------------------------------------------------------------------ four, and little to do
+# ----------------------------------------------------------------------------------------------- four, and little to do
 
 DISJOINT = ["100", "010", "001", "000"]
 
@@ -288,8 +298,8 @@ def one_of_four(rank, folder, options):
     network = small_network()
     loss = training_step(parallel(network), [batch_of(rank, DISJOINT[rank])], TrainConfig(), 4)
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(options), rank, 4)
-    torch.save({"loss": loss, "gradients": gradients(network), "train": [c.id for c in train_cases], "val": [c.id for c in val_cases],
-                "dice": validated(val_cases, rank, 4)}, f"{folder}/rank{rank}.pt")
+    torch.save({"loss": loss, "gradients": gradients(network), "train": [c.id for c in train_cases],
+                "val": [c.id for c in val_cases], "dice": validated(val_cases, rank, 4)}, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
     os._exit(0)
 
@@ -314,18 +324,19 @@ def test_t5_t11_fewer_cases_than_processes_are_prepared_and_validated_as_by_one(
     """Cases are not repeated to fill up the ranks, so none counts twice."""
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(flags("unused")), 0, 1)
     alone = validated(val_cases)
-    assert set(alone) == {"spleen", "liver"} and all(0 < dice < 1 for dice in alone.values())          # no aorta in these cases
+    assert set(alone) == {"spleen", "liver"} and all(0 < dice < 1 for dice in alone.values())  # no aorta in these cases
     for found in four:
         assert (len(found["train"]), len(found["val"])) == (3, 2)
         assert found["train"] == [c.id for c in train_cases] and found["dice"] == pytest.approx(alone, abs=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------------------- one process
+# ---------------------------------------------------------------------------------------------------------- one process
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_t13_no_layer_keeps_running_statistics_that_could_differ_between_processes(backbone):
     """Instance, layer and group norms use the sample at hand alone; SyncBatchNorm has nothing to do here."""
-    network = UniversalModel(ModelConfig(CLASSES, backbone, 16 if backbone == "segresnet" else 12, "independent", 8, text_width=4),
+    network = UniversalModel(ModelConfig(CLASSES, backbone, 16 if backbone == "segresnet" else 12, "independent", 8,
+                                         text_width=4),
                              torch.randn(3, 4))
     assert not [m for m in network.modules() if getattr(m, "running_mean", None) is not None]
     network = small_network()
@@ -337,24 +348,27 @@ def test_t13_no_layer_keeps_running_statistics_that_could_differ_between_process
 @pytest.mark.slow
 def test_t17_one_process_trains_where_torch_has_no_distributed_package(flags, tmp_path, monkeypatch, capsys):
     """Such a build has torch.distributed.is_available and nothing else of it."""
-    for name in ("is_initialized", "all_reduce", "barrier", "all_gather_object", "init_process_group", "destroy_process_group"):
+    for name in ("is_initialized", "all_reduce", "barrier", "all_gather_object", "init_process_group",
+                 "destroy_process_group"):
         monkeypatch.delattr(torch.distributed, name)
     monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
     assert not several_processes()
     assert main(flags(tmp_path / "run", "--epochs", 1, "--val-every", 1)) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(flags(tmp_path / "more")) == 2
-    assert "this build of PyTorch has no torch.distributed. Start one process, without torchrun." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "this build of PyTorch has no torch.distributed. Start one process, without torchrun." in error
 
 
-# ------------------------------------------------------------------------------------------------------------------ torchrun
+# ------------------------------------------------------------------------------------------------------------- torchrun
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world, said", [("1", "done, taken down"), ("2", "done, ")])
 def test_a_process_of_several_leaves_with_its_exit_code_before_gloo_meets_a_dying_interpreter(world, said):
-    code = ("import atexit; from uniseg.machine.processes import leave; atexit.register(print, 'taken down', end='');"
-            " print('done, ', end=''); leave(3)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": world},
+    code = ("import atexit; from uniseg.machine.processes import leave; atexit.register(print, 'taken down', end=''); "
+            "print('done, ', end=''); leave(3)")
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT),
+                                                             "WORLD_SIZE": world},
                           capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, said)
 
@@ -376,10 +390,12 @@ def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, t
     contents = [checkpoint.read(folder / "last.pt") for folder in (out, finished)]
     torch.manual_seed(0)
     start = checkpoint.build_network(contents[0]["network"]).state_dict()
-    # A bias before an instance norm has no effect; its gradient is rounding noise, which AdamW makes as large as any other.
-    ours, theirs, start = (torch.cat([w[n].flatten() for n in start if not n.endswith(("conv1.bias", "organ_embedding"))])
+    # A bias before an instance norm has no effect; its gradient is rounding noise, which AdamW makes as large as any
+    # other.
+    ours, theirs, start = (torch.cat([w[n].flatten() for n in start
+                                      if not n.endswith(("conv1.bias", "organ_embedding"))])
                            for w in (*(c["weights"] for c in contents), start))
-    assert (ours - theirs).norm() < 0.01 * (theirs - start).norm()                    # far from the start, near each other
+    assert (ours - theirs).norm() < 0.01 * (theirs - start).norm()  # far from the start, near each other
 
 
 @pytest.mark.slow
@@ -433,7 +449,8 @@ def children(process):
     found, queue = [], [process.pid]
     while queue:
         with contextlib.suppress(OSError):
-            pids = [int(pid) for task in Path(f"/proc/{queue[0]}/task").iterdir() for pid in (task / "children").read_text().split()]
+            pids = [int(pid) for task in Path(f"/proc/{queue[0]}/task").iterdir()
+                    for pid in (task / "children").read_text().split()]
             found += pids
             queue += pids
         queue.pop(0)

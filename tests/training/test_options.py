@@ -1,34 +1,47 @@
-"""Training beyond the paper's recipe, each option off by default: what it changes and what it leaves; and fine-tuning (Section 4.6)."""
+"""The options of training: their help, and those beyond the paper's recipe, which are off by default; fine-tuning
+(Section 4.6)."""
 
+import inspect
 import json
-import shutil
+import re
 import signal
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from conftest import Patient, write_dataset
-from runs import assert_same_run, ended, in_a_process, interrupted_by
 
 import uniseg
+from conftest import Patient, write_dataset
+from runs import assert_same_run, interrupted_by
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare
 from uniseg.datasets.dataset_json import read_dataset
 from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.machine.command_line import (
+    HelpFormatter,
+    default_text,
+    finite,
+    fraction,
+    not_negative,
+    positive,
+)
 from uniseg.train import main
-from uniseg.training.network import averaged
+from uniseg.training.learner import averaged
 from uniseg.training.options import build_parser
+from uniseg.training.recipe import TrainConfig
 
-TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size",
-        "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3", "--val-every", "1", "--folds", "3",
-        "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
+TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16",
+        "--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "2", "--warmup-epochs", "0", "--lr", "1e-3",
+        "--val-every", "1", "--folds", "3", "--fold", "1", "--prior", "0.6", "--workers", "0", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def flags(phantom_root, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY, *map(str, more)]
+    return lambda out, *more: ["--data-root", str(phantom_root), "--cache", str(cache), "--out", str(out), *TINY,
+                               *map(str, more)]
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +65,19 @@ def refusal(capsys, arguments):
     return capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------------ averaged weights
+# ----------------------------------------------------------------------------------------------------- averaged weights
 
 def test_the_average_forgets_its_start_and_then_decays_as_asked():
-    """Weights 1, 2, 3, ... after each step; the average by hand: a += (1 - d) (w - a), d = min(decay, (1 + n) / (10 + n))."""
+    """Weights 1, 2, 3, ... after each step; the average by hand: a += (1 - d) (w - a), d = min(decay, (1 + n) / (10 +
+    n))."""
     network = torch.nn.Linear(1, 1, bias=False)
     average, by_hand = averaged(network, 0.5), None
     for step in range(20):
         with torch.no_grad():
             network.weight.fill_(step + 1.0)
         average.update_parameters(network)
-        by_hand = step + 1.0 if by_hand is None else by_hand + (1 - min(0.5, (1 + step) / (10 + step))) * (step + 1 - by_hand)
+        decay = min(0.5, (1 + step) / (10 + step))
+        by_hand = step + 1.0 if by_hand is None else by_hand + (1 - decay) * (step + 1 - by_hand)
         assert average.module.weight.item() == pytest.approx(by_hand)
     assert 18 < by_hand < 20
 
@@ -89,7 +104,7 @@ def test_a_resumed_run_goes_on_with_its_average(flags, tmp_path):
     assert all(torch.equal(t, halves[n]) for n, t in content["training"]["average"].items())
 
 
-# -------------------------------------------------------------------------------------------- the same numbers, otherwise
+# ------------------------------------------------------------------------------------------ the same numbers, otherwise
 
 @pytest.mark.slow
 def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
@@ -101,29 +116,7 @@ def test_activation_checkpointing_trains_the_same_swin_unetr(flags, tmp_path):
     assert all(torch.allclose(t.float(), sparing[n].float(), atol=1e-6) for n, t in weights(tmp_path / "plain").items())
 
 
-@pytest.mark.slow                                       # a minute or more in the compiler
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_trains_to_the_same_weights(flags, plain, tmp_path):
-    """But for a convolution's bias before a normalisation, which takes it away again: its gradient is rounding alone, and AdamW
-    makes whole steps of that. Hence the logits are compared too, and nothing else may depend on those biases."""
-    process = in_a_process(*flags(tmp_path / "run", "--compile"))           # its compiler minds what else was imported
-    err = ended(process, seconds=500)
-    assert process.returncode == 0, err
-    image = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    networks = [checkpoint.load_network(checkpoint.read(out / "last.pt")).eval() for out in (plain, tmp_path / "run")]
-    with torch.no_grad():
-        logits = [network(image) for network in networks]
-        assert torch.allclose(*logits, atol=1e-3)
-        for network, before in zip(networks, logits):
-            for name, weight in network.named_parameters():
-                if name.endswith("conv1.bias"):
-                    weight.zero_()
-            assert torch.allclose(network(image), before, atol=1e-4)
-    one, other = (network.state_dict() for network in networks)
-    assert all(torch.allclose(t.float(), other[n].float(), atol=1e-3) for n, t in one.items())
-
-
-# ------------------------------------------------------------------------------------------------------- lesions, deformation
+# -------------------------------------------------------------------------------------------------------------- lesions
 
 @pytest.fixture(scope="module")
 def two_lesions(tmp_path_factory):
@@ -140,15 +133,15 @@ def two_lesions(tmp_path_factory):
 
 def centres(case, **options):
     """The patches' centre voxels, as bits, of 400 samples of one voxel."""
-    dataset = PatchDataset([case], ("liver", "liver_tumor"), Preprocessing(), (1, 1, 1), rotate_probability=0.0, shift_probability=0.0,
-                           foreground=1.0, **options)
+    config = TrainConfig(patch_size=(1, 1, 1), rotate_probability=0.0, shift_probability=0.0, foreground=1.0, **options)
+    dataset = PatchDataset([case], ("liver", "liver_tumor"), config)
     rng = [np.random.default_rng((0, g)) for g in range(400)]
     return [tuple(int(c) for c in dataset._centre(case, r)) for r in rng]
 
 
 def test_each_lesion_is_drawn_as_often_however_small(two_lesions):
     """Of 27000 voxels of liver one is the small lesion. Standard deviation of the share: 0.025."""
-    small = (27, 27, 27)                                                     # the cache begins 2 voxels before the liver, at 3
+    small = (27, 27, 27)  # the cache begins 2 voxels before the liver, at 3
     drawn = centres(two_lesions, lesions=1.0)
     bits = two_lesions.bits
     assert all(bits[c] & 2 for c in drawn)                                   # every centre is in a lesion
@@ -167,23 +160,13 @@ def test_a_case_without_lesions_is_drawn_as_ever(tmp_path, two_lesions):
     assert centres(case, lesions=1.0) == centres(case)
 
 
-def test_deformation_changes_shapes_and_is_the_same_for_the_same_number(two_lesions):
-    def sample(g, **options):
-        return PatchDataset([two_lesions], ("liver", "liver_tumor"), Preprocessing(), (24, 24, 24), rotate_probability=0.0,
-                            shift_probability=0.0, foreground=1.0, **options)[g]
-    straight, bent, again = sample(3), sample(3, deform_mm=6.0), sample(3, deform_mm=6.0)
-    assert np.array_equal(bent["bits"], again["bits"]) and np.array_equal(bent["image"], again["image"])
-    changed = (bent["bits"] != straight["bits"]).mean()
-    assert 0.001 < changed < 0.3 and bent["image"].shape == straight["image"].shape
-
-
 @pytest.mark.slow
 def test_all_of_it_together_runs(flags, tmp_path):
-    assert main(flags(tmp_path / "run", "--lesions", 0.5, "--deform", 20, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
+    assert main(flags(tmp_path / "run", "--lesions", 0.5, "--augment", "strong", "--ema", 0.99, "--epochs", 1)) == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
-# -------------------------------------------------------------------------------------- input windows, weights of datasets
+# ----------------------------------------------------------------------------------- input windows, weights of datasets
 
 WINDOWS = ("--hu-window", -1000, 1000, "--input-windows", -175, 250, -1000, 1000, -1000, -200)
 WEIGHTS = ("--dataset-weights", "Chest=3", "Vessels=0.5")
@@ -200,12 +183,13 @@ def windowed(flags, tmp_path_factory):
 @pytest.mark.slow
 def test_a_network_of_three_windows_is_trained_and_segments(windowed, phantom_ct):
     content = checkpoint.read(windowed / "last.pt")
-    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]                  # of 2000 HU from -1000
+    assert content["network"]["input_windows"] == [[0.4125, 0.625], [0.0, 1.0], [0.0, 0.4]]  # of 2000 HU from -1000
     assert content["preprocessing"]["hu_window"] == [-1000.0, 1000.0]
     assert content["weights"]["backbone.down_tr64.ops.0.conv1.weight"].shape[1] == 3
     assert np.isfinite(losses(windowed)).all()
     found = uniseg.load(windowed / "last.pt").segment(phantom_ct.path, threshold=1e-6, postprocess=False)
-    assert set(found.stats["classes"]) == set(content["network"]["classes"]) and found.mask("liver").shape == phantom_ct.masks["liver"].shape
+    assert set(found.stats["classes"]) == set(content["network"]["classes"])
+    assert found.mask("liver").shape == phantom_ct.masks["liver"].shape
 
 
 @pytest.mark.slow
@@ -232,7 +216,7 @@ def test_weights_of_another_number_of_windows_are_taken_but_for_the_first_convol
     assert f"{len(before) - 1} tensors taken, 1 start anew" in said
 
 
-# ------------------------------------------------------------------------------------------------ fine-tuning, Section 4.6
+# --------------------------------------------------------------------------------------------- fine-tuning, Section 4.6
 
 @pytest.mark.slow
 def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain, tmp_path):
@@ -246,16 +230,18 @@ def test_a_frozen_backbone_stays_bit_for_bit_while_the_heads_learn(flags, plain,
 @pytest.mark.slow
 def test_another_class_list_keeps_the_backbone_and_by_name_the_classes_both_know(flags, plain, tmp_path, capsys):
     """Learning rate 1e-12: what was taken stays as it was, to the last printed digit."""
-    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr", "1e-12")) == 0
+    assert main(flags(tmp_path / "run", "--init", plain / "best.pt", "--classes", "left_lung,liver,spleen", "--lr",
+                      "1e-12")) == 0
     said = capsys.readouterr().err
     before, after = checkpoint.read(plain / "best.pt"), checkpoint.read(tmp_path / "run" / "last.pt")
-    assert after["network"]["classes"] == ["spleen", "liver", "left_lung"] and "classes kept: spleen, liver, left_lung" in said
+    assert after["network"]["classes"] == ["spleen", "liver", "left_lung"]
+    assert "classes kept: spleen, liver, left_lung" in said
     for new, name in enumerate(after["network"]["classes"]):
         old = before["network"]["classes"].index(name)
         assert old != new or name == "spleen"                                # by name, not by place
         for part in ("0.weight", "2.bias"):
-            assert torch.allclose(after["weights"][f"lpg.controllers.{new}.{part}"], before["weights"][f"lpg.controllers.{old}.{part}"],
-                                  atol=1e-9)
+            assert torch.allclose(after["weights"][f"lpg.controllers.{new}.{part}"],
+                                  before["weights"][f"lpg.controllers.{old}.{part}"], atol=1e-9)
 
 
 @pytest.mark.slow
@@ -275,27 +261,99 @@ def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path,
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--freeze", "backbone"), "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
-    (("--weight-positives", "--balance-loss", "0.7"), "--weight-positives and --balance-loss: both weigh the same voxels."),
-    (("--dice-present", "--head", "softmax"), "--dice-present: the losses of --extend and --head softmax know no absent classes."),
+    (("--freeze", "backbone"),
+     "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS."),
+    (("--weight-positives", "--balance-loss", "0.7"),
+     "--weight-positives and --balance-loss: both weigh the same voxels."),
+    (("--dice-present", "--head", "softmax"),
+     "--dice-present: the losses of --extend and --head softmax know no absent classes."),
     (("--anew", "liver"), "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS."),
-    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"), "--anew with --lpg shared: one layer serves all classes"),
-    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"), "--anew with --head softmax: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--lpg", "shared"),
+     "--anew with --lpg shared: one layer serves all classes"),
+    (("--init", "x.pt", "--anew", "liver", "--head", "softmax"),
+     "--anew with --head softmax: one layer serves all classes"),
     (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
     (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
 def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):
     assert message in refusal(capsys, flags(tmp_path / "run", *options))
 
 
-def test_compiling_without_a_compiler_is_refused_at_once(flags, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "--compile: no C++ compiler found. Install g++" in refusal(capsys, flags(tmp_path / "run", "--compile"))
-
-
 def test_every_option_beyond_the_paper_is_off_by_default():
     args = build_parser().parse_args(["--data-root", "x"])
-    assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.deform, args.augment, args.freeze) == \
-        (1, "off", 0, 0, 0, 0, "paper", "nothing")
+    assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.augment, args.freeze) == \
+        (1, "off", 0, 0, 0, "paper", "nothing")
     assert args.pad == "air"
-    assert not (args.activation_checkpointing or args.compile or args.weight_positives or args.antialias or args.input_windows
+    assert not (args.activation_checkpointing or args.weight_positives or args.antialias or args.input_windows
                 or args.dataset_weights or args.balance_loss or args.dice_present)
+
+
+# -------------------------------------------------------------------------------------------------------- the help page
+
+ACTIONS = [action for action in build_parser()._actions if action.dest != "help"]
+SOURCE = re.compile(r" \[(P, (Section [0-9.]+|Table \d+|Fig\. \d+|Eq\. \(\d\))|R|U)\]")
+
+
+def help_of(action):
+    return HelpFormatter("train")._expand_help(action)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.option_strings[0])
+def test_the_help_of_an_option_ends_with_its_source_and_its_default(action):
+    shown = help_of(action)
+    assert len(SOURCE.findall(shown)) == 1
+    end = SOURCE.search(shown).end()
+    default = default_text(action.default)
+    assert shown[end:] == (f" (default: {default})" if default else "")
+    assert not re.search(r"None|\(\)|\[\]|\d\.\d{5,}|\(default.*\(default", shown)
+
+
+def test_defaults_are_shown_as_one_would_type_them():
+    shown = {action.dest: help_of(action) for action in ACTIONS}
+    for name, default in (("patch_size", "96 96 96"), ("hu_window", "-175 250"), ("foreground", "0.667"),
+                          ("lr", "0.0001"), ("weight_decay", "1e-05"), ("timeout", "30"), ("out", "runs/uniseg"),
+                          ("val_every", "10")):
+        assert shown[name].endswith(f" (default: {default})"), shown[name]
+    for name in ("embeddings", "cache", "classes", "input_windows", "dataset", "resume", "data_root"):
+        assert "default" not in shown[name], shown[name]
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])
+def test_the_help_names_the_source_that_the_recipe_names(name):
+    """The letter in the comment of TrainConfig is that of the option."""
+    [line] = [line for line in inspect.getsource(TrainConfig).splitlines() if line.startswith(f"    {name}: ")]
+    letter = re.search(r"# ([PRU])\b", line).group(1)
+    [action] = [action for action in ACTIONS if action.dest == name]
+    assert SOURCE.search(action.help).group(1)[0] == letter
+
+
+# ------------------------------------------------------------------------------------------ numbers that are no numbers
+
+NUMBERS = [action for action in ACTIONS if action.type in (finite, positive, not_negative, fraction)]
+
+
+def test_no_option_takes_any_float():
+    assert len(NUMBERS) >= 15
+    assert not [action.dest for action in ACTIONS if action.type is float]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("action", NUMBERS, ids=lambda a: a.option_strings[0])
+def test_nan_and_infinity_are_refused_with_one_line(action, value, capsys):
+    option = action.option_strings[0]
+    values = [value] * action.nargs if isinstance(action.nargs, int) else [value]
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(["--data-root", "x", f"{option}={value}", *values[1:]] if len(values) == 1 else
+                                  ["--data-root", "x", option, *(f" {v}" for v in values)])
+    assert end.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert f"argument {option}: " in line and value in line
+
+
+@pytest.mark.parametrize("option, line", [
+    (("--hu-window", "nan", "nan"), "argument --hu-window: nan is not a finite number"),
+    (("--lr", "ten"), "argument --lr: 'ten' is not a number"),
+    (("--weight-decay", "-1"), "argument --weight-decay: -1 is not a number from 0 to 1e9")])
+def test_the_line_says_what_is_expected(option, line, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--data-root", "x", *option])
+    assert line in capsys.readouterr().err

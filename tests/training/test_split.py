@@ -34,18 +34,20 @@ def test_datasets_of_one_case_do_not_all_fall_into_one_fold():
     assert list(fold_of([set_of(name, 1) for name in "abcd"], 3).values()) == [0, 1, 2, 0]
 
 
-# ------------------------------------------------------------------------------------------------- what takes part at all
+# ----------------------------------------------------------------------------------------------- what takes part at all
 
 @pytest.mark.parametrize("include, exclude, left", [
-    (None, None, "a0 a1 a2 b0 b1"), (["a"], None, "a0 a1 a2"), (["a/a1", "b"], None, "a1 b0 b1"), (None, ["b/*"], "a0 a1 a2"),
-    (["*/*0"], None, "a0 b0"), (["a"], ["a/a[12]"], "a0"), (None, ["a/a?"], "b0 b1")])
+    (None, None, "a0 a1 a2 b0 b1"), (["a"], None, "a0 a1 a2"), (["a/a1", "b"], None, "a1 b0 b1"),
+    (None, ["b/*"], "a0 a1 a2"), (["*/*0"], None, "a0 b0"), (["a"], ["a/a[12]"], "a0"), (None, ["a/a?"], "b0 b1")])
 def test_datasets_and_cases_are_included_and_excluded_by_pattern(include, exclude, left):
     found = select_cases([set_of("a", 3), set_of("b", 2)], include, exclude)
     assert " ".join(case[0] for d in found for case in d.cases) == left
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(DataError, match="'liver' of --include or --exclude matches no dataset and no case. The datasets are a, b;"):
+    with pytest.raises(DataError,
+                       match="'liver' of --include or --exclude matches no dataset and no case. The datasets are a, "
+                             "b;"):
         select_cases([set_of("a", 3), set_of("b", 2)], None, ["liver"])
 
 
@@ -57,7 +59,8 @@ def test_d11_a_ct_that_trains_and_validates_is_refused_or_left_out_of_training()
     """MSD Task03 and LiTS share CTs under other names."""
     train = [case_of("LiTS/volume-0", "aa"), case_of("LiTS/volume-1", "bb")]
     val = [case_of("Task03/liver_1", "bb")]
-    with pytest.raises(DataError, match="1 training cases are the same CT as a validation case: LiTS/volume-1 = Task03/liver_1. "
+    with pytest.raises(DataError,
+                       match="1 training cases are the same CT as a validation case: LiTS/volume-1 = Task03/liver_1. "
                                         "Leave them out with --drop-copies"):
         without_copies(train, val, drop=False)
     assert without_copies(train, val, drop=True) == train[:1]

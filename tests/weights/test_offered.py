@@ -16,6 +16,7 @@ from conftest import Patient, write_dataset
 from test_infer import CLASSES, one_line, save_weights
 from test_segmenter import BODY, Bands, image, paint, stand_in
 from uniseg import checkpoint, evaluate, infer, taxonomy
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
 
@@ -43,7 +44,7 @@ def weights(tmp_path_factory):
     """A checkpoint of CLASSES with two experimental ones. Not to be written to."""
     path = save_weights(tmp_path_factory.mktemp("weights") / "tiny.pt", CLASSES)
     content = checkpoint.read(path)
-    checkpoint.save(path, checkpoint.load_network(content), content["preprocessing"],
+    checkpoint.save(path, checkpoint.load_network(content), Preprocessing.from_dict(content["preprocessing"]),
                     {"experimental": WEIGHTS_EXPERIMENTAL})
     return path
 
@@ -178,7 +179,7 @@ def ship(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, "FOLDER", tmp_path / "shipped")
     source = save_weights(tmp_path / "last.pt", ("spleen", "liver"))
     content = checkpoint.read(source)
-    checkpoint.save(source, checkpoint.load_network(content), content["preprocessing"],
+    checkpoint.save(source, checkpoint.load_network(content), Preprocessing.from_dict(content["preprocessing"]),
                     {"command": "train", "data": {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}},
                     {"step": 7, "config": {"lr": 1e-3}})
 

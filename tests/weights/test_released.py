@@ -18,6 +18,7 @@ from released_files import FILES, released_state, write_released
 from uniseg import checkpoint, train
 from uniseg.backbones.swin_unetr import relative_position_index
 from uniseg.checkpoint import CheckpointError
+from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.taxonomy import NAMES
 from uniseg.weights.released import find_weights, our_name, recognise, translate
@@ -243,9 +244,8 @@ def test_the_command_refuses_a_bad_file_in_one_line(tmp_path):
 
 def test_the_command_describes_a_checkpoint_of_ones_own(tmp_path, capsys):
     network = UniversalModel(ModelConfig(("liver", "spleen"), "unet", 4, text_width=3, lpg_hidden=4), torch.randn(2, 3))
-    checkpoint.save(tmp_path / "own.pt", network, {"spacing_mm": [2.0, 2.0, 3.0], "hu_window": [-100.0, 200.0],
-                                                    "window": [64, 64, 32], "antialias": False},
-                                                    {"command": "train it"})
+    checkpoint.save(tmp_path / "own.pt", network, Preprocessing((2.0, 2.0, 3.0), (-100.0, 200.0), (64, 64, 32)),
+                    {"command": "train it"})
     assert checkpoint.main([str(tmp_path / "own.pt")]) == 0
     out = capsys.readouterr().out
     for line in ("what       Universal Model, U-Net, independent LPG, 2 classes", "classes    2: liver, spleen",
@@ -264,9 +264,7 @@ def small(classes, width=4, text=3, lpg="independent", backbone="unet", seed=0):
 
 
 def content_of(network, tmp_path):
-    checkpoint.save(tmp_path / "init.pt", network,
-                    {"spacing_mm": [4.0] * 3, "hu_window": [0.0, 1.0], "window": [16] * 3,
-                                                    "antialias": False})
+    checkpoint.save(tmp_path / "init.pt", network, Preprocessing((4.0,) * 3, (0.0, 1.0), (16,) * 3))
     return checkpoint.read(tmp_path / "init.pt")
 
 

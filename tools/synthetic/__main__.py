@@ -17,6 +17,7 @@ import numpy as np
 
 from uniseg import NOT_A_MEDICAL_DEVICE, taxonomy
 from uniseg.imaging.file_names import SUFFIXES, bare
+from uniseg.imaging.merging import merge_masks
 from uniseg.imaging.volume import read_label_map, write_volume
 from uniseg.machine.files import atomic_write
 
@@ -65,12 +66,8 @@ def annotated(maps, names):
 
 def label_map(masks, classes):
     """uint8 label map with value n for the n-th class; tumours cover their organs, as in published label maps."""
-    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        for value, name in enumerate(classes, start=1):
-            if taxonomy.BY_NAME[name].kind == kind:
-                labels[masks[name]] = value
-    return labels
+    shape = next(iter(masks.values())).shape
+    return merge_masks(classes, range(1, len(classes) + 1), lambda k: masks[classes[k]], shape)
 
 
 def draw_case(path, names, seed, spacing_mm, classes, phase=None, view=None):

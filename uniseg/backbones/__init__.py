@@ -1,21 +1,24 @@
-"""Backbones: image in, bottleneck F_E and decoder map F_D out (the "vision branch" of the paper, Section 3.2).
+"""Backbones, the vision branch of the paper (Section 3.2.1): image in, bottleneck F_E and decoder map F_D out.
 
-All three keep one contract, so that `uniseg/model.py` needs only the dict below:
+All three have one interface, so that model.py needs only the dict below:
 
     bottleneck, features = backbone(image)
     image:       (B, in_channels, D, H, W)                  each of D, H, W a multiple of `size_multiple`
-    bottleneck:  (B, bottleneck_channels, D/s, H/s, W/s)    F_E, pooled by the GAP of Eq. (1); s = `size_multiple`
-    features:    (B, decoder_channels, D, H, W)             F_D, what the class-specific heads of Eq. (2) read
+    bottleneck:  (B, bottleneck_channels, D/s, H/s, W/s)    F_E, pooled for Eq. (1); s = `size_multiple`
+    features:    (B, decoder_channels, D, H, W)             F_D, read by the class-specific heads of Eq. (2)
 
-`size_multiple` is a class attribute, `bottleneck_channels` and `decoder_channels` are instance attributes. `width`, the
-channels at full resolution, scales every layer; its default is the paper's. Sub-module names are those of the released
-checkpoints, so that a state dict loads without renaming once its prefix is cut.
+`size_multiple` is a class attribute; `in_channels`, `bottleneck_channels` and `decoder_channels` are instance
+attributes. `width`, the number of channels at full resolution, scales every layer; its default is the paper's.
+Submodules have the names of the released checkpoints, so that their tensors load without renaming once the prefix of
+the names is cut.
 
-Read `unet.py` first, then `segresnet.py`, then `swin_unetr.py`.
+The paper uses Swin UNETR (Section 4.1.2) and compares all three in Section 4.4.2 and Fig. 3. Read `unet.py` first, then
+`segresnet.py`, then `swin_unetr.py`; `build.py` chooses one by its name.
 """
 
 from .segresnet import SegResNet
 from .swin_unetr import SwinUNETR
 from .unet import UNet
 
-BACKBONES = {"swin_unetr": SwinUNETR, "unet": UNet, "segresnet": SegResNet}
+Backbone = SwinUNETR | UNet | SegResNet
+BACKBONES: dict[str, type[Backbone]] = {"swin_unetr": SwinUNETR, "unet": UNet, "segresnet": SegResNet}

@@ -1,64 +1,63 @@
-"""SegResNet: the smallest of the paper's backbones (4.7 M parameters), a residual encoder and a light decoder.
+"""SegResNet: the smallest backbone of Section 4.4.2 (Fig. 3: "SegResNet-Tiny", 4.7 M parameters).
 
-Follows Myronenko, "3D MRI brain tumor segmentation using autoencoder regularization", BrainLes 2018,
-https://arxiv.org/abs/1810.11654, without its variational branch. Sub-module names are those of MONAI's SegResNet,
-https://github.com/Project-MONAI/MONAI/blob/dev/monai/networks/nets/segresnet.py, so that the weights of SuPreM load.
+It has a residual encoder and a light decoder. Follows Myronenko, "3D MRI brain tumor segmentation using autoencoder
+regularization", BrainLes 2018, https://arxiv.org/abs/1810.11654, without its variational branch. Submodules have the
+names of MONAI's SegResNet, https://github.com/Project-MONAI/MONAI/blob/dev/monai/networks/nets/segresnet.py, so that
+the weights of SuPreM load.
 """
 
 import math
 from collections import OrderedDict
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .window_size import check_window_size
 
-BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks a level, from full resolution to 1/8
-BLOCKS_UP = (1, 1, 1)        # residual blocks a level, from 1/4 to full resolution
+BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks per level, from full resolution to 1/8
+BLOCKS_UP = (1, 1, 1)        # residual blocks per level, from 1/4 to full resolution
 
 
-def conv(in_channels, out_channels, kernel_size=3, stride=1):
-    """Convolution without bias, one module deep because the released keys read `<name>.conv.weight`."""
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias, wrapped in a module because the released names read `<name>.conv.weight`."""
     layer = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=layer))
 
 
-def group_norm(channels):
-    """Eight groups; fewer, the greatest common divisor, where a narrow net has channels that eight does not divide."""
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with eight groups, or with fewer where eight does not divide a narrow network's channels."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class ResBlock(nn.Module):
-    """Pre-activation residual block: norm, ReLU, convolution, twice, plus the input."""
+    """Pre-activation residual block: twice norm, ReLU and convolution, plus the input."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.norm1 = group_norm(channels)
         self.conv1 = conv(channels, channels)
         self.norm2 = group_norm(channels)
         self.conv2 = conv(channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
         y = self.conv1(F.relu(self.norm1(x)))                    # (B, C, D, H, W)
         y = self.conv2(F.relu(self.norm2(y)))                    # (B, C, D, H, W)
         return x + y                                             # (B, C, D, H, W)
 
 
 class SegResNet(nn.Module):
-    """Four levels with C, 2C, 4C, 8C channels, C = `width` (16 in the paper, "tiny": 4,700,848 parameters).
+    """SegResNet of four levels with C, 2C, 4C and 8C channels, where C = `width` (paper: 16, so 4,700,848 parameters).
 
-    F_D is the sum that leaves the last residual block. The original ends in `conv_final`, a group normalisation (32
-    parameters), a ReLU and its own 1x1x1 classifier; here the heads take that place with a normalisation and a ReLU of
-    their own, so that `conv_final` of a released file is not needed. With it and MONAI's default of two output
-    channels (34 parameters) the count is 4,700,914, the paper's 4.7 M.
-
-    forward: image (B, in_channels, D, H, W), each size a multiple of 8
-             -> bottleneck F_E (B, 8C, D/8, H/8, W/8), decoder map F_D (B, C, D, H, W)
+    F_D is the output of the last residual block. The original network ends in `conv_final`: a group normalisation (32
+    parameters), a ReLU and a 1x1x1 classifier. Here the heads follow instead, which start with a normalisation and a
+    ReLU of their own (heads.reduce_features), so `conv_final` of a released file is not needed. With it and MONAI's
+    default of two output channels (34 parameters) the count is 4,700,914, the paper's 4.7 M.
     """
 
     size_multiple = 8
 
-    def __init__(self, in_channels=1, width=16):
+    def __init__(self, in_channels: int = 1, width: int = 16):
         super().__init__()
         c = width
         self.in_channels = in_channels
@@ -76,7 +75,11 @@ class SegResNet(nn.Module):
             self.up_samples.append(nn.Sequential(conv(c << (level + 1), c << level, kernel_size=1), double))
             self.up_layers.append(nn.Sequential(*[ResBlock(c << level) for _ in range(blocks)]))
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """image (B, in_channels, D, H, W) -> bottleneck F_E (B, 8C, D/8, H/8, W/8), decoder map F_D (B, C, D, H, W).
+
+        D, H and W are multiples of 8. Raises ValueError for other sizes.
+        """
         check_window_size(image, self, needs_two_voxels=False)
         x = self.convInit(image)                                 # (B, C, D, H, W)
         skips = []

@@ -1,75 +1,77 @@
-"""3-D U-Net in the Models Genesis form: the paper's second backbone (19.08 M parameters, Section 4.1.2).
+"""3-D U-Net in the form of Models Genesis: the second backbone of Section 4.4.2 (Fig. 3: 19.08 M parameters).
 
-Follows Zhou et al., "Models Genesis", MICCAI 2019, https://arxiv.org/abs/1908.06912, whose file is
-https://github.com/MrGiovanni/ModelsGenesis/blob/master/pytorch/unet3d.py; sub-module names are the released ones
-(`down_tr64.ops.0.conv1`, `up_tr256.up_conv`, ...), where 64 ... 512 are the channels at the paper's width of 64.
+Follows Zhou et al., "Models Genesis", MICCAI 2019, https://arxiv.org/abs/1908.06912, and its file
+https://github.com/MrGiovanni/ModelsGenesis/blob/master/pytorch/unet3d.py. Submodules have the names of the released
+weights (`down_tr64.ops.0.conv1`, `up_tr256.up_conv`, ...); 64 to 512 are the channels at the paper's width of 64.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .window_size import check_window_size
 
 
 class ConvNormReLU(nn.Module):
-    """3x3x3 convolution, normalisation, ReLU; the size stays.
+    """3x3x3 convolution, normalisation and ReLU; the size of the map stays.
 
-    The normalisation is named `bn1` because the released weights name it so. Theirs is a batch normalisation that uses
-    the statistics of the current batch in training and evaluation alike, never running ones. At one window per batch
-    that equals an instance normalisation with affine parameters, which is used here: its result for a window does not
-    depend on the other windows of the batch. Hence no running_mean, running_var or num_batches_tracked in the state.
+    The released weights call the normalisation `bn1`. Theirs is a batch normalisation that always uses the statistics
+    of the current batch, never running statistics. With one window per batch, this equals an instance normalisation
+    with affine parameters, which is used here. So the state has no running_mean, running_var or num_batches_tracked.
+
+    Differs from upstream: with several windows per batch, each window has its own statistics, and its result does not
+    depend on the other windows.
     """
 
-    # Differs from upstream: at more than one window per batch, each window has its own statistics.
-
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
         self.bn1 = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, D, H, W) -> (B, out, D, H, W)."""
         x = self.bn1(self.conv1(x))                              # (B, out, D, H, W)
         return F.relu(x, inplace=True)                           # (B, out, D, H, W)
 
 
 class Down(nn.Module):
-    """Two convolutions of one level; the caller keeps the result for the skip and pools it for the next level."""
+    """The two convolutions of one level. The caller keeps the result for the skip and pools it for the next level."""
 
-    def __init__(self, in_channels, middle_channels, out_channels):
+    def __init__(self, in_channels: int, middle_channels: int, out_channels: int):
         super().__init__()
         self.ops = nn.Sequential(ConvNormReLU(in_channels, middle_channels),
                                  ConvNormReLU(middle_channels, out_channels))
 
-    def forward(self, x):
-        return self.ops(x)                                       # (B, out, D, H, W)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, D, H, W) -> (B, out, D, H, W)."""
+        return self.ops(x)
 
 
 class Up(nn.Module):
-    """Double the size, append the skip of that level, two convolutions."""
+    """Double the size, append the skip of that level, and apply two convolutions."""
 
-    def __init__(self, in_channels, skip_channels):
+    def __init__(self, in_channels: int, skip_channels: int):
         super().__init__()
         self.up_conv = nn.ConvTranspose3d(in_channels, in_channels, kernel_size=2, stride=2)
         self.ops = nn.Sequential(ConvNormReLU(in_channels + skip_channels, skip_channels),
                                  ConvNormReLU(skip_channels, skip_channels))
 
-    def forward(self, x, skip):
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x (B, in, D, H, W), skip (B, skip, 2D, 2H, 2W) -> (B, skip, 2D, 2H, 2W)."""
         x = self.up_conv(x)                                      # (B, in, 2D, 2H, 2W)
         x = torch.cat([x, skip], dim=1)                          # (B, in + skip, 2D, 2H, 2W), upsampled part first
         return self.ops(x)                                       # (B, skip, 2D, 2H, 2W)
 
 
 class UNet(nn.Module):
-    """U-Net of four levels with C, 2C, 4C, 8C channels, C = `width` (64 in the paper: 19,073,600 parameters).
+    """U-Net of four levels with C, 2C, 4C and 8C channels, where C = `width` (paper: 64, so 19,073,600 parameters).
 
-    forward: image (B, in_channels, D, H, W), each size a multiple of 8
-             -> bottleneck F_E (B, 8C, D/8, H/8, W/8), decoder map F_D (B, C, D, H, W)
+    width: even. Raises ValueError otherwise.
     """
 
     size_multiple = 8
 
-    def __init__(self, in_channels=1, width=64):
+    def __init__(self, in_channels: int = 1, width: int = 64):
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"UNet: width must be even (the first convolution has width / 2 channels), got {width}.")
@@ -85,7 +87,11 @@ class UNet(nn.Module):
         self.up_tr128 = Up(4 * c, 2 * c)
         self.up_tr64 = Up(2 * c, c)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """image (B, in_channels, D, H, W) -> bottleneck F_E (B, 8C, D/8, H/8, W/8), decoder map F_D (B, C, D, H, W).
+
+        D, H and W are multiples of 8, one of them at least 16. Raises ValueError for other sizes.
+        """
         check_window_size(image, self, needs_two_voxels=True)
         skip64 = self.down_tr64(image)                           # (B,  C, D,   H,   W)
         skip128 = self.down_tr128(F.max_pool3d(skip64, 2))       # (B, 2C, D/2, H/2, W/2)

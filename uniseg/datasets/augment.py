@@ -1,74 +1,54 @@
-"""What training does to a patch besides cutting it out: Section 4.1.2's rotation, and augmentation beyond the paper.
+"""Augmentation of training patches: the rotation of Section 4.1.2, and more beyond the paper.
 
-Pure functions of arrays and an `rng`. Nothing mirrors: left and right are classes.
+All functions are pure functions of arrays and an `rng`. None of them mirrors: left and right are different classes.
+data.py, which calls them, is the file to read next.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
 
-def rotate_90(array, times):
-    """Turn the last three axes (D, H, W) by `times` x 90 degrees in the axial plane.
+def rotate_90(array: np.ndarray, quarter_turns: int) -> np.ndarray:
+    """Turn the last three axes (D, H, W) by `quarter_turns` x 90 degrees in the axial plane.
 
-    A rotation is a motion a patient can make (180 degrees: lying prone), not a mirror: every voxel keeps its label, the
-    right kidney stays the right kidney, and the liver stays on the same side of the spine as seen from the front.
+    A patient can make this motion (180 degrees: lying prone), so every voxel keeps its label: the right kidney stays
+    the right kidney. A mirror image is not such a motion.
     """
-    return np.rot90(array, times, axes=(-3, -2))
+    return np.rot90(array, quarter_turns, axes=(-3, -2))
 
 
 class Deformation:
-    """Beyond the paper: one random change of shape of a patch about its centre, for image and labels alike; never a mirror.
+    """Beyond the paper: one random rotation and zoom of a patch about its centre, the same for image and labels.
 
-    patch_size:         (D, H, W) of the result; `reach` (D, H, W) voxels of the source that it is made of
-    turn_and_zoom:      rotation by up to 12 degrees about each axis, zoom by 0.76 to 1.34 (--augment strong, contrast)
-    displacement_voxels: (3,) most that a voxel moves along each axis besides, smoothly over the patch (--deform)
+    It turns by up to 12 degrees about each axis and zooms by 0.76 to 1.34; it never mirrors.
+
+    patch_size: (D, H, W) of the result
+    reach:      (D, H, W) voxels of the source from which the result is made
     """
 
-    def __init__(self, patch_size, rng, turn_and_zoom=True, displacement_voxels=(0.0, 0.0, 0.0)):
-        self.size, self.matrix = np.array(patch_size), np.eye(3)
-        if turn_and_zoom:
-            angles, zoom = np.deg2rad(rng.uniform(-12, 12, 3)), rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
-            self.matrix = rotation(angles) @ np.diag(1 / zoom)  # output offset from the centre -> input offset
-        self.field = None
-        if any(displacement_voxels):
-            self.field = smooth_field(patch_size, displacement_voxels, rng)                       # (3, D, H, W)
-        extra = np.ceil(displacement_voxels).astype(int) * 2
-        self.reach = tuple(int(n) for n in np.ceil(np.abs(self.matrix) @ (self.size / 2)).astype(int) * 2 + 2 + extra)
+    def __init__(self, patch_size: Sequence[int], rng: np.random.Generator) -> None:
+        self.size = np.array(patch_size)
+        angles = np.deg2rad(rng.uniform(-12, 12, 3))
+        zoom = rng.uniform(0.8, 1.25, 3) ** 0.5 * rng.uniform(0.85, 1.2)
+        self.matrix = rotation(angles) @ np.diag(1 / zoom)     # offset from the centre in the result -> in the source
+        half = np.ceil(np.abs(self.matrix) @ (self.size / 2)).astype(int)
+        self.reach = tuple(int(n) for n in half * 2 + 2)
 
-    def __call__(self, hu, bits):
-        """hu, bits of shape `reach` -> float32 HU and bits of shape `patch_size`; linear, and nearest for the bits."""
+    def __call__(self, hu: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """hu, bits of shape `reach` -> float32 HU (interpolated linearly) and nearest bits, of shape `patch_size`."""
         offset = (np.array(self.reach) - 1) / 2 - self.matrix @ ((self.size - 1) / 2)
-        size, hu = tuple(self.size), hu.astype(np.float32)
-        if self.field is None:
-            return (ndimage.affine_transform(hu, self.matrix, offset, size, order=1, mode="nearest"),
-                    ndimage.affine_transform(bits, self.matrix, offset, size, order=0, mode="nearest"))
-        places = np.einsum("ij,jdhw->idhw", self.matrix, np.indices(size)) + offset[:, None, None, None] + self.field
-        return (ndimage.map_coordinates(hu, places, order=1, mode="nearest"),
-                ndimage.map_coordinates(bits, places, order=0, mode="nearest"))
+        size = tuple(self.size)
+        return (ndimage.affine_transform(hu.astype(np.float32), self.matrix, offset, size, order=1, mode="nearest"),
+                ndimage.affine_transform(bits, self.matrix, offset, size, order=0, mode="nearest"))
 
 
-def smooth_field(size, most, rng):
-    """A random displacement (3, D, H, W) of voxels, at most `most[a]` along axis a, that folds nothing over.
+def degrade(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Beyond the paper: blur 3 patches of 10 and add noise to 5 of 10, as other scanners and kernels do.
 
-    Cubic B-splines on a coarse grid of control points (Rueckert et al. 1999, https://doi.org/10.1109/42.796284). Between two of
-    them the field changes by at most 2 most, so with their distance over 6 most no derivative reaches 1/3: the sum of the
-    three of a row stays below 1, and the Jacobian determinant of x + field(x) is positive everywhere.
+    hu: (D, H, W) float32; returns the same shape and type
     """
-    distance = max(16.0, 6.001 * max(most))
-    splines = [_cubic_b_splines(n, distance) for n in size]                                       # (n, control points) each
-    control = rng.uniform(-1, 1, (3, *(s.shape[1] for s in splines))) * np.reshape(most, (3, 1, 1, 1))
-    return np.einsum("da,hb,wc,iabc->idhw", *splines, control, optimize=True)
-
-
-def _cubic_b_splines(size, distance):
-    """Weight of each control point at each of `size` voxels, (size, points): rows are not negative and sum to 1."""
-    points = int(np.ceil((size - 1) / distance)) + 3
-    t = abs(np.arange(size)[:, None] / distance - (np.arange(points) - 1)[None])
-    return np.where(t < 1, 2 / 3 - t ** 2 + t ** 3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0.0))
-
-
-def degrade(hu, rng):
-    """Beyond the paper: now and then blur and noise, as other scanners and kernels give."""
     if rng.random() < 0.3:
         hu = ndimage.gaussian_filter(hu, rng.uniform(0.3, 1.0, 3))
     if rng.random() < 0.5:
@@ -76,11 +56,14 @@ def degrade(hu, rng):
     return hu
 
 
-def recontrast(hu, bits, rng):
-    """Another contrast phase, roughly (--augment contrast): each annotated structure as a whole brighter or darker, then a random curve of HU.
+def recontrast(hu: np.ndarray, bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Beyond the paper (--augment contrast): roughly another contrast phase.
 
-    Few CTs show few phases; a network that has seen organs at many grey values has to learn shape and place.
-    hu, bits: (D, H, W) of one patch; returns float32 HU. The curve is monotone, so that darker stays darker.
+    Every annotated structure as a whole becomes brighter or darker. Then all HU pass through a random curve, which is
+    monotone, so that what was darker stays darker. A few CTs show only a few phases: a network that has seen organs in
+    many grey values has to learn their shape and place.
+
+    hu, bits: (D, H, W) of one patch; returns (D, H, W) float32 HU
     """
     offset = np.zeros(hu.shape, np.float32)
     for k in range(bits.dtype.itemsize * 8):
@@ -90,8 +73,8 @@ def recontrast(hu, bits, rng):
     return np.interp(hu, knots, np.maximum.accumulate(knots + rng.normal(0, 15, len(knots)))).astype(np.float32)
 
 
-def rotation(angles):
-    """Rotation matrix of three small angles in radians about the axes D, H, W; determinant +1."""
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """The (3, 3) rotation matrix of three angles in radians about the axes D, H, W; its determinant is 1."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
         turn, (i, j) = np.eye(3), [a for a in range(3) if a != axis]

@@ -1,4 +1,4 @@
-"""Left and right of a patient: the mid-sagittal plane, and dividing paired organs by it (Section 4.1.2, post-processing).
+"""Left and right of a patient: the mid-sagittal plane, and dividing paired organs by it (Section 4.1.2).
 
 Pure functions on numpy arrays. Arrays are (D, H, W) in RAS+ (see volume.py): the index of axis 0 grows towards the
 patient's right, of axis 1 towards the front, of axis 2 towards the head. Points in mm are world coordinates,
@@ -90,7 +90,7 @@ def _symmetry_density(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray | 
     to_world = affine @ np.diag([*map(float, steps), 1.0])
     to_world[:3, 3] = affine[:3, :3] @ [s // 2 for s in steps] + affine[:3, 3]
     coarse = every_nth_voxel(hu, steps)
-    body = coarse_body_mask(coarse, list(steps * spacing_mm))
+    body = coarse_body_mask(coarse, steps * spacing_mm)
     if body.sum() < LEAST_BODY:
         return None, to_world
     density = body * (1.0 + 3.0 * (coarse > BONE_HU))

@@ -56,11 +56,6 @@ def pack(masks: Sequence[np.ndarray]) -> np.ndarray:
     return bits
 
 
-def unpack(bits, count):
-    """A bit volume -> the list of its first `count` masks; the inverse of `pack`."""
-    return [get_bit(bits, k) for k in range(count)]
-
-
 def bounding_box(mask: np.ndarray, margin: int = 0) -> Box | None:
     """The smallest box around the True voxels, grown by `margin` voxels within the array; None for an empty mask.
 

@@ -1,7 +1,7 @@
 """Where the patient's body is in a CT: without air, table and arms.
 
-The sliding window covers the body only (sliding_window.py), and no organ is found outside it. This goes beyond the paper.
-Arrays are (D, H, W) in RAS+, as everywhere (volume.py). Read bits.py and components.py first.
+The sliding window covers the body only (sliding_window.py), and no organ is found outside it. The paper has no such
+step. Arrays are (D, H, W) in RAS+, as everywhere (volume.py). Read bits.py and components.py first.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,10 @@ CUT_LUNG_MM2 = 300.0    # least area of a truncated lung in a slice: shells and 
 ABOVE_AIR_HU = 50.0     # lung is at least this far above the minimum, for CTs clipped above LUNG_HU
 ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 
+Spacing = Sequence[float] | np.ndarray                 # (3,) voxel size in mm
 
-def body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+
+def body_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     """The patient without air and table, but with lungs and bowel gas. Empty where there is no body.
 
     hu:         (D, H, W)  RAS+
@@ -38,7 +40,7 @@ def body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return np.ascontiguousarray(mask).T
 
 
-def _coarse_steps(spacing_mm: Sequence[float]) -> list[int]:
+def _coarse_steps(spacing_mm: Spacing) -> list[int]:
     """How many voxels of each axis make a step of at most COARSE_MM; at least one."""
     return [max(1, int(COARSE_MM / s)) for s in spacing_mm]
 
@@ -49,7 +51,7 @@ def every_nth_voxel(array: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     return np.asarray(array[:, :, index[2]])[:, index[1]][index[0]]
 
 
-def coarse_body_mask(hu: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def coarse_body_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     """`body_mask` on a grid that is coarse already: (D, H, W) -> bool of the same shape.
 
     Everything above TISSUE_HU is opened in each axial slice, which cuts the table's shell off the back. The largest
@@ -126,7 +128,7 @@ def _close_border(body: np.ndarray, hu: np.ndarray, lung_hu: float = LUNG_HU) ->
     return np.roll(closed, first)
 
 
-def trunk_box(body: np.ndarray, spacing_mm: Sequence[float], margin: int = 0) -> tuple[slice, slice, slice] | None:
+def trunk_box(body: np.ndarray, spacing_mm: Spacing, margin: int = 0) -> tuple[slice, slice, slice] | None:
     """The bounding box of the body without arms beside it; None where there is no body.
 
     With arms beside the trunk, windows laid over the whole body show half a trunk, an arm and the air between them.
@@ -144,7 +146,7 @@ def trunk_box(body: np.ndarray, spacing_mm: Sequence[float], margin: int = 0) ->
     steps = _coarse_steps(spacing_mm)
     coarse = every_nth_voxel(body, steps)
     coarse_mm = [n * s for n, s in zip(steps, spacing_mm)]
-    # Distance to air in the slice. There is no air beyond the array, because a body that the field of view cuts goes on.
+    # Distance to air in the slice. Beyond the array there is no air: a body that the field of view cuts goes on.
     depth = np.stack([ndimage.distance_transform_edt(plane, coarse_mm[:2]) if not plane.all()
                       else np.full(plane.shape, np.inf) for plane in np.moveaxis(coarse, 2, 0)], axis=2)
     radius_mm = min(ARM_MM, ARM_SHARE * depth.max())

@@ -1,10 +1,13 @@
-"""The bytes of a file, whether compressed or not, read without trusting anything that the file says of itself."""
+"""The bytes of a file, compressed or not, read without trusting anything that the file says about itself."""
 
 import difflib
+import io
 import os
 import stat
 import zlib
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
 
 from ..machine.files import FileError, one_line
 
@@ -13,22 +16,24 @@ DAMAGED = "Copy or download the file again"
 
 
 class VolumeError(FileError):
-    """A file that is not a usable volume; the text is one line for the user."""
+    """A file that is not a usable volume. The text is one line for the user: which file, what is wrong, what to do."""
 
 
-def refuse(path, what, remedy):
-    """Raise the one-line error of every refused volume."""
+def refuse(path: str | Path, what: str, remedy: str) -> NoReturn:
+    """Raise VolumeError with the line `<path>: <what>. <remedy>.`"""
     raise VolumeError(one_line(path, what, remedy))
 
 
 class ByteStream:
-    """The bytes of a file, decompressed when its content (not its name) is gzip.
+    """The bytes of a file, decompressed when its content (not its name) is gzip. A context manager.
 
-    `read` delivers at most what was asked for, so that memory never depends on what a header promises. Reading to the
-    end checks the CRC and the length of every gzip member.
+    `read` returns at most the number of bytes asked for, so that memory never depends on what a header promises.
+    Reading to the end checks the CRC and the length of every gzip member. gzip.GzipFile is not used because it raises
+    an error for bytes behind the last member, which many files have and which lose nothing when the CRC is right.
     """
 
-    def __init__(self, path, notes):
+    def __init__(self, path: Path, notes: list[str]) -> None:
+        """Open the file. Warnings are appended to `notes`. Raises VolumeError for what is not a regular file."""
         self.path, self.notes = path, notes
         self.file = _open_regular(path)
         self.opened = os.fstat(self.file.fileno())
@@ -36,19 +41,23 @@ class ByteStream:
         self.head = self.file.read(512)
         self.file.seek(0)
         self.compressed = self.head[:2] == b"\x1f\x8b"
-        self.delivered = 0
+        self.delivered = 0                                    # decompressed bytes that `read` has returned
         self.inflate = zlib.decompressobj(wbits=31)           # 31: one gzip member with its CRC
         self.pending = b""                                    # read from the file, not yet given to the decompressor
         self.ended = False
 
-    def __enter__(self):
+    def __enter__(self) -> "ByteStream":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.file.close()
 
-    def read(self, size):
-        """The next `size` bytes; fewer at the end of the data."""
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer at the end of the data.
+
+        Raises VolumeError for a damaged stream, EOFError where the file ends inside a gzip member.
+        """
         try:
             data = self._inflate(size) if self.compressed else self.file.read(size)
         except OSError as error:
@@ -56,12 +65,12 @@ class ByteStream:
         self.delivered += len(data)
         return data
 
-    def changed(self):
-        """Whether somebody wrote to the file since it was opened."""
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
         now = os.fstat(self.file.fileno())
         return (now.st_size, now.st_mtime_ns) != (self.opened.st_size, self.opened.st_mtime_ns)
 
-    def _inflate(self, size):
+    def _inflate(self, size: int) -> bytes:
         parts = []
         while size > 0 and not self.ended:
             if self.inflate.eof:
@@ -80,8 +89,8 @@ class ByteStream:
             size -= len(part)
         return b"".join(parts)
 
-    def _next_member(self):
-        """Go on with the next gzip member (bgzip and pigz write several); zeros between members are padding."""
+    def _next_member(self) -> None:
+        """Continue with the next gzip member (bgzip and pigz write several). Zeros between members are padding."""
         rest = self.inflate.unused_data.lstrip(b"\0")
         while len(rest) < 2 and (more := self.file.read(1 << 18)):
             rest = (rest + more).lstrip(b"\0")
@@ -93,8 +102,8 @@ class ByteStream:
             self.notes.append("bytes that are not gzip follow the compressed data; they are ignored")
 
 
-def _open_regular(path):
-    """Open a regular, non-empty file for reading, or say why that cannot be done."""
+def _open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular, non-empty file for reading. Raises VolumeError that says why it cannot be opened."""
     path = Path(path)
     try:
         status = path.stat()
@@ -113,7 +122,8 @@ def _open_regular(path):
     refuse(path, "empty file", DAMAGED)
 
 
-def _suggest_name(path):
+def _suggest_name(path: Path) -> str:
+    """What to do about a file that does not exist."""
     if path.is_symlink():
         return "It is a symbolic link to a file that does not exist"
     if not path.parent.is_dir():

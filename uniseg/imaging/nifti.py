@@ -1,17 +1,19 @@
 """NIfTI files as bytes: a reader that trusts no header, and a writer that never leaves half a file.
 
-nibabel interprets the header; the voxels are read here, because a CT that comes from elsewhere may be truncated,
-corrupt or hostile, and several of these faults pass silently through `nibabel.load` (a gzip file with a wrong
-checksum, for one). Whatever is refused is refused in one line, `<path>: <what>. <what to do>`, as `VolumeError`.
-Extensions of the header are skipped, never parsed. What the voxels mean (orientation, HU, labels) is in `volume.py`,
-which is the file to use.
+nibabel interprets the header. The voxels are read here, because a CT that comes from elsewhere may be truncated,
+corrupt or hostile, and `nibabel.load` accepts several of these faults silently (a gzip file with a wrong checksum, for
+example). A file that cannot be used raises VolumeError with one line, `<path>: <what>. <what to do>.` Header extensions
+are skipped, never parsed. Callers use volume.py, which knows what the voxels mean. Read byte_stream.py first.
 """
 
 import contextlib
 import gzip
+import io
 import math
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -27,20 +29,20 @@ MAX_OFFSET = 64 << 20          # header extensions larger than this are not thos
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}   # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON
 
 
-# --------------------------------------------------------------------------------------------------- bytes in
+# --------------------------------------------------------------------------------------------------- reading
 
-
-# --------------------------------------------------------------------------------------------------- the header
-
-def read_nifti(path, max_voxels):
+def read_nifti(path: str | Path,
+               max_voxels: int) -> tuple[np.ndarray, tuple[int, int, int], nib.Nifti1Header, list[str]]:
     """Read a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img).
 
     returns: voxels  (X * Y * Z,) as stored, Fortran order, native byte order; 64-bit types as float32
              shape   (X, Y, Z)
              header  nibabel's header
              notes   list of warnings
+    Raises VolumeError for a file that cannot be used, or that has more than `max_voxels` voxels.
     """
-    path, notes = Path(path), []
+    path = Path(path)
+    notes: list[str] = []
     if path.name.lower().endswith((".img", ".img.gz")):
         path = _pair_member(path, ".hdr")
     with ByteStream(path, notes) as stream:
@@ -56,7 +58,7 @@ def read_nifti(path, max_voxels):
             return _read_payload(data, math.prod(shape), dtype), shape, header, notes
 
 
-def _pair_member(path, suffix):
+def _pair_member(path: Path, suffix: str) -> Path:
     """The other file of a .hdr/.img pair, compressed or not."""
     name = path.name.removesuffix(".gz")
     candidates = [path.with_name(name[:-4] + suffix + gz) for gz in ("", ".gz")]
@@ -66,14 +68,15 @@ def _pair_member(path, suffix):
     refuse(path, f"is one half of a .hdr/.img pair and {candidates[0].name} is missing", "Put both files in one folder")
 
 
-def _note_name(stream):
+def _note_name(stream: ByteStream) -> None:
+    """Warn where the file's name disagrees with its content about compression."""
     named_gz = stream.path.name.lower().endswith(".gz")
     if named_gz != stream.compressed:
         stream.notes.append("named .gz but not compressed" if named_gz else
                             "compressed although its name does not end in .gz")
 
 
-def _parse_header(stream):
+def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
     """nibabel's header of the first bytes, unrepaired, and whether the voxels are in the same file."""
     path, head = stream.path, stream.head
     if head.startswith(b"version https://git-lfs"):
@@ -101,16 +104,19 @@ def _parse_header(stream):
     refuse(path, f"not NIfTI; starts with {block[:8]!r}", "Convert the CT to .nii.gz")
 
 
-def _repair_codes(header, notes):
-    """Unknown sform and qform codes mean "not set", as nibabel reads them."""
+def _repair_codes(header: nib.Nifti1Header, notes: list[str]) -> None:
+    """Read unknown sform and qform codes as "not set", as nibabel does."""
     for field in ("qform_code", "sform_code"):
         if int(header[field]) not in xform_codes.value_set("code"):
             notes.append(f"{field} {int(header[field])} in the header is unknown; it is read as 0")
             header[field] = 0
 
 
-def grid_shape(dim, path):
-    """(X, Y, Z) of the header's dim field [n, X, Y, Z, T, ...]; a single time point is squeezed."""
+def grid_shape(dim: Sequence[int], path: str | Path) -> tuple[int, int, int]:
+    """(X, Y, Z) of the header's dim field [n, X, Y, Z, T, ...]. A single time point is squeezed.
+
+    Raises VolumeError for what is not one 3-D volume.
+    """
     ndim, dims = int(dim[0]), [int(n) for n in dim[1:]]
     shape = dims[:ndim] if 1 <= ndim <= 7 else []
     if not shape or min(shape) < 1:
@@ -122,10 +128,11 @@ def grid_shape(dim, path):
     if math.prod(shape[3:]) > 1:
         refuse(path, f"4-D, shape {tuple(shape)}; need a 3-D CT",
                "Save one volume first: nib.save(img.slicer[..., 0], 'one.nii.gz')")
-    return tuple(shape[:3])
+    return shape[0], shape[1], shape[2]
 
 
-def _stored_dtype(header, path):
+def _stored_dtype(header: nib.Nifti1Header, path: Path) -> np.dtype:
+    """The number type of the voxels in the file. Raises VolumeError for colours and complex numbers."""
     code = int(header["datatype"])
     if code in (128, 2304):
         refuse(path, "RGB image (a screenshot export?)", "Export the CT itself, in Hounsfield units")
@@ -140,14 +147,16 @@ def _stored_dtype(header, path):
     return dtype
 
 
-def _vox_offset(header, single, path):
+def _vox_offset(header: nib.Nifti1Header, single: bool, path: Path) -> int:
+    """The byte at which the voxels start."""
     offset, least = float(header["vox_offset"]), header.sizeof_hdr + 4 if single else 0
     if not (least <= offset <= MAX_OFFSET and offset.is_integer()):
         refuse(path, f"bad vox_offset {offset:g} in the header", DAMAGED)
     return int(offset)
 
 
-def _check_promise(stream, shape, dtype, offset, max_voxels):
+def _check_promise(stream: ByteStream, shape: tuple[int, int, int], dtype: np.dtype, offset: int,
+                   max_voxels: int) -> None:
     """Compare what the header promises with what the file can hold, before anything is allocated."""
     voxels = math.prod(shape)                                 # Python integers: no overflow
     promised = offset + voxels * dtype.itemsize
@@ -161,16 +170,16 @@ def _check_promise(stream, shape, dtype, offset, max_voxels):
         _refuse_surplus(stream, promised)
     if voxels > max_voxels:
         refuse(stream.path, f"{voxels:,} voxels ({grid}), more than the limit of {int(max_voxels):,}",
-               "Raise --max-voxels if the memory allows it, or crop the CT")
+               "Crop it or resample it to larger voxels; infer also takes a higher limit, --max-voxels")
 
 
-def _refuse_surplus(stream, promised):
+def _refuse_surplus(stream: ByteStream, promised: int) -> NoReturn:
     refuse(stream.path, f"more data than declared: the header stands for {promised:,} bytes",
            "The header is wrong; save the CT again with the program that made it")
 
 
-def _skip_extensions(stream, offset, header):
-    """Go to the voxels. Extensions are not parsed, but one that does not fit before the voxels shows a broken file."""
+def _skip_extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) -> None:
+    """Read up to the voxels. Extensions are not parsed, but one that does not fit before the voxels is refused."""
     try:
         skipped = stream.read(offset - stream.delivered)
     except EOFError:
@@ -187,8 +196,8 @@ def _skip_extensions(stream, offset, header):
         at += size
 
 
-def _read_payload(stream, voxels, dtype):
-    """All voxels, in blocks; memory grows with the bytes that arrive. Reads to the end, where gzip keeps its CRC."""
+def _read_payload(stream: ByteStream, voxels: int, dtype: np.dtype) -> np.ndarray:
+    """All voxels, read in blocks: memory grows with the bytes that arrive. Reads to the end, to the CRC of gzip."""
     kept = np.dtype(np.float32) if dtype.itemsize >= 8 else dtype.newbyteorder("=")
     buffer, expected = bytearray(), stream.delivered + voxels * dtype.itemsize
     try:
@@ -197,10 +206,8 @@ def _read_payload(stream, voxels, dtype):
             block = stream.read(wanted)
             if len(block) < wanted:
                 refuse(stream.path, f"truncated: expected {expected:,} bytes, got {stream.delivered:,}", DAMAGED)
-            if kept != dtype:
-                with np.errstate(over="ignore"):              # beyond float32 becomes inf, and is counted as such later
-                    block = np.frombuffer(block, dtype).astype(kept).data.cast("B")
-            buffer += block
+            with np.errstate(over="ignore"):                  # beyond float32 becomes inf, and is counted as such later
+                buffer += block if kept == dtype else np.frombuffer(block, dtype).astype(kept).data.cast("B")
         surplus = stream.read(SLACK_BYTES + 1)
     except EOFError:
         what = "truncated (CRC missing)" if len(buffer) == voxels * kept.itemsize else "truncated"
@@ -214,8 +221,11 @@ def _read_payload(stream, voxels, dtype):
 
 # --------------------------------------------------------------------------------------------------- the affine
 
-def header_affine(header, path, notes):
-    """The affine (4, 4) of a header: sform before qform, as the standard says; what is doubtful goes to `notes`."""
+def header_affine(header: nib.Nifti1Header, path: str | Path, notes: list[str]) -> np.ndarray:
+    """The affine (4, 4) of a header: sform before qform, as the standard says. Doubts are appended to `notes`.
+
+    Raises VolumeError where the header holds no usable affine.
+    """
     header = header.copy()
     zooms = np.abs(header["pixdim"][1:4].astype(float))
     header["pixdim"][1:4] = zooms
@@ -234,10 +244,11 @@ def header_affine(header, path, notes):
     elif header["sform_code"] or header["qform_code"]:
         refuse(path, "the header holds no valid affine (sform, qform)", "Save the CT again with its orientation")
     else:
-        affine = usable_affine(header.get_base_affine)
-        if affine is None:
+        base = usable_affine(header.get_base_affine)
+        if base is None:
             refuse(path, f"no orientation and no voxel size in the header (pixdim {zooms.tolist()})",
                    "Save the CT again with its affine")
+        affine = base
         axes = "".join(nib.aff2axcodes(affine))
         notes.append(f"no orientation information (sform and qform codes are 0); the axes are assumed to be {axes}")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -247,8 +258,8 @@ def header_affine(header, path, notes):
     return affine
 
 
-def usable_affine(get):
-    """The affine that `get` returns when it is finite, of this world and invertible, else None."""
+def usable_affine(get: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """The affine that `get` returns if it is finite, invertible and of a plausible size, else None."""
     try:
         with np.errstate(all="ignore"):
             affine = get()
@@ -262,28 +273,36 @@ def usable_affine(get):
     return affine if abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3 else None
 
 
-def _differ(affine, other):
-    """More than 1 % in a voxel size, 1 degree in an axis, or half a voxel in the origin."""
+def _differ(affine: np.ndarray, other: np.ndarray) -> bool:
+    """Whether they differ by more than 1 % in a voxel size, 1 degree in an axis, or half a voxel in the origin."""
     sizes, others = (np.linalg.norm(a[:3, :3], axis=0) for a in (affine, other))
     cosines = (affine[:3, :3] / sizes * other[:3, :3] / others).sum(axis=0)
     return bool((abs(sizes / others - 1) > 0.01).any() or (cosines < np.cos(np.radians(1.0))).any()
                 or np.linalg.norm(affine[:3, 3] - other[:3, 3]) > 0.5 * sizes.min())
 
 
-def format_mm(sizes):
+def format_mm(sizes: np.ndarray | Sequence[float] | float) -> str:
+    """Sizes for a message.
+
+    >>> format_mm([0.7031, 0.7031, 5.0])
+    '0.7031 x 0.7031 x 5'
+    """
     return " x ".join(f"{size:.4g}" for size in np.atleast_1d(sizes))
 
 
-# --------------------------------------------------------------------------------------------------- bytes out
+# --------------------------------------------------------------------------------------------------- writing
 
+def write_nifti(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+    """Write `array` (X, Y, Z) under a complete `header`: in blocks, atomically, and equal bytes for equal input.
 
-def write_nifti(path, array, header):
-    """Write `array` (X, Y, Z) under a complete `header`, block by block, atomically, equal bytes for equal input."""
+    The name decides about compression: .gz is compressed.
+    """
     planes = max(1, BLOCK_BYTES // max(1, array[..., :1].nbytes))
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as plain:
         with contextlib.ExitStack() as stack:
+            file: io.BufferedWriter | gzip.GzipFile = plain
             if str(path).endswith(".gz"):                     # mtime and name would make equal results differ
-                file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0))
+                file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=plain, mtime=0))
             file.write(header.binaryblock)
             file.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))
             for start in range(0, array.shape[2], planes):

@@ -1,44 +1,58 @@
-"""Resampling from one grid to another and back, plane by plane."""
+"""Resampling from one grid to another and back, plane by plane (Section 4.1.2: 1.5 mm isotropic voxels).
+
+Two grids of one volume share the centre of their field of view. Read volume.py first.
+"""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .bits import bounding_box
+from .bits import Box, bounding_box
 from .byte_stream import VolumeError
+from .limits import MAX_VOXELS
 from .nifti import format_mm
-from .volume import MAX_VOXELS, voxel_size_mm
+from .volume import voxel_size_mm
+
+BLOCK_PLANES = 32                                      # native planes that resample_back makes at a time
+
+Spacing = float | Sequence[float] | np.ndarray         # mm, one for all axes or one per axis
+Taps = tuple[np.ndarray, np.ndarray]                   # along one axis: see _taps
 
 
-def resampled_shape(shape, spacing_mm, new_spacing_mm):
-    """Shape of the grid of `new_spacing_mm` that covers the same field of view; at least one voxel an axis.
+def resampled_shape(shape: Sequence[int], spacing_mm: Spacing, new_spacing_mm: Spacing) -> tuple[int, int, int]:
+    """Shape of the grid of `new_spacing_mm` that covers the same field of view, with at least one voxel per axis.
+
+    Raises VolumeError where it has more than MAX_VOXELS voxels.
 
     >>> resampled_shape((512, 512, 300), (0.8, 0.8, 1.0), 1.5)
     (273, 273, 200)
     """
     ratios = np.broadcast_to(spacing_mm, 3) / np.broadcast_to(new_spacing_mm, 3)
-    new_shape = tuple(max(1, round(float(n * ratio))) for n, ratio in zip(shape, ratios))
+    depth, height, width = (max(1, round(float(n * ratio))) for n, ratio in zip(shape, ratios))
+    new_shape = depth, height, width
     if math.prod(new_shape) > MAX_VOXELS:
         raise VolumeError(f"voxels of {format_mm(spacing_mm)} mm make a grid of {new_shape} at "
                           f"{format_mm(new_spacing_mm)} mm, more than {MAX_VOXELS:,} voxels. Check its voxel size.")
     return new_shape
 
 
-def resample(array, affine, new_spacing_mm, shape=None, antialias=False, dtype=np.float32):
-    """Resample linearly; both grids share the centre of the field of view, so that resampling commutes with flips.
+def resample(array: np.ndarray, affine: np.ndarray, new_spacing_mm: Spacing, shape: Sequence[int] | None = None,
+             antialias: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Resample linearly. Both grids share the centre of the field of view, so that resampling commutes with flips.
 
     array:     (D, H, W)  any numeric type
     shape:     of the result; default `resampled_shape`
     antialias: average over the new voxel (a triangle of half-width new / old spacing) where the new grid is coarser
-    returns:   (D', H', W') of `dtype`, Fortran order, and its affine
+    returns:   (D', H', W') float32, Fortran order, and its affine
     """
     spacing, target = voxel_size_mm(affine), np.broadcast_to(np.asarray(new_spacing_mm, float), 3)
-    shape = tuple(shape) if shape is not None else resampled_shape(array.shape, spacing, target)
-    taps = [_taps(*sizes, antialias) for sizes in zip(array.shape, shape, target / spacing)]
-    return _separable(array, taps, dtype), _same_centre(affine, array.shape, shape, target / spacing)
+    new_shape = tuple(shape) if shape is not None else resampled_shape(array.shape, spacing, target)
+    taps = [_taps(*sizes, antialias) for sizes in zip(array.shape, new_shape, target / spacing)]
+    return _separable(array, taps), _same_centre(affine, array.shape, new_shape, target / spacing)
 
 
-def _same_centre(affine, shape, new_shape, ratio):
+def _same_centre(affine: np.ndarray, shape: Sequence[int], new_shape: Sequence[int], ratio: np.ndarray) -> np.ndarray:
     """Affine of the grid whose voxels are `ratio` times as large and whose centre is the same point."""
     affine = np.asarray(affine, float)
     new = affine.copy()
@@ -47,7 +61,7 @@ def _same_centre(affine, shape, new_shape, ratio):
     return new
 
 
-def _taps(n, new_n, ratio, antialias=False):
+def _taps(n: int, new_n: int, ratio: float, antialias: bool = False) -> Taps:
     """Which input voxels make each output voxel along one axis, and with which weights.
 
     The centre of output voxel j lies at input coordinate (j - (new_n - 1) / 2) * ratio + (n - 1) / 2. The weights are a
@@ -63,34 +77,37 @@ def _taps(n, new_n, ratio, antialias=False):
     return np.clip(index, 0, n - 1), weight.astype(np.float32)
 
 
-def _separable(array, taps, dtype=np.float32):
-    """Apply the taps of the three axes, along the last one, the slowest of a NIfTI file; besides the result it holds a few planes.
+def _separable(array: np.ndarray, taps: Sequence[Taps]) -> np.ndarray:
+    """Apply the taps of the three axes, plane by plane along the last axis, the slowest one of a NIfTI file.
 
     Each input plane is first resampled inside the plane (and kept as long as the next output plane needs it), then
-    the planes are mixed. The order of axes is the same for any layout in memory, and so is every rounding: a file stored
-    with its axes permuted gives the same voxels.
+    the planes are mixed. Besides the result only a few planes are held in memory. The order of axes is the same for
+    any layout in memory, and so is every rounding: a file stored with its axes permuted gives the same voxels.
+
+    array:   (D, H, W)
+    returns: float32, Fortran order
     """
     order = (2, 1, 0)                                                                   # slowest, middle, fastest
     planes, (slow, rows, columns) = array.transpose(order), [taps[axis] for axis in order]
-    result = np.empty([len(index) for index, _ in taps], dtype, order="F")
-    kept = {}                                                                           # input plane -> resampled plane
+    result = np.empty([len(index) for index, _ in taps], np.float32, order="F")
+    kept: dict[int, np.ndarray] = {}                                                    # input plane -> resampled plane
     for out, index, weight in zip(result.transpose(order), *slow):
         needed = {k: weight[index == k].sum() for k in dict.fromkeys(index[weight > 0].tolist())}
         kept = {k: kept[k] if k in kept else _resample_plane(planes[k], rows, columns) for k in needed}
-        mixed = sum(kept[k] * needed[k] for k in needed)
-        out[...] = np.rint(mixed) if out.dtype.kind in "iu" else mixed
+        out[...] = sum(kept[k] * needed[k] for k in needed)
     return result
 
 
-def _resample_plane(plane, rows, columns):
-    """One plane (rows, columns) as float32; the axis that shrinks goes first, there is less to do then."""
+def _resample_plane(plane: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
+    """One plane (rows, columns) as float32. An axis that shrinks goes first, which leaves less to do for the other."""
     plane = plane.astype(np.float32)
     if len(rows[0]) < plane.shape[0]:
         return _mix(_mix(plane, rows, axis=0), columns, axis=1)
     return _mix(_mix(plane, columns, axis=1), rows, axis=0)
 
 
-def _mix(plane, taps, axis):
+def _mix(plane: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
+    """Apply taps along one axis of a plane."""
     index, weight = taps                                                                # (n, K), (n, K)
     weight = weight[:, None, :] if axis == 0 else weight[None, :, :]
     mixed = plane.take(index[:, 0], axis) * weight[..., 0]
@@ -99,8 +116,12 @@ def _mix(plane, taps, axis):
     return mixed
 
 
-def _within(taps, start, size):
-    """Taps on a crop of the input that is 0 outside: the outputs it can reach (slice), and their taps on the crop."""
+def _within(taps: Taps, start: int, size: int) -> tuple[slice, Taps]:
+    """Taps for a crop of an input that is 0 outside the crop.
+
+    start, size: of the crop along this axis
+    returns:     the outputs that the crop can reach, and their taps on the crop
+    """
     index, weight = taps
     weight = np.where((index >= start) & (index < start + size), weight, np.float32(0))
     reached = np.flatnonzero(weight.any(axis=1))
@@ -108,33 +129,38 @@ def _within(taps, start, size):
     return outputs, (np.clip(index[outputs] - start, 0, size - 1), weight[outputs])
 
 
-def resample_back(values, start, model_shape, native_shape, model_affine, native_affine, planes=32):
-    """Bring one class from the model's grid back to the native grid, the inverse geometry of `resample`, linearly.
+def resample_back(values: np.ndarray, start: Sequence[int], model_shape: Sequence[int], native_shape: Sequence[int],
+                  model_affine: np.ndarray, native_affine: np.ndarray) -> Iterator[tuple[Box, np.ndarray]]:
+    """Bring one class from the model's grid back to the native grid by linear interpolation: the inverse of `resample`.
 
     values: (d, h, w)  crop of a volume of `model_shape` that is 0 elsewhere
     start:  (3,)       index of its first voxel in that volume
-    yields: slices into the native RAS+ array, and the values (float32, Fortran order) there, at most `planes` planes of
-            axis 2 at a time; native voxels that are not visited are 0
+    yields: slices into the native RAS+ array, and the values (float32, Fortran order) there, at most BLOCK_PLANES
+            planes of axis 2 at a time; native voxels that are not visited are 0
     """
     ratio = voxel_size_mm(native_affine) / voxel_size_mm(model_affine)
-    boxes, taps = zip(*(_within(_taps(n, native_n, r), first, size) for n, native_n, r, first, size
+    boxes, taps = zip(*(_within(_taps(n, native_n, r), low, size) for n, native_n, r, low, size
                         in zip(model_shape, native_shape, ratio, start, values.shape)))
     if 0 in (box.stop - box.start for box in boxes):
         return
     index, weight = taps[2]
-    for at in range(0, len(index), planes):
-        part = slice(at, min(at + planes, len(index)))
+    for first in range(0, len(index), BLOCK_PLANES):
+        part = slice(first, min(first + BLOCK_PLANES, len(index)))
         low, high = index[part].min(), index[part].max() + 1
         block = np.asfortranarray(values[:, :, low:high])
         native = (*boxes[:2], slice(boxes[2].start + part.start, boxes[2].start + part.stop))
         yield native, _separable(block, [*taps[:2], (index[part] - low, weight[part])])
 
 
-def resample_mask(mask, affine, new_spacing_mm):
+def resample_mask(mask: np.ndarray, affine: np.ndarray, new_spacing_mm: Spacing) -> np.ndarray:
     """Resample a mask to the grid that `resample` gives, keeping its volume, so that thin structures survive.
 
-    A new voxel is set when the mask covers half of it; where that loses volume (a vessel thinner than a voxel), the
-    voxels covered most are set, as many as the volume asks for. A mask that is not empty keeps a voxel at least.
+    A new voxel is set when the mask covers half of it. Where that loses volume (a vessel thinner than a voxel), the
+    voxels that the mask covers most are set, as many as the volume requires. A mask that is not empty keeps at least
+    one voxel.
+
+    mask:    (D, H, W) bool
+    returns: (D', H', W') bool, Fortran order
     """
     spacing, target = voxel_size_mm(affine), np.broadcast_to(np.asarray(new_spacing_mm, float), 3)
     shape = resampled_shape(mask.shape, spacing, target)

@@ -1,1 +1,1 @@
-"""What segmenter.py is made of. Read segmenter.py first."""
+"""The steps of segmenter.py, and which files `infer` reads and writes. Read segmenter.py first."""

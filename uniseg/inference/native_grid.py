@@ -1,17 +1,32 @@
-"""From logits on the model's grid to masks on the CT's own grid, with one byte a voxel and class."""
+"""From logits on the model's grid to masks on the grid of the CT, with one byte per voxel and class (Section 4.1.2).
+
+Floats for all classes of a whole CT would need gigabytes. So each slab of logits becomes bytes at once: 128 is the
+class's threshold, one step is 1/32 of a logit, and 0 is 4 logits or more below the threshold. Bytes are kept in a box
+around the voxels above 0 only. Read imaging/bits.py and imaging/resampling.py first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import taxonomy
-from ..imaging.bits import bit_dtype, bounding_box, get_bit
+from ..imaging.bits import Box, bit_dtype, bounding_box, get_bit, set_bit
+from ..imaging.merging import merging_groups, paint_where_surer
 from ..imaging.resampling import resample_back
 
-STEPS_PER_LOGIT = 32     # a logit is stored as a byte: 128 is the threshold, one step is 1/32, 0 is 4 or more below
+STEPS_PER_LOGIT = 32
 AT_THRESHOLD = 128
 
 
-def to_bytes(logits, limit):
-    """Logits -> bytes: above AT_THRESHOLD just where logit > limit, below it elsewhere, 1/32 a step."""
+class Crop(NamedTuple):
+    """The bytes of one class in a box of the model's grid; outside the box they are 0."""
+
+    start: Sequence[int]     # (3,) index of the box's first voxel
+    values: np.ndarray       # (d, h, w) uint8, Fortran order
+
+
+def logits_to_bytes(logits: np.ndarray, limit: float) -> np.ndarray:
+    """Logits -> uint8: above AT_THRESHOLD exactly where logit > limit, below it elsewhere, 1/32 of a logit per step."""
     steps = np.rint((logits - np.float32(limit)) * STEPS_PER_LOGIT) + AT_THRESHOLD
     inside = logits > limit
     steps[inside] = np.clip(steps[inside], AT_THRESHOLD + 1, 255)
@@ -19,82 +34,87 @@ def to_bytes(logits, limit):
     return steps.astype(np.uint8)
 
 
-def box_at(start, shape):
-    return tuple(slice(s, s + n) for s, n in zip(start, shape))
+def join_slabs(slabs: Sequence[Crop], region: Box | None, shape: Sequence[int]) -> Crop | None:
+    """The slabs of one class as one crop of the model's grid: the box of its mask and one voxel around it.
 
-
-def assemble(pieces, offset, shape):
-    """The slabs of one class joined: (start on the model grid, bytes), cropped to its mask and one voxel around it.
-
-    offset: of the body box that the pieces count from, on the model grid of the given shape.
-
-    None where no voxel is above the threshold. Outside all pieces a byte is 0.
+    slabs:   crops whose starts count from the first voxel of `region`
+    region:  part of the model's grid that the network has seen; None for nothing, without slabs
+    shape:   (D, H, W) of the model's grid
+    returns: None where no voxel is above the threshold
     """
-    if not any((values > AT_THRESHOLD).any() for _, values in pieces):
+    if region is None or not any((slab.values > AT_THRESHOLD).any() for slab in slabs):
         return None
-    starts = [np.add(start, offset) for start, _ in pieces]
-    low = np.maximum(np.min(starts, axis=0) - 1, 0)
-    high = np.minimum(np.max([start + values.shape for start, (_, values) in zip(starts, pieces)], axis=0) + 1, shape)
+    starts = [np.add(slab.start, [part.start for part in region]) for slab in slabs]
+    stops = [start + slab.values.shape for start, slab in zip(starts, slabs)]
+    low, high = np.maximum(np.min(starts, axis=0) - 1, 0), np.minimum(np.max(stops, axis=0) + 1, shape)
     joined = np.zeros(high - low, np.uint8, order="F")
-    for start, (_, values) in zip(starts, pieces):
-        joined[box_at(start - low, values.shape)] = values
+    for start, slab in zip(starts, slabs):
+        joined[box_slices(start - low, slab.values.shape)] = slab.values
     tight = bounding_box(joined > AT_THRESHOLD, margin=1)
-    return [int(l) + s.start for l, s in zip(low, tight)], joined[tight]
+    assert tight is not None
+    return Crop([int(first) + part.start for first, part in zip(low, tight)], joined[tight])
 
 
-def to_native(bits, maps, numbers, affine, native_shape, native_affine):
-    """Bits (uint32) and label map on the native grid, RAS+, from refined model-grid bits and the bytes of each class.
+def masks_of(crops: Sequence[Crop | None], shape: Sequence[int]) -> np.ndarray:
+    """The masks of all classes on the model's grid, one bit per class: (D, H, W) of `bit_dtype`."""
+    bits = np.zeros(shape, bit_dtype(len(crops)), order="F")
+    for k, crop in enumerate(crops):
+        if crop is not None:
+            set_bit(bits, k, crop.values > AT_THRESHOLD, box_slices(crop.start, crop.values.shape))
+    return bits
 
-    numbers: {class: its value in the label map}, in the order of the bits
-    Every class is interpolated linearly inside its bounding box. Organs come first, then vessels, then tumours; within
-    one kind the class with the higher confidence (distance of the logit from its threshold) wins (Section 4.1.2).
+
+def box_slices(start: Sequence[int] | np.ndarray, shape: Sequence[int]) -> Box:
+    """The slices of the box that begins at `start`."""
+    return tuple(slice(int(s), int(s) + n) for s, n in zip(start, shape))
+
+
+def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[str, int], affine: np.ndarray,
+              native_shape: Sequence[int], native_affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The masks and the label map on the grid of the CT, from post-processed masks on the model's grid.
+
+    Every class is interpolated linearly inside its bounding box. In the label map organs come first, then vessels, then
+    tumours. Within one kind the class with the higher confidence (distance of the logit from its threshold) wins.
+
+    bits:    (D, H, W) the masks on the model's grid, one bit per class
+    crops:   the bytes of each class
+    values:  {class: its value in the label map}, in the order of the bits
+    returns: bits and label map (uint8, or uint16 beyond 255), both of `native_shape`, RAS+
     """
-    native_bits = np.zeros(native_shape, bit_dtype(len(numbers)), order="F")
-    label_map = np.zeros(native_shape, np.uint8 if max(numbers.values()) <= 255 else np.uint16, order="F")
-    confidence = np.zeros(native_shape, np.uint8, order="F")
-    for kind in taxonomy.MERGING_ORDER:
-        confidence.fill(0)
-        for k, name in enumerate(numbers):
-            if taxonomy.kind_of(name) != kind:
+    native_bits = np.zeros(native_shape, bit_dtype(len(values)), order="F")
+    label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
+    surest = np.zeros(native_shape, np.uint8, order="F")
+    names = list(values)
+    for group in merging_groups(names):
+        surest.fill(0)
+        for k in group:
+            crop = _agree_with_mask(get_bit(bits, k), crops[k])
+            if crop is None:
                 continue
-            found = _refined(get_bit(bits, k), maps[k])
-            if found is None:
-                continue
-            start, field = found
-            for box, block in resample_back(field, start, bits.shape, native_shape, affine, native_affine):
+            for box, block in resample_back(crop.values, crop.start, bits.shape, native_shape, affine, native_affine):
                 inside = block > AT_THRESHOLD
                 native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
-                block = np.rint(block).astype(np.uint8)
-                wins = inside & (block > confidence[box])
-                label_map[box][wins] = numbers[name]
-                confidence[box][wins] = block[wins]
+                confidence = np.where(inside, np.rint(block), 0).astype(np.uint8)
+                paint_where_surer(label_map[box], surest[box], values[names[k]], confidence)
     return native_bits, label_map
 
 
-def _refined(mask, found):
-    """(start, bytes) of a class whose mask post-processing may have changed: bytes agree with the mask everywhere."""
+def _agree_with_mask(mask: np.ndarray, crop: Crop | None) -> Crop | None:
+    """The bytes of a class, made to agree with its mask, which post-processing may have changed; None if it is empty.
+
+    mask: (D, H, W) bool on the model's grid
+    crop: None where all voxels of the mask came from the class of the other side
+    """
     box = bounding_box(mask, margin=1)
     if box is None:
         return None
     field = np.zeros([s.stop - s.start for s in box], np.uint8, order="F")
-    if found is not None:                                        # None: all voxels came from the partner's side
-        start, values = found
-        both = [(max(b.start, s), min(b.stop, s + n)) for b, s, n in zip(box, start, values.shape)]
+    if crop is not None:
+        both = [(max(b.start, s), min(b.stop, s + n)) for b, s, n in zip(box, crop.start, crop.values.shape)]
         if all(low < high for low, high in both):
-            field[tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(both, box))] = \
-                values[tuple(slice(low - s, high - s) for (low, high), s in zip(both, start))]
+            into = tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(both, box))
+            out_of = tuple(slice(low - s, high - s) for (low, high), s in zip(both, crop.start))
+            field[into] = crop.values[out_of]
     inside = mask[box]
     field = np.where(inside, np.maximum(field, AT_THRESHOLD + 1), np.minimum(field, AT_THRESHOLD - 1))
-    return [s.start for s in box], np.asfortranarray(field)
-
-
-def count_voxels(bits, numbers, voxel_mm3):
-    """Per class of `numbers`, see to_native: its number in the label map, voxels, ml, and whether it touches the border of the volume."""
-    counted = {}
-    faces = [bits[0], bits[-1], bits[:, 0], bits[:, -1], bits[:, :, 0], bits[:, :, -1]]
-    for k, (name, number) in enumerate(numbers.items()):
-        one = bits.dtype.type(1 << k)
-        voxels = sum(int(np.count_nonzero(bits[:, :, z] & one)) for z in range(bits.shape[2]))
-        counted[name] = {"label": number, "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
-                         "touches_border": bool(voxels and any((face & one).any() for face in faces))}
-    return counted
+    return Crop([s.start for s in box], np.asfortranarray(field))

@@ -71,7 +71,7 @@ def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
 
 
 def _check_results(jobs: Sequence[Job], masks: bool, may_exist: bool) -> None:
-    """Refuse two results of one name, a result in the place of an input or of a former result, and a read-only folder."""
+    """Refuse two results of one name, a result that would replace an input or a former one, and a read-only folder."""
     taken: dict[Path, Path] = {}
     sources = {_identity(path) for job in jobs for path in (job.ct, job.ct.parent) if path.exists()}
     for ct, result in jobs:

@@ -1,8 +1,9 @@
-"""A result: the label map, one bit for each class, and the statistics; and how it is written."""
+"""A result: the label map, the mask of each class, the statistics, and how they are written."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,40 +11,44 @@ import numpy as np
 from .. import taxonomy
 from ..imaging.bits import get_bit
 from ..imaging.file_names import json_path
-from ..imaging.volume import from_ras, write_label_map
+from ..imaging.volume import Geometry, from_ras, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write
 
 
 @dataclass
 class Segmentation:
-    """A result on the grid of the input, in the input's own orientation."""
+    """The result of Segmenter.segment, on the grid and in the orientation of the CT."""
 
-    label_map: np.ndarray      # shape of the input, uint8 (uint16 beyond 255): the class numbers of Table 2
-    classes: tuple             # names of the classes computed
-    stats: dict                # the content of the JSON file: voxels, ml, touches_border of each class, why one is
-                               # experimental, warnings, seconds
-    _bits: np.ndarray          # RAS+, bit k: classes[k]; overlaps kept
-    _geometry: object
+    label_map: np.ndarray          # (X, Y, Z) as the CT is stored: uint8, or uint16 beyond 255; the numbers of Table 2
+    classes: tuple[str, ...]       # names of the classes computed
+    stats: dict[str, Any]          # the content of the JSON file: voxels, ml and touches_border of each class, why a
+                                   # class is experimental, settings, warnings, seconds
+    _bits: np.ndarray              # (D, H, W) RAS+; bit k is the mask of classes[k], with overlaps
+    _geometry: Geometry
 
     @property
-    def affine(self):
-        """(4, 4) of the input."""
+    def affine(self) -> np.ndarray:
+        """The affine of the CT as stored, (4, 4)."""
         return self._geometry.affine
 
-    def mask(self, name):
-        """The class's own mask, bool, shape of the input; unlike the label map it keeps overlaps (tumour and organ).
+    def mask(self, name: str) -> np.ndarray:
+        """The mask of a class, bool, shape of the CT. Unlike the label map it keeps overlaps (tumour and organ).
 
-        An alias will do; the name of a pair ("kidneys") gives both sides in one mask.
+        name: of the class, or an alias; the name of a pair ("kidneys") gives both sides in one mask
+        Raises ValueError for a class that is not in this result.
         """
-        names = resolve_in(name, self.classes)
+        names = find_class(name, self.classes)
         if missing := [n for n in names if n not in self.classes]:
             raise ValueError(f"no class {missing[0]} in this result. It has {', '.join(self.classes)}.")
         mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
         return from_ras(mask, self._geometry.orientation)
 
-    def save(self, path, masks_folder=None):
-        """Write the label map, beside it the JSON (last: where it stands, the result is complete), and single masks."""
+    def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
+        """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
+
+        The JSON is written last: where it exists, the result is complete. Raises FileError for what cannot be written.
+        """
         path = Path(path)
         if masks_folder is not None:
             Path(masks_folder).mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,11 @@ class Segmentation:
             Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
 
 
-def resolve_in(name, classes):
-    """The classes that a name or an alias stands for; one beyond Table 2 only as one of `classes`. Raises ValueError."""
-    own = [n for n in (name, taxonomy.normalise_name(name)) if n in classes]
-    return tuple(own[:1]) or taxonomy.resolve(name)
+def find_class(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that a name or an alias stands for; those of Table 2 need not be among `classes`.
+
+    classes: of a model or a result, which may have names beyond Table 2
+    Raises ValueError for a name that neither knows.
+    """
+    known = [n for n in (name, taxonomy.normalise_name(name)) if n in classes]
+    return tuple(known[:1]) or taxonomy.resolve(name)

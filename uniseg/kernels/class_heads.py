@@ -1,29 +1,31 @@
 """Eq. (2) for all classes at once: the class heads as matrix products, with a backward pass written by hand.
 
-The readable form is `heads.plain_class_logits`. This one never repeats the feature map for each class. It takes a chunk of
-voxels at a time, so that on a CPU the hidden layers of 32 classes stay in the processor's cache, and it computes the hidden
-layers again in the backward pass instead of keeping them.
+The readable form is `heads.plain_class_logits`. This one does not repeat the feature map for each class. It takes a
+chunk of voxels at a time, so that the hidden layers of 32 classes stay in the cache of a CPU. In the backward pass it
+computes the hidden layers again instead of keeping them.
 
-Products of 8 x 8 matrices are too small to keep a GPU busy. There, up to GROUP classes form one block-diagonal product. A
-value that is not finite in one class then spreads to the classes of its group.
+8 x 8 products are too small for a GPU, so there up to GROUP classes form one block-diagonal product. A NaN in one class
+then spreads to its group.
 """
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 CHUNK = {"cpu": 1024, "cuda": 1 << 18}     # voxels at a time
-GROUP = {"cuda": 32}                       # Most classes combined in one matrix product; 1 on devices not listed.
+GROUP = {"cuda": 32}                       # most classes combined in one matrix product; 1 on devices not listed
 
 
 def class_logits(features: Tensor, theta: Tensor, sizes: Sequence[int], chunk: int | None = None,
                  group: int | None = None) -> Tensor:
     """The logits of `heads.class_logits`: features (B, 8, D, H, W), theta (B, K, 153) -> (B, K, D, H, W).
 
-    sizes: how the 153 parameters divide into w1, w2, w3, b1, b2, b3 (heads.SIZES)
-    chunk: voxels at a time; group: most classes in one product. None: by the kind of device.
+    sizes: the numbers of values in w1, w2, w3, b1, b2, b3 (heads.SIZES)
+    chunk: voxels at a time (None: CHUNK of the device)
+    group: most classes in one product (None: GROUP of the device)
 
     It computes in float32, whatever autocast says. A GPU may multiply in TF32 (machine/device.py, with_tensor_cores).
     """
@@ -35,9 +37,9 @@ def class_logits(features: Tensor, theta: Tensor, sizes: Sequence[int], chunk: i
 
 
 def classes_in_one(classes: int, most: int) -> int:
-    """How many classes share a matrix product: the largest divisor of their number up to `most`.
+    """How many classes share a matrix product: the largest divisor of their number that is at most `most`.
 
-    37 classes have no divisor up to 32 but 1, so each gets a product of its own, which is slower.
+    The only such divisor of 37 is 1, so each of 37 classes gets a product of its own, which is slower.
 
     >>> [classes_in_one(classes, 32) for classes in (6, 32, 34, 37)]
     [6, 32, 17, 1]
@@ -57,7 +59,7 @@ def _layers(theta: Tensor, sizes: Sequence[int], group: int) -> tuple[Tensor, ..
 
 
 def _blocks(matrices: Tensor, group: int) -> Tensor:
-    """(K, a, b) -> (K/G, G a, G b): the matrices of G classes become the blocks of one diagonal, with 0 elsewhere."""
+    """(K, a, b) -> (K/G, G a, G b): the matrices of G classes become the diagonal blocks of one matrix, 0 elsewhere."""
     classes, rows, columns = matrices.shape
     wide = matrices.new_zeros(classes // group, group, rows, group, columns)
     _diagonal(wide).copy_(matrices.unflatten(0, (-1, group)))
@@ -65,26 +67,26 @@ def _blocks(matrices: Tensor, group: int) -> Tensor:
 
 
 def _of_blocks(wide: Tensor, rows: int, columns: int) -> Tensor:
-    """The inverse of `_blocks`, (K/G, G rows, G columns) -> (K, rows, columns); values beside the blocks are ignored."""
+    """The inverse of `_blocks`: (K/G, G rows, G columns) -> (K, rows, columns); the rest is ignored."""
     return _diagonal(wide.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))).flatten(0, 1)
 
 
 def _diagonal(wide: Tensor) -> Tensor:
-    """The blocks of (K/G, G, a, G, b) as a view (K/G, G, a, b)."""
+    """The diagonal blocks of (K/G, G, a, G, b) as a view (K/G, G, a, b)."""
     return wide.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
 def _hidden(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-    """The two hidden layers of all classes for the voxels x (8, n): (K/G, 8G, n) twice."""
+    """The two hidden layers of all classes for the voxels x (8, n): two tensors (K/G, 8G, n)."""
     h1 = torch.addmm(b1, w1, x).relu_().view(len(w2), -1, x.shape[1])          # ReLU(w1 F + b1)
     h2 = torch.baddbmm(b2, w2, h1).relu_()                                     # ReLU(w2 h1 + b2)
     return h1, h2
 
 
 def _where_positive(gradient: Tensor, hidden: Tensor) -> Tensor:
-    """The gradient in front of a ReLU, in place: 0 where the ReLU's output `hidden` is 0.
+    """The gradient before a ReLU, in place: 0 where the ReLU's output `hidden` is 0.
 
-    This operator makes one pass over the memory, where a product with a mask makes three.
+    This operator passes over the memory once; a product with a mask would pass three times.
     """
     return torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
 
@@ -97,11 +99,11 @@ def without_autocast(device: str) -> contextlib.AbstractContextManager:
 
 
 class ClassHeads(torch.autograd.Function):
-    """Eq. (2) on flattened voxels, and its gradient."""
+    """Eq. (2) on flattened voxels, and its gradient with respect to features and theta."""
 
     @staticmethod
-    def forward(ctx, features, theta, sizes, chunk, group):
-        """features (B, 8, N), theta (B, K, 153) -> logits (B, K, N)."""
+    def forward(ctx: Any, features: Tensor, theta: Tensor, sizes: Sequence[int], chunk: int, group: int) -> Tensor:
+        """features (B, 8, N), theta (B, K, 153) -> logits (B, K, N). The others are as in `class_logits`."""
         ctx.save_for_backward(features, theta)
         ctx.sizes, ctx.chunk, ctx.group = sizes, chunk, group
         logits = features.new_empty(features.shape[0], theta.shape[1], features.shape[2])
@@ -110,17 +112,19 @@ class ClassHeads(torch.autograd.Function):
                 w1, w2, w3, b1, b2, b3 = _layers(parameters, sizes, group)
                 for i in range(0, image.shape[1], chunk):
                     _, h2 = _hidden(image[:, i:i + chunk], w1, w2, b1, b2)
-                    out[:, i:i + chunk] = torch.baddbmm(b3, w3, h2).flatten(0, 1)  # ... * theta_3
+                    out[:, i:i + chunk] = torch.baddbmm(b3, w3, h2).flatten(0, 1)  # w3 h2 + b3: (K, n)
         return logits
 
     @staticmethod
-    def backward(ctx, grad_logits):
+    def backward(ctx: Any, grad_logits: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of features (B, 8, N) and theta (B, K, 153) from that of the logits (B, K, N)."""
         features, theta = ctx.saved_tensors
         grad_features, grad_theta = torch.zeros_like(features), torch.zeros_like(theta)
         with without_autocast(features.device.type):
             for b, (image, parameters) in enumerate(zip(features, theta)):
                 layers = w1, w2, _, b1, b2, _ = _layers(parameters, ctx.sizes, ctx.group)
-                w2_t, w3_t = w2.transpose(1, 2).contiguous(), parameters.split(ctx.sizes, dim=1)[2][..., None].contiguous()
+                w2_t = w2.transpose(1, 2).contiguous()                                      # (K/G, 8G, 8G)
+                w3_t = parameters.split(ctx.sizes, dim=1)[2][..., None].contiguous()        # (K, 8, 1)
                 sums = [torch.zeros_like(part) for part in layers]
                 g_w1, g_w2, g_w3, g_b1, g_b2, g_b3 = sums
                 for i in range(0, image.shape[1], ctx.chunk):

@@ -1,8 +1,8 @@
 """The sum of Eq. (4) over the labelled (sample, class) pairs, with its gradient written by hand.
 
 The readable form is `losses.plain_masked_sum`. This one takes a few pairs at a time, and its backward pass computes the
-sigmoid again instead of keeping it. Beside the gradient, nothing larger is made than one pair's patch on a CPU, or the
-patches of one image on a GPU.
+sigmoid again instead of keeping it. Except for the gradient, its largest tensors are the patch of one pair on a CPU, or
+the patches of one image on a GPU.
 """
 
 from typing import Any
@@ -12,19 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Pairs at a time. One fits into the cache of a CPU; all classes of an image keep a GPU busy.
+# Pairs at a time. One pair fits into the cache of a CPU. All classes of an image keep a GPU busy.
 ROWS = {"cpu": 1, "cuda": 32}
-VOXELS = (1, 2, 3)       # axes of rows (n, D, H, W)
+VOXELS = (1, 2, 3)       # the spatial axes of rows (n, D, H, W)
+
+Rows = tuple[int, "slice | Tensor"]      # an image and some of its classes: indices into (B, K, ...)
 
 
 class MaskedSum(torch.autograd.Function):
-    """Sum over the labelled pairs of (BCE + Dice loss), and the sums (3, K) of p t, p and t, which carry no gradient.
+    """The sum of BCE + Dice loss over the labelled pairs, and the sums (3, K) of p t, p and t, which have no gradient.
 
-    With p = sigmoid(x), N voxels, t the target and smooth = 1:
+    With logit x, p = sigmoid(x), target t and N voxels:
 
         BCE = mean(softplus(x) - t x)                        dBCE/dx = (p - t) / N
-        D   = 1 - d, the quotient d = (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)
-                                                             dD/dp = -(2 t - d) / (sum(p) + sum(t) + 1)
+        D = 1 - d, with the Dice quotient d = (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth)
+                                                             dD/dp = -(2 t - d) / (sum(p) + sum(t) + smooth)
     """
 
     @staticmethod
@@ -38,16 +40,16 @@ class MaskedSum(torch.autograd.Function):
         sums = total.new_zeros(3, logits.shape[1])
         for rows in ctx.rows:
             x, t = logits[rows].to(total.dtype), target[rows].to(total.dtype)
-            loss, found = _rows_loss(x, t, _weight(positive_weight, rows), dice_of_absent, smooth)
+            loss, rows_sums = _rows_loss(x, t, _weight(positive_weight, rows), dice_of_absent, smooth)
             total += loss.sum()
-            sums[:, rows[1]] += found
+            sums[:, rows[1]] += rows_sums
         ctx.mark_non_differentiable(sums)
         return total, sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the sum with respect to the logits, times grad_total (0-d); the targets get none."""
+        """The gradient of the sum with respect to the logits, times grad_total (0-d). The targets have no gradient."""
         logits, target, positive_weight = ctx.saved_tensors
         gradient = torch.zeros_like(logits)
         for rows in ctx.rows:
@@ -57,27 +59,28 @@ class MaskedSum(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _rows(labelled: Tensor, device: torch.device) -> list[tuple[int, slice | Tensor]]:
-    """The labelled pairs of (B, K) as indices into (B, K, ...): [(image, its classes)], up to ROWS classes at a time."""
+def _rows(labelled: Tensor, device: torch.device) -> list[Rows]:
+    """The labelled pairs of (B, K), as an image and up to ROWS of its classes at a time."""
     most = ROWS.get(device.type, ROWS["cuda"])
-    found: list[tuple[int, slice | Tensor]] = []
+    rows: list[Rows] = []
     for b, row in enumerate(labelled.tolist()):
         classes = [k for k, has in enumerate(row) if has]
         for i in range(0, len(classes), most):
             part = classes[i:i + most]
             # A slice is read in place; any other choice of classes is copied.
             together = part == list(range(part[0], part[-1] + 1))
-            found.append((b, slice(part[0], part[-1] + 1) if together else torch.tensor(part, device=device)))
-    return found
+            rows.append((b, slice(part[0], part[-1] + 1) if together else torch.tensor(part, device=device)))
+    return rows
 
 
-def _weight(positive_weight: Tensor | None, rows: tuple[int, slice | Tensor]) -> Tensor | None:
-    """The rows' weights of positive voxels, (n, 1, 1, 1); None where all are 1."""
+def _weight(positive_weight: Tensor | None, rows: Rows) -> Tensor | None:
+    """The weights of positive voxels in these rows, (n, 1, 1, 1); None if all are 1."""
     return None if positive_weight is None else positive_weight[rows][:, None, None, None]
 
 
-def _rows_loss(x: Tensor, t: Tensor, weight: Tensor | None, dice_of_absent: bool, smooth: float) -> tuple[Tensor, Tensor]:
-    """BCE + Dice loss of n classes of an image, (n,), and their sums (3, n). x: logits, t: targets, both (n, D, H, W)."""
+def _rows_loss(x: Tensor, t: Tensor, weight: Tensor | None, dice_of_absent: bool,
+               smooth: float) -> tuple[Tensor, Tensor]:
+    """BCE + Dice loss of n classes of an image, (n,), and their sums (3, n). x: logits, t: targets, (n, D, H, W)."""
     _, quotient, sums = _dice(torch.sigmoid(x), t, smooth)
     loss = _weighted(F.softplus(x) - t * x, t, weight).mean(VOXELS)
     counts = 1 if dice_of_absent else sums[2] != 0
@@ -90,17 +93,17 @@ def _rows_gradient(x: Tensor, t: Tensor, weight: Tensor | None, dice_of_absent: 
     size, quotient, (_, _, true) = _dice(p, t, smooth)
     gradient = _weighted(p - t, t, weight) / x[0].numel()
     if not dice_of_absent:
-        size = torch.where(true[:, None, None, None] != 0, size, torch.inf)    # no step from Dice
+        size = torch.where(true[:, None, None, None] != 0, size, torch.inf)    # Dice then has the gradient 0
     return gradient - (2 * t - quotient) / size * p * (1 - p)
 
 
 def _dice(p: Tensor, t: Tensor, smooth: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Denominator and value of the Dice quotient d, (n, 1, 1, 1) each, and the sums of p t, p and t, (3, n)."""
-    both, predicted, true = (part.sum(VOXELS, keepdim=True) for part in (p * t, p, t))
+    """The denominator and the value of the Dice quotient d, (n, 1, 1, 1) each, and the sums of p t, p and t, (3, n)."""
+    overlap, predicted, true = (part.sum(VOXELS, keepdim=True) for part in (p * t, p, t))
     size = predicted + true + smooth
-    return size, (2 * both + smooth) / size, torch.stack([both, predicted, true]).flatten(1)
+    return size, (2 * overlap + smooth) / size, torch.stack([overlap, predicted, true]).flatten(1)
 
 
-def _weighted(each: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
-    """Each voxel's BCE times its weight: 1 for negative voxels, `weight` for positive ones."""
-    return each if weight is None else each * (1 + (weight - 1) * t)
+def _weighted(bce: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
+    """The BCE of each voxel times its weight: 1 for negative voxels, `weight` for positive voxels."""
+    return bce if weight is None else bce * (1 + (weight - 1) * t)

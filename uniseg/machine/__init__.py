@@ -1,1 +1,1 @@
-"""What a process asks of its machine: devices, memory, files, signals, other processes, the terminal. Nothing about CTs."""
+"""What a process needs of its machine: device, memory, files, signals, other processes, terminal. Nothing about CTs."""

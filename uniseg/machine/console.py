@@ -1,7 +1,7 @@
-"""The only place where the commands print. Results go to stdout; notes, warnings and errors go to stderr, one line each.
+"""The only place where the commands print. Results go to stdout; notes, warnings and errors go to stderr, a line each.
 
-A line is never the reason that work stops: a terminal that knows only ASCII gets escapes, a reader that closed its end of
-the pipe (`| head -1`) is ignored, and a progress bar is moved out of the way. Errors have the form
+Printing never stops the work: a terminal that knows only ASCII gets escapes, a reader that closed its end of the pipe
+(`| head -1`) is ignored, and a progress bar is moved out of the way. Errors have the form
 `uniseg: error: <path>: <what>. <what to do>.`
 """
 
@@ -53,7 +53,8 @@ def fail(error: BaseException, code: int, verbose: bool = False, path: Path | No
         with contextlib.suppress(BrokenPipeError):
             traceback.print_exception(error)
     text = on_one_line(str(error)) or type(error).__name__
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)):
+    no_memory = isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)
+    if isinstance(error, MemoryError) or no_memory:
         text = "out of memory. Name fewer --classes, or use a machine with more memory."
     if path is not None and printable(str(path)) not in text:
         text = f"{printable(str(path))}: {text}"
@@ -96,7 +97,7 @@ def _send_to_null_device(stream: TextIO) -> None:
     os.close(null)
 
 
-# ---------------------------------------------------------------------------------------- failures of torch, in plain words
+# -------------------------------------------------------------------------------------------- failures of a training
 
 def explain(error: BaseException) -> tuple[str | None, int]:
     """(one line for the user, exit code) for an exception of a training.
@@ -105,9 +106,10 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     fault of this program can raise; its traceback then says more.
     """
     text = str(error).strip()
+    no_file_name = isinstance(error, FileNotFoundError) and error.filename is None
     if text.startswith("Caught ") and "Original Traceback" in text:    # from a worker process of the DataLoader
         text = text.splitlines()[-1].partition(": ")[2]
-    elif isinstance(error, (ConnectionError, EOFError)) or isinstance(error, FileNotFoundError) and error.filename is None:
+    elif isinstance(error, (ConnectionError, EOFError)) or no_file_name:
         error = RuntimeError(text := "DataLoader worker")              # the batch lived in a worker that has died
     line = " ".join(text.split())
     if isinstance(error, ValueError):                  # DataError, VolumeError, CheckpointError, EmbeddingError
@@ -117,23 +119,26 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, MemoryError):
         line = "out of memory"
     if isinstance(error, (RuntimeError, MemoryError)):
-        return next((words for pattern, words in KNOWN_FAILURES.items() if re.search(pattern, line, re.IGNORECASE)), None), 1
+        known = (words for pattern, words in KNOWN_FAILURES.items() if re.search(pattern, line, re.IGNORECASE))
+        return next(known, None), 1
     return None, 1
 
 
 # {pattern in the message of torch, gloo or NCCL: what it means and what to do}. The first pattern that fits is taken.
 # torch.distributed raises plain RuntimeErrors, so that only their text tells them apart.
 KNOWN_FAILURES = {
-    r"backend='\w+' raised": "torch.compile fails on this machine. Leave --compile out.",
     r"DataLoader worker.*(bus error|shared memory)":
-        "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it (docker: --shm-size).",
+        "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it "
+        "(docker: --shm-size).",
     r"DataLoader worker": "a process that draws patches was killed, mostly for lack of memory. Reduce --workers.",
     r"out of memory|allocate memory": "out of memory. Give a smaller --batch-size (and --accumulate) or --patch-size.",
     r"EADDRINUSE|address already in use":
-        "the port for the processes to meet is taken. Let torchrun --standalone find one, or choose another --master-port.",
+        "the port for the processes to meet is taken. Let torchrun --standalone find one, or choose another "
+        "--master-port.",
     r"timed? ?out|timeout":
-        "another process did not answer within --timeout. Look for one that was killed or stalls, or give more minutes where "
-        "a preprocessing or validation takes long; then go on with --resume.",
-    r"closed by peer|connection (was )?(reset|closed|refused|aborted)|socket closed|broken pipe|remote process|NCCL|gloo":
+        "another process did not answer within --timeout. Look for one that was killed or stalls, or give more minutes "
+        "where a preprocessing or validation takes long; then go on with --resume.",
+    r"closed by peer|connection (was )?(reset|closed|refused|aborted)|socket closed|broken pipe|remote process"
+    r"|NCCL|gloo":
         "another process of this run ended. Its own message says why; then go on with --resume.",
 }

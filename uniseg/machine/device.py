@@ -17,7 +17,8 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}). Use --device cpu.") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: not usable here ({reason}). Use --device cpu.") from None
     return device
 
 

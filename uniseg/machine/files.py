@@ -12,7 +12,7 @@ from .console import printable
 
 
 class FileError(ValueError):
-    """A file that cannot be read or written. The text is one line for the user: which file, what is wrong, what to do."""
+    """A file that cannot be read or written. The text is one line for the user: which file, what, what to do."""
 
 
 def one_line(path: str | Path, what: str, remedy: str) -> str:
@@ -45,7 +45,8 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             free = shutil.disk_usage(path.parent).free / 2 ** 20
-            raise FileError(one_line(path, f"disk full, {free:.0f} MiB free", "Make room, or write to another disk")) from error
+            what = f"disk full, {free:.0f} MiB free"
+            raise FileError(one_line(path, what, "Make room, or write to another disk")) from error
         if isinstance(error, OSError):
             what = f"cannot be written: {error.strerror or error}"
             raise FileError(one_line(path, what, "Check the folder and its permissions")) from error

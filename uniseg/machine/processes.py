@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,16 +15,22 @@ from .device import choose_device, with_tensor_cores
 Batches = TypeVar("Batches")
 
 
+class Process(NamedTuple):
+    """One process of a training: its number, how many there are, and the device on which it computes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
 def launched() -> tuple[int, int]:
     """(rank, world) of this process as torchrun or a scheduler's script set it; (0, 1) for a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ.get("RANK", "0")), world) if world > 1 else (0, 1)
 
 
-def start_processes(device_name: str, timeout_minutes: float = 30.0) -> tuple[int, int, torch.device]:
-    """(rank, world, device) of a training. Joins the process group where torchrun started several processes.
-
-    The group uses NCCL on GPUs and gloo on CPUs.
+def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
+    """The Process of a training. Where torchrun started several, they join a group: NCCL on GPUs, gloo on CPUs.
 
     device_name:     of --device
     timeout_minutes: how long a process waits for the others before it gives up
@@ -33,7 +39,7 @@ def start_processes(device_name: str, timeout_minutes: float = 30.0) -> tuple[in
     torch.backends.cudnn.benchmark = True          # all patches have one size: cuDNN times its algorithms once
     _, world = launched()
     if world == 1:
-        return 0, 1, with_tensor_cores(choose_device(device_name))
+        return Process(0, 1, with_tensor_cores(choose_device(device_name)))
     if not dist.is_available():
         raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
@@ -43,7 +49,7 @@ def start_processes(device_name: str, timeout_minutes: float = 30.0) -> tuple[in
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
-    return dist.get_rank(), world, with_tensor_cores(device)
+    return Process(dist.get_rank(), world, with_tensor_cores(device))
 
 
 def several_processes() -> bool:
@@ -93,7 +99,7 @@ def workers_end_with(batches: Batches) -> Iterator[Batches]:
     try:
         yield batches
     finally:
-        if hasattr(batches, "_shutdown_workers"):          # only iterators with workers have this; there is no public API
+        if hasattr(batches, "_shutdown_workers"):    # only iterators with workers have this; there is no public API
             batches._shutdown_workers()
 
 

@@ -1,49 +1,60 @@
-"""Which patches each step of each process draws."""
+"""Which patches every step of every process draws, and the loader that draws them.
+
+Read data.py first: a patch is a pure function of the seed and its number, so that only numbers are dealt out here.
+"""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 
 from ..data import PatchDataset
+from ..datasets.cases import Case
 from ..machine.memory import workers_that_fit
+from ..machine.processes import Process
 from ..machine.signals import leave_signals_to_main
-from .split import preprocessing_of
+from .recipe import TrainConfig
+
+VOXEL_BYTES = 12                # of a patch: float32 image and int64 bits
 
 
 class SampleNumbers:
-    """The numbers of the samples of each batch from step `start` on, for one of `world` processes.
+    """The numbers of the samples in each batch from step `start` on, for one of `world` processes.
 
-    Step s draws samples s * G ... (s + 1) * G - 1 with G = batch * world * accumulate, whoever computes them.
+    Step s draws the samples s * G ... (s + 1) * G - 1, with G = batch_size * world * accumulate, whichever process
+    draws which of them.
     """
 
-    def __init__(self, config, start, rank=0, world=1):
+    def __init__(self, config: TrainConfig, start: int, rank: int = 0, world: int = 1) -> None:
         self.config, self.start, self.rank, self.world = config, start, rank, world
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         c = self.config
-        for step in range(self.start, c.epochs * c.steps_per_epoch):
+        for step in range(self.start, c.steps):
             for part in range(c.accumulate):
                 first = ((step * c.accumulate + part) * self.world + self.rank) * c.batch_size
                 yield list(range(first, first + c.batch_size))
 
-    def __len__(self):
-        c = self.config
-        return (c.epochs * c.steps_per_epoch - self.start) * c.accumulate
+    def __len__(self) -> int:
+        return (self.config.steps - self.start) * self.config.accumulate
 
 
-def make_patches(args, config, classes, cases):
-    """What the run draws; without augmentation for --overfit. Raises ValueError."""
-    plain = args.overfit is not None
-    return PatchDataset(cases, classes, preprocessing_of(config), config.patch_size, config.seed, config.foreground,
-                        0.0 if plain else config.rotate_probability, 0.0 if plain else config.shift_probability,
-                        config.balance, "paper" if plain else config.augment, config.lesions, 0.0 if plain else config.deform,
-                        dict(config.dataset_weights))
+def make_patches(cases: Sequence[Case], classes: Sequence[str], config: TrainConfig,
+                 plain: bool = False) -> PatchDataset:
+    """The patches of a run; plain: without augmentation, as in the sanity run of --overfit. Raises ValueError."""
+    if plain:
+        config = replace(config, rotate_probability=0.0, shift_probability=0.0, augment="paper")
+    return PatchDataset(cases, classes, config)
 
 
-def make_loader(args, config, patches, start, place):
-    """The batches of one process from step `start` on."""
-    rank, world, device = place
-    batch_bytes = config.batch_size * math.prod(config.patch_size) * 12             # image float32, bits int64
-    return torch.utils.data.DataLoader(patches, batch_sampler=SampleNumbers(config, start, rank, world),
-                                       num_workers=workers_that_fit(args.workers, batch_bytes),
-                                       pin_memory=device.type == "cuda", worker_init_fn=leave_signals_to_main)
+def make_loader(patches: PatchDataset, config: TrainConfig, process: Process, start: int,
+                workers: int) -> torch.utils.data.DataLoader:
+    """The batches of one process from step `start` on, drawn by `workers` other processes."""
+    batch_bytes = config.batch_size * math.prod(config.patch_size) * VOXEL_BYTES
+    numbers = SampleNumbers(config, start, process.rank, process.world)
+    return torch.utils.data.DataLoader(
+        cast(torch.utils.data.Dataset, patches), batch_sampler=numbers,
+        num_workers=workers_that_fit(workers, batch_bytes),
+        pin_memory=process.device.type == "cuda", worker_init_fn=leave_signals_to_main)

@@ -1,56 +1,103 @@
-"""Which loss a run has: that of partial labels, of an extension by new classes, or of a plain network."""
+"""The loss of a batch: Eq. (3)-(4) for partial labels, or the loss of an extension or of a network with a softmax.
+
+Read losses.py first. continual.py and baselines.py have the other two.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from .. import continual
 from ..baselines import BASELINES, Softmax, refuse_unlabelled
+from ..datasets.cases import Case
 from ..losses import masked_loss, unpack_bits
+from .network import Network
+from .recipe import TrainConfig
 
 
-def positive_weights(cases, classes, power=0.0, patch_voxels=0):
-    """BCE weight of each class's positive voxels, (K,), from its mean voxels in the cases that show it (10000 where none does).
+class Objective(Protocol):
+    """The loss of a batch: PartialLabels, continual.Extension or baselines.Softmax."""
 
-    (10000 / mean)^0.6, at least 1, at most 12; with a `power` (patch_voxels / mean)^power, at least 1: at power 1 a class's
-    positives weigh as much as all the rest of a patch.
-    """
-    means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
-    rule = (lambda mean: (patch_voxels / mean) ** power) if power else (lambda mean: min((10000 / mean) ** 0.6, 12.0))
-    return torch.tensor([max(rule(mean), 1.0) for mean in means], dtype=torch.float32)
+    def pairs(self, labelled: torch.Tensor) -> float:
+        """How many (sample, class) pairs of a batch count in its loss; labelled: (B, K) bool."""
+
+    def __call__(self, model: torch.nn.Module, image: torch.Tensor, bits: torch.Tensor, labelled: torch.Tensor,
+                 pairs: torch.Tensor, weight: torch.Tensor | None,
+                 cast: Callable[[], AbstractContextManager]) -> torch.Tensor:
+        """The batch's sum over pairs, divided by `pairs`: a 0-d tensor.
+
+        image (B, 1, D, H, W); bits (B, D, H, W) int64, bit k is class k; labelled (B, K) bool
+        pairs:  0-d, how many count in the whole step
+        weight: (B, K), of the classes' positive voxels in the BCE, or None
+        cast:   gives the context in which networks run: autocast, or nothing
+        """
 
 
 class PartialLabels:
-    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4). continual.py and baselines.py have others.
+    """The loss of a batch whose classes are labelled in part, Eq. (3)-(4); an Objective.
 
-    sums: tensor (3, K) to which each batch adds those of losses.masked_loss, for `learning` (None: not wanted)
-    dice_of_absent: see losses.masked_loss
+    sums:           (3, K) tensor to which each batch adds its sums of losses.masked_loss, for steps.learning; or None
+    dice_of_absent: whether Dice also counts in patches without the class, see losses.masked_loss
     """
 
-    def __init__(self, sums=None, dice_of_absent=True):
+    def __init__(self, sums: torch.Tensor | None = None, dice_of_absent: bool = True) -> None:
         self.sums, self.dice_of_absent = sums, dice_of_absent
 
-    def pairs(self, labelled):
-        """Number of (sample, class) pairs that count in the loss."""
+    def pairs(self, labelled: torch.Tensor) -> float:
+        """The number of labelled (sample, class) pairs; labelled: (B, K) bool."""
         return float(labelled.sum())
 
-    def __call__(self, model, image, bits, labelled, pairs, weight, cast):
-        """image (B, 1, D, H, W), bits (B, D, H, W) int64, labelled (B, K) bool, weight (B, K) or None; cast: autocast or not."""
+    def __call__(self, model: torch.nn.Module, image: torch.Tensor, bits: torch.Tensor, labelled: torch.Tensor,
+                 pairs: torch.Tensor, weight: torch.Tensor | None,
+                 cast: Callable[[], AbstractContextManager]) -> torch.Tensor:
+        """See Objective."""
         with cast():
             logits = model(image)                                                  # (B, K, D, H, W)
-        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight, sums=self.sums,
-                           dice_of_absent=self.dice_of_absent)
+        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight,
+                           sums=self.sums, dice_of_absent=self.dice_of_absent)
 
 
-def make_objective(args, config, network, train_cases, device):
-    """What a batch's loss is: that of partial labels, of an extension, or of a plain network. Raises ValueError."""
+def make_objective(args: argparse.Namespace, config: TrainConfig, network: Network, train_cases: Sequence[Case],
+                   device: torch.device) -> Objective:
+    """The loss that the options ask for. Raises ValueError where it does not fit the network or the cases."""
     teacher = continual.frozen_teacher(args.old, args.extend, device) if args.old else None
     if config.head == "softmax":
         if teacher is not None and config.baseline == "none":
-            raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline {', '.join(BASELINES)}.")
+            raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline "
+                             f"{', '.join(BASELINES)}.")
         refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
         return Softmax(network, teacher, config.baseline)
     if config.baseline != "none":
-        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given to --extend.")
+        raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given "
+                         "to --extend.")
     if teacher is None:
         return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present)
     return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
+
+
+def class_weights(config: TrainConfig, cases: Sequence[Case], classes: Sequence[str]) -> torch.Tensor | None:
+    """The BCE weight (K,) of each class's positive voxels, or None where the recipe weighs all classes alike."""
+    if not (config.weight_positives or config.balance_loss):
+        return None
+    return positive_weights(cases, classes, config.balance_loss, math.prod(config.patch_size))
+
+
+def positive_weights(cases: Sequence[Case], classes: Sequence[str], power: float = 0.0,
+                     patch_voxels: int = 0) -> torch.Tensor:
+    """BCE weight of each class's positive voxels, (K,), from its mean voxels in the cases that show it.
+
+    power 0 (--weight-positives):    (10000 / mean)^0.6, at least 1 and at most 12
+    another power (--balance-loss):  (patch_voxels / mean)^power, at least 1; at power 1 the positive voxels of a class
+                                     weigh as much as all other voxels of a patch
+    A class that no case shows counts as one of 10000 voxels.
+    """
+    def weight(mean: float) -> float:
+        return max((patch_voxels / mean) ** power if power else min((10000 / mean) ** 0.6, 12.0), 1.0)
+
+    means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
+    return torch.tensor([weight(mean) for mean in means], dtype=torch.float32)

@@ -1,238 +1,260 @@
-"""The options of `python -m uniseg.train`, and the TrainConfig that they make."""
+"""The options of `python -m uniseg.train`, and the TrainConfig that they make.
+
+Each help text ends with the source of the option's default, as in recipe.py: [P, Section ...] the paper, [R] the code
+released with it, [U] uniseg's own choice. Read recipe.py first; refusals.py knows which options contradict each other.
+"""
 
 import argparse
 import math
-import os
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
-from ..backbones import BACKBONES
 from ..backbones.build import PAPER_WIDTH
 from ..baselines import BASELINES
 from ..datasets.find import named_folder
 from ..embeddings import ENCODINGS
 from ..heads import LPGS
+from ..imaging.preprocessing import Preprocessing
 from ..machine.about import NOT_A_MEDICAL_DEVICE
+from ..machine.command_line import HelpFormatter, at_least, finite, fraction, not_negative, positive
 from ..machine.console import Parser
-from ..machine.device import choose_device
 from .recipe import TrainConfig
+from .refusals import input_windows, refuse_contradictions
+
+DESCRIPTION = ("Train the Universal Model (Section 4.1.2). The help of each option ends with the source of its "
+               "default: [P, ...] the paper, with the place in it; [R] the code released with it; [U] uniseg's own "
+               "choice.")
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     """The command's options, in the order in which --help shows them."""
-    parser = Parser(prog="python -m uniseg.train", description="Train the Universal Model (Section 4.1.2).",
-                    epilog=NOT_A_MEDICAL_DEVICE, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="python -m uniseg.train", description=DESCRIPTION,
+                                     epilog=NOT_A_MEDICAL_DEVICE, formatter_class=HelpFormatter)
     parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
     _add_data(parser)
-    _add_network(parser, TrainConfig)
-    _add_optimisation(parser, TrainConfig)
-    _add_faults_and_validation(parser, TrainConfig)
+    _add_run(parser)
+    _add_start(parser)
+    _add_network(parser)
+    _add_preprocessing(parser)
+    _add_patches(parser)
+    _add_loss(parser)
+    _add_optimisation(parser)
+    _add_extension(parser)
+    _add_faults(parser)
+    _add_validation(parser)
     return parser
 
 
-def _add_data(parser):
-    parser.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md)")
-    parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                        help="one more dataset, by the name of a published one (`python -m uniseg layouts`); may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run folder")
-    parser.add_argument("--init", type=Path, metavar="WEIGHTS",
-                        help="start from a checkpoint or a released file (Section 4.6); classes both know keep their MLPs")
-    parser.add_argument("--anew", metavar="CLASSES", help="with --init: these classes' MLPs start at random and at --prior all the same, "
-                        "comma-separated; for classes that the file never learned (probability 0)")
-    parser.add_argument("--extend", type=Path, metavar="CHECKPOINT",
-                        help="teach it the classes it lacks from new data alone, Section 3.3; its network and grid are kept, other "
-                        "defaults are then those of Section 5.1.3")
-    parser.add_argument("--partial", action="store_true", help="with --init: take what fits, although entries are missing")
-    parser.add_argument("--val-root", type=Path, help="validate on the datasets of this folder instead of a fold")
-    parser.add_argument("--include", nargs="+", metavar="PATTERN", help="train on these datasets or DATASET/CASEs only; * for any")
-    parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="leave these datasets or DATASET/CASEs out")
-    parser.add_argument("--drop-copies", action="store_true", help="leave out training cases whose CT also validates")
-    parser.add_argument("--classes", help="train these classes only, comma-separated (default: all that are annotated); may name "
-                        "classes beyond Table 2 that have a text embedding")
-    parser.add_argument("--allow-outside", action="store_true",
-                        help="allow links and dataset.json paths to files outside their dataset's folder")
-    parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
-    parser.add_argument("--embeddings", type=Path, help="own embeddings file (default: the shipped one)")
-    parser.add_argument("--cache", type=Path, help="folder of preprocessed cases (default: OUT/cache)")
-    parser.add_argument("--overfit", type=_at_least(1), metavar="N", help="sanity run: train and validate on the first N cases")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--workers", type=_at_least(0), default=2, help="processes that draw patches")
+def make_config(args: argparse.Namespace, train_cases: int, world: int) -> TrainConfig:
+    """The TrainConfig of a command line, for that many training cases and processes.
+
+    Raises ValueError where options contradict each other.
+    """
+    values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
+    values.update(patch_size=tuple(args.patch_size), hu_window=tuple(args.hu_window),
+                  input_windows=input_windows(args), dataset_weights=tuple(args.dataset_weights))
+    refuse_contradictions(args)
+    patches_per_step = args.batch_size * args.accumulate * world
+    values["steps_per_epoch"] = args.steps_per_epoch or math.ceil(train_cases / patches_per_step)
+    return TrainConfig(**values)
 
 
-def _add_network(parser, d):
-    net = parser.add_argument_group("network (paper's by default)")
-    net.add_argument("--backbone", choices=list(PAPER_WIDTH), default=d.backbone, help="Fig. 3")
-    net.add_argument("--width", type=_at_least(0), default=d.width, help="first-level channels; 0: the paper's 48, 64, 16")
-    net.add_argument("--lpg", choices=list(LPGS), default=d.lpg, help="Eq. (1); shared: the ICCV 2023 form")
-    net.add_argument("--lpg-hidden", type=_at_least(0), default=d.lpg_hidden, help="hidden width of the LPG; 0: released code's")
-    net.add_argument("--encoding", choices=ENCODINGS, default=d.encoding, help="prompt of the embeddings, Table 7")
-    net.add_argument("--head", choices=("class-specific", "softmax"), default=d.head,
-                     help="softmax: the plain network of Section 5's baselines, one class a voxel")
-    net.add_argument("--prior", type=_fraction, default=d.prior, help="probability at which every sigmoid starts")
-    pre = parser.add_argument_group("preprocessing and patches (paper's by default)")
-    pre.add_argument("--spacing", type=_positive, default=d.spacing, help="mm, isotropic")
-    pre.add_argument("--hu-window", type=float, nargs=2, default=d.hu_window, help="clipped and scaled to [0, 1]")
-    pre.add_argument("--input-windows", type=float, nargs="+", default=d.input_windows, metavar="HU",
-                     help="low and high of each of several HU windows that the network sees as channels, within --hu-window; "
-                     "beyond the paper")
-    pre.add_argument("--antialias", action="store_true", help="average when the grid gets coarser; beyond the paper")
-    pre.add_argument("--pad", choices=("air", "edge"), default=d.pad, help="what a case (a CT about its body) smaller than the patch is filled up with; "
-                     "edge: its outermost voxels, beyond the paper")
-    pre.add_argument("--patch-size", type=_at_least(8), nargs=3, default=d.patch_size, help="voxels, D H W")
-    pre.add_argument("--dataset-weights", type=_named_weight, nargs="+", default=d.dataset_weights, metavar="NAME=W",
-                     help="draw from this dataset W times as often as from another (1); beyond the paper")
-    pre.add_argument("--foreground", type=_fraction, default=d.foreground, help="share of patches centred on foreground (2:1)")
-    pre.add_argument("--balance", type=_fraction, default=d.balance, help="share of those drawn class by class; beyond the paper")
-    pre.add_argument("--lesions", type=_fraction, default=d.lesions, help="share of those drawn lesion by lesion; beyond the paper")
-    pre.add_argument("--rotate-probability", type=_fraction, default=d.rotate_probability, help="of a 90 degree axial rotation")
-    pre.add_argument("--shift-probability", type=_fraction, default=d.shift_probability, help="of an intensity shift")
-    pre.add_argument("--augment", choices=("paper", "strong", "contrast"), default=d.augment,
-                     help="strong: also small rotation, zoom, contrast, blur, noise; contrast: strong with a phase for each organ")
-    pre.add_argument("--deform", type=_at_least_zero, default=d.deform, metavar="MM",
-                     help="smooth random deformation by up to so many mm; beyond the paper")
-    pre.add_argument("--weight-positives", action="store_true", help="weigh rare classes' voxels in the BCE; beyond the paper")
-    pre.add_argument("--balance-loss", type=_fraction, default=d.balance_loss, metavar="POWER", help="instead of --weight-positives: by "
-                     "(voxels of a patch / voxels of the class)^POWER, for grids on which the former's at most 12 is too little")
-    pre.add_argument("--dice-present", action="store_true", help="take Dice of the classes that a patch shows alone, the others have their "
-                     "cross-entropy; beyond the paper")
+def preprocessing_of(args: argparse.Namespace) -> Preprocessing:
+    """The preprocessing of a command line: TrainConfig.preprocessing before the cases are prepared and counted."""
+    return Preprocessing((args.spacing,) * 3, tuple(args.hu_window), tuple(args.patch_size), args.antialias, args.pad)
 
 
-def _add_optimisation(parser, d):
-    opt = parser.add_argument_group("optimisation (paper's by default)")
-    opt.add_argument("--epochs", type=_at_least(1), default=d.epochs, help="released code's")
-    opt.add_argument("--warmup-epochs", type=_at_least(0), default=d.warmup_epochs, help="linear warm-up before the cosine")
-    opt.add_argument("--steps-per-epoch", type=_at_least(0), default=d.steps_per_epoch, help="0: each case once on average")
-    opt.add_argument("--batch-size", type=_at_least(1), default=d.batch_size, help="patches per process and forward pass")
-    opt.add_argument("--accumulate", type=_at_least(1), default=d.accumulate, help="forward passes per optimiser step")
-    opt.add_argument("--lr", type=_positive, default=d.lr, help="peak learning rate of AdamW")
-    opt.add_argument("--weight-decay", type=float, default=d.weight_decay, help="of AdamW")
-    opt.add_argument("--beta1", type=_fraction, default=d.beta1, help="of AdamW; the paper's momentum")
-    opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=d.amp, help="automatic mixed precision; fp16 on GPUs only")
-    opt.add_argument("--ema", type=_fraction, default=d.ema, metavar="DECAY",
-                     help="average the weights (0.999, say); validation and best.pt use the average; beyond the paper")
-    opt.add_argument("--freeze", choices=("nothing", "backbone", "old"), default=d.freeze,
-                     help="with --init or --extend, backbone: leave it as it is, train the heads (Section 4.6); with --extend, old: train "
-                     "the new classes' MLPs alone, old classes stay bit for bit")
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md) [U]")
+    data.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+                      help="one more dataset, under the name of a published one (`python -m uniseg layouts` lists "
+                      "them); may be repeated [U]")
+    data.add_argument("--val-root", type=Path, help="validate on the datasets in this folder instead of on a fold [U]")
+    data.add_argument("--include", nargs="+", metavar="PATTERN",
+                      help="train only on these datasets or DATASET/CASEs; * stands for any letters [U]")
+    data.add_argument("--exclude", nargs="+", metavar="PATTERN", help="leave out these datasets or DATASET/CASEs [U]")
+    data.add_argument("--drop-copies", action="store_true",
+                      help="leave out training cases whose CT is also a validation case, instead of stopping [U]")
+    data.add_argument("--classes",
+                      help="train only these classes, comma-separated, instead of all that are annotated; a class "
+                      "beyond Table 2 needs a text embedding [U]")
+    data.add_argument("--allow-outside", action="store_true",
+                      help="allow links and dataset.json paths that lead out of their dataset's folder [U]")
+    data.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label} [U]")
+    data.add_argument("--embeddings", type=Path, help="embeddings file to use instead of the shipped one [U]")
+    data.add_argument("--cache", type=Path, help="folder for the preprocessed cases, instead of OUT/cache [U]")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder [U]")
+    run.add_argument("--resume", action="store_true", help="continue from last.pt in the run folder [U]")
+    run.add_argument("--overfit", type=at_least(1), metavar="N",
+                     help="sanity run: train and validate on the first N cases, without augmentation [U]")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 [U]")
+    run.add_argument("--workers", type=at_least(0), default=2,
+                     help="processes that draw patches; 0: the training process draws them [U]")
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    start = parser.add_argument_group("starting weights (random by default)")
+    start.add_argument("--init", type=Path, metavar="WEIGHTS",
+                       help="start from a checkpoint or a released file; classes that both have keep their MLPs "
+                       "[P, Section 4.6]")
+    start.add_argument("--partial", action="store_true",
+                       help="with --init: take what fits, even if entries are missing [U]")
+    start.add_argument("--anew", metavar="CLASSES",
+                       help="with --init: classes to re-initialise instead of loading from --init, for classes it "
+                       "never learned (probability 0); comma-separated [U]")
+    start.add_argument("--extend", type=Path, metavar="CHECKPOINT",
+                       help="teach this checkpoint new classes from new data alone; its network and grid are kept, and "
+                       "the other defaults are those of Section 5.1.3 [P, Section 3.3]")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    net, default = parser.add_argument_group("network"), TrainConfig
+    net.add_argument("--backbone", choices=list(PAPER_WIDTH), default=default.backbone,
+                     help="image encoder and decoder [P, Section 3.2.1]")
+    net.add_argument("--width", type=at_least(0), default=default.width,
+                     help="channels at the first level; 0: the paper's, which are 48 (swin_unetr), 64 (unet) and 16 "
+                     "(segresnet) [P, Fig. 3]")
+    net.add_argument("--lpg", choices=list(LPGS), default=default.lpg,
+                     help="independent: one MLP per class; shared: one for all, the form of the ICCV 2023 paper "
+                     "[P, Eq. (1)]")
+    net.add_argument("--lpg-hidden", type=at_least(0), default=default.lpg_hidden,
+                     help="hidden width of the MLPs; 0: that of the released code, 512 (independent) or 256 (shared) "
+                     "[R]")
+    net.add_argument("--encoding", choices=ENCODINGS, default=default.encoding,
+                     help="prompt of the text embeddings, or vectors without language [P, Table 7]")
+    net.add_argument("--head", choices=("class-specific", "softmax"), default=default.head,
+                     help="softmax: the plain network of Section 5's baselines, one class per voxel [P, Section 3.2.3]")
+    net.add_argument("--prior", type=fraction, default=default.prior,
+                     help="probability at which every sigmoid starts; 0.5 leaves the heads as they are initialised [U]")
+
+
+def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    pre, default = parser.add_argument_group("preprocessing"), TrainConfig
+    pre.add_argument("--spacing", type=positive, default=default.spacing, metavar="MM",
+                     help="isotropic voxel size of the network's grid, in mm [P, Section 4.1.2]")
+    pre.add_argument("--hu-window", type=finite, nargs=2, default=default.hu_window, metavar="HU",
+                     help="HU are clipped to this window and scaled to [0, 1] [P, Section 4.1.2]")
+    pre.add_argument("--input-windows", type=finite, nargs="+", default=default.input_windows, metavar="HU",
+                     help="low and high end of each of several HU windows, which the network sees as channels; they "
+                     "lie within --hu-window; without them it sees the one window [P, Section 4.1.2]")
+    pre.add_argument("--antialias", action="store_true",
+                     help="average when the grid gets coarser, instead of interpolating linearly; beyond the paper [R]")
+    pre.add_argument("--pad", choices=("air", "edge"), default=default.pad,
+                     help="how to pad a case smaller than the patch: air (the authors' code), or repeat its edge "
+                     "voxels [R]")
+
+
+def _add_patches(parser: argparse.ArgumentParser) -> None:
+    patches, default = parser.add_argument_group("patches and augmentation"), TrainConfig
+    patches.add_argument("--patch-size", type=at_least(8), nargs=3, default=default.patch_size, metavar="VOXELS",
+                         help="of the grid, D H W [P, Section 4.1.2]")
+    patches.add_argument("--dataset-weights", type=_named_weight, nargs="+", default=default.dataset_weights,
+                         metavar="NAME=W",
+                         help="draw W times as often from this dataset as from one that is not named; beyond the "
+                         "paper, where all have the same probability [P, Section 4.1.2]")
+    patches.add_argument("--foreground", type=fraction, default=default.foreground,
+                         help="share of patches centred on the foreground; the rest are centred on the background "
+                         "[P, Section 4.1.2]")
+    patches.add_argument("--balance", type=fraction, default=default.balance,
+                         help="share of the foreground centres that are drawn class by class [U]")
+    patches.add_argument("--lesions", type=fraction, default=default.lesions,
+                         help="share of the foreground centres that are drawn lesion by lesion [U]")
+    patches.add_argument("--rotate-probability", type=fraction, default=default.rotate_probability,
+                         help="of a rotation by 90, 180 or 270 degrees in the axial plane [P, Section 4.1.2]")
+    patches.add_argument("--shift-probability", type=fraction, default=default.shift_probability,
+                         help="of an intensity shift [P, Section 4.1.2]")
+    patches.add_argument("--augment", choices=("paper", "strong", "contrast"), default=default.augment,
+                         help="strong: also small rotations, zoom, contrast, blur and noise; contrast: strong, with "
+                         "another grey value for each organ [P, Section 4.1.2]")
+
+
+def _add_loss(parser: argparse.ArgumentParser) -> None:
+    loss, default = parser.add_argument_group("loss"), TrainConfig
+    loss.add_argument("--weight-positives", action="store_true",
+                      help="weigh the voxels of a class in the BCE by (10000 / class voxels)^0.6, from 1 to 12 [U]")
+    loss.add_argument("--balance-loss", type=fraction, default=default.balance_loss, metavar="POWER",
+                      help="like --weight-positives, but (patch voxels / class voxels)^POWER, without the cap of 12 "
+                      "[U]")
+    loss.add_argument("--dice-present", action="store_true",
+                      help="take the Dice loss only of classes that the patch shows; the others have the BCE alone; "
+                      "beyond the paper [P, Eq. (4)]")
+
+
+def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+    opt, default = parser.add_argument_group("optimisation"), TrainConfig
+    opt.add_argument("--epochs", type=at_least(1), default=default.epochs, help="epochs of the whole run [R]")
+    opt.add_argument("--warmup-epochs", type=at_least(0), default=default.warmup_epochs,
+                     help="epochs of linear warm-up before the cosine [P, Section 4.1.2]")
+    opt.add_argument("--steps-per-epoch", type=at_least(0), default=default.steps_per_epoch,
+                     help="0: as many as draw each training case once on average [U]")
+    opt.add_argument("--batch-size", type=at_least(1), default=default.batch_size,
+                     help="patches per process and forward pass [P, Section 4.1.2]")
+    opt.add_argument("--accumulate", type=at_least(1), default=default.accumulate,
+                     help="forward passes per optimiser step [U]")
+    opt.add_argument("--lr", type=positive, default=default.lr,
+                     help="peak learning rate of AdamW; the paper's digit is lost in print [R]")
+    opt.add_argument("--weight-decay", type=not_negative, default=default.weight_decay,
+                     help="of AdamW [P, Section 4.1.2]")
+    opt.add_argument("--beta1", type=fraction, default=default.beta1,
+                     help="of AdamW: the paper's momentum [P, Section 4.1.2]")
+    opt.add_argument("--amp", choices=("off", "bf16", "fp16"), default=default.amp,
+                     help="automatic mixed precision; fp16 on GPUs only [U]")
+    opt.add_argument("--ema", type=fraction, default=default.ema, metavar="DECAY",
+                     help="average the weights with this decay, 0.999 for example; validation and best.pt use the "
+                     "average [U]")
+    opt.add_argument("--freeze", choices=("nothing", "backbone", "old"), default=default.freeze,
+                     help="backbone, with --init or --extend: train the heads only; old, with --extend: train the MLPs "
+                     "of the new classes only, so that the old classes stay bit for bit [P, Section 4.6]")
     opt.add_argument("--activation-checkpointing", action="store_true",
-                     help="Swin UNETR: recompute activations in the backward pass to save memory; the same numbers")
-    opt.add_argument("--compile", action="store_true", help="torch.compile; takes minutes at the start, needs a C++ compiler on a CPU")
-    opt.add_argument("--seed", type=_at_least(0), default=d.seed, help="of weights and patches")
-    more = parser.add_argument_group("extension by new classes (with --extend)")
-    more.add_argument("--hard-pseudo", action="store_true", help="pseudo labels of 0 and 1 for the old classes; paper: soft")
+                     help="Swin UNETR: recompute activations in the backward pass; same numbers, less memory [U]")
+    opt.add_argument("--seed", type=at_least(0), default=default.seed, help="of the weights and the patches [U]")
+
+
+def _add_extension(parser: argparse.ArgumentParser) -> None:
+    more, default = parser.add_argument_group("extension by new classes (with --extend)"), TrainConfig
+    more.add_argument("--hard-pseudo", action="store_true",
+                      help="pseudo labels of 0 and 1 for the old classes instead of soft ones [P, Section 3.3]")
     more.add_argument("--old-labels", action="store_true",
-                      help="where the new data label an old class, learn from that instead; beyond Eq. (5)")
-    more.add_argument("--baseline", choices=("none", *BASELINES), default=d.baseline, help="extend a softmax by this method (Section 5.1.2)")
+                      help="where the new data label an old class, learn from that label; beyond the paper, where all "
+                      "old classes have pseudo labels [P, Eq. (5)]")
+    more.add_argument("--baseline", choices=("none", *BASELINES), default=default.baseline,
+                      help="extend a network with a softmax by this method [P, Section 5.1.2]")
 
 
-def _add_faults_and_validation(parser, d):
-    fault = parser.add_argument_group("faults (ours)")
-    fault.add_argument("--skip-bad", action="store_true", help="leave out cases that are incomplete or cannot be read, instead of stopping")
-    fault.add_argument("--max-skipped", type=_at_least(0), default=3, metavar="N",
-                       help="skip a step whose loss or gradient is not finite, at most N in a row")
-    fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop", help="when the disk is full")
-    fault.add_argument("--timeout", type=_positive, default=30.0, metavar="MINUTES",
-                       help="of several processes: how long one waits for the slowest, e.g. at preprocessing (torch: 30, 10 on GPUs)")
-    val = parser.add_argument_group("validation")
-    val.add_argument("--folds", type=_at_least(1), default=d.folds, help="1: train on every case")
-    val.add_argument("--fold", type=_at_least(0), default=d.fold, help="the fold that validates")
-    val.add_argument("--val-every", type=_at_least(1), default=d.val_every, help="epochs")
-    val.add_argument("--overlays", type=_at_least(0), default=2, metavar="N", help="pictures of N cases at each; 0: none")
-    val.add_argument("--overlap", type=_fraction, default=d.overlap, help="of the sliding window")
+def _add_faults(parser: argparse.ArgumentParser) -> None:
+    fault = parser.add_argument_group("faults")
+    fault.add_argument("--skip-bad", action="store_true",
+                       help="leave out cases that are incomplete or cannot be read, instead of stopping [U]")
+    fault.add_argument("--max-skipped", type=at_least(0), default=3, metavar="N",
+                       help="skip a step whose loss or gradient is not finite, at most N in a row [U]")
+    fault.add_argument("--on-save-error", choices=("stop", "continue"), default="stop",
+                       help="what to do when a file cannot be written, on a full disk for example [U]")
+    fault.add_argument("--timeout", type=positive, default=30.0, metavar="MINUTES",
+                       help="how long one of several processes waits for the slowest, at preprocessing for example "
+                       "(torch: 30, on GPUs 10) [U]")
 
 
-def _at_least(least):
-    def integer(text):
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-    return integer
+def _add_validation(parser: argparse.ArgumentParser) -> None:
+    val, default = parser.add_argument_group("validation"), TrainConfig
+    val.add_argument("--folds", type=at_least(1), default=default.folds,
+                     help="folds of the cross-validation; 1: train on every case [P, Section 4.1.2]")
+    val.add_argument("--fold", type=at_least(0), default=default.fold, help="the fold that validates, from 0 [U]")
+    val.add_argument("--val-every", type=at_least(1), default=default.val_every, metavar="EPOCHS",
+                     help="epochs from one validation to the next [U]")
+    val.add_argument("--overlays", type=at_least(0), default=2, metavar="N",
+                     help="cases of which each validation draws a picture; 0: none [U]")
+    val.add_argument("--overlap", type=fraction, default=default.overlap,
+                     help="share that neighbouring windows have in common [P, Section 4.1.2]")
 
 
-def _positive(text):
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number below 1e9")
-    return value
-
-
-def _at_least_zero(text):
-    return 0.0 if float(text) == 0 else _positive(text)
-
-
-def _named_weight(text):
-    """(dataset, weight) of the text of --dataset-weights; argparse shows the error."""
+def _named_weight(text: str) -> tuple[str, float]:
+    """(dataset, weight) of a value of --dataset-weights."""
     name, equals, weight = text.rpartition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WEIGHT, as in LiTS=2")
-    return name, _positive(weight)
-
-
-def _fraction(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _pairs(args):
-    """The (low, high) HU of --input-windows. Raises ValueError."""
-    flat, (lowest, highest) = tuple(args.input_windows), args.hu_window
-    pairs = tuple(zip(flat[::2], flat[1::2]))
-    if len(flat) % 2 or not all(lowest <= low < high <= highest for low, high in pairs):
-        raise ValueError(f"--input-windows {' '.join(f'{hu:g}' for hu in flat)}: give low and high of each window, in this order, "
-                         f"within --hu-window {lowest:g} {highest:g}.")
-    return pairs
-
-
-def make_config(args, train_cases, world):
-    """The TrainConfig of a command line, for that many training cases and processes. Raises ValueError."""
-    values = {f.name: getattr(args, f.name) for f in fields(TrainConfig)}
-    values["patch_size"], values["hu_window"] = tuple(values["patch_size"]), tuple(values["hu_window"])
-    values["input_windows"], values["dataset_weights"] = _pairs(args), tuple(args.dataset_weights)
-    per_step = args.batch_size * args.accumulate * world
-    values["steps_per_epoch"] = args.steps_per_epoch or math.ceil(train_cases / per_step)
-    multiple = BACKBONES[args.backbone].size_multiple
-    if any(n % multiple for n in args.patch_size):
-        raise ValueError(f"--patch-size {' '.join(map(str, args.patch_size))}: {args.backbone} needs multiples of {multiple}.")
-    if args.amp != "off" and choose_device(args.device).type != "cuda":
-        if args.amp == "fp16":
-            raise ValueError("--amp fp16 needs a GPU. Use --amp bf16 or off on a CPU.")
-        # oneDNN's bfloat16 weight gradient of a 3x3x3 convolution is made of unset memory where D is 2 (PyTorch 2.13).
-        if args.patch_size[0] <= 2 * multiple:
-            raise ValueError(f"--amp bf16 on a CPU: gradients are wrong for patches of D {2 * multiple} or less. Use --amp off.")
-    if args.hu_window[0] >= args.hu_window[1]:
-        raise ValueError(f"--hu-window {args.hu_window[0]:g} {args.hu_window[1]:g}: give the lower end first.")
-    if args.compile and choose_device(args.device).type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise ValueError("--compile: no C++ compiler found. Install g++, or set CXX to yours, or leave it out.")
-    if args.init is not None and args.extend is not None:
-        raise ValueError("--init and --extend: the network starts from one of them. Leave one out.")
-    for option in ("hard_pseudo", "old_labels", "baseline"):
-        if getattr(args, option) not in (False, "none") and args.extend is None:
-            raise ValueError(f"--{option.replace('_', '-')} without --extend: there is no old model. Give --extend CHECKPOINT.")
-    if args.head == "softmax" and (args.hard_pseudo or args.old_labels):
-        raise ValueError("--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave them out.")
-    if args.baseline != "none" and args.compile:
-        raise ValueError("--compile: the baselines look into the network. Leave one of the two out.")
-    if args.freeze == "old" and args.extend is None:
-        raise ValueError("--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
-    if args.anew is not None and args.init is None:
-        raise ValueError("--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS.")
-    if args.anew is not None and (args.lpg == "shared" or args.head == "softmax"):
-        one = "--head softmax" if args.head == "softmax" else "--lpg shared"
-        raise ValueError(f"--anew with {one}: one layer serves all classes, none can start alone. Leave one of the two out.")
-    if args.weight_positives and args.balance_loss:
-        raise ValueError("--weight-positives and --balance-loss: both weigh the same voxels. Leave one out.")
-    if args.dice_present and (args.extend is not None or args.head == "softmax"):
-        raise ValueError("--dice-present: the losses of --extend and --head softmax know no absent classes. Leave it out.")
-    if args.freeze != "nothing" and args.init is None and args.extend is None:
-        raise ValueError("--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
-    if args.activation_checkpointing and args.backbone != "swin_unetr":
-        raise ValueError(f"--activation-checkpointing: the {args.backbone} has no Swin blocks. Leave it out.")
-    if args.ema == 1:
-        raise ValueError("--ema 1: the average would never change. Use less than 1, e.g. 0.999.")
-    if args.overlap == 1:
-        raise ValueError("--overlap 1: windows would never move on. Use less than 1.")
-    return TrainConfig(**values)
+    return name, positive(weight)

@@ -1,30 +1,33 @@
-"""progress.png of a training run: loss, learning rate, and each class's probability and Dice over the epochs. Drawn with chart.py.
+"""progress.png of a training run: loss, learning rate, and the probability and Dice of every class over the epochs.
 
-Each class has its colour of taxonomy.py, and its name stands at the end of its line, from the best score to the worst.
+Each class has its colour of taxonomy.py. Its name stands at the end of its line, from the best score to the worst.
+pictures/chart.py draws axes and curves: read that first.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .. import taxonomy
 from ..pictures.canvas import FAINT, INK, blank, stroke, text
 from ..pictures.chart import axes, curve, log_ticks, nice_ticks
-from ..pictures.slices import class_color
+from ..pictures.colors import class_color
 
 ROWS, COLUMNS = 900, 1400         # pixels
 LOSS_COLOR, PALE_LOSS, RATE_COLOR = (31, 92, 153), (170, 196, 222), (96, 100, 108)
 
 
-def best_record(records):
-    """The record that best.pt was saved at, or None: the first with the highest mean Dice."""
+def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The record of the epoch that best.pt holds, the first with the highest mean Dice; None before any validation."""
     return max((r for r in records if r.get("mean_dice") is not None), key=lambda r: r["mean_dice"], default=None)
 
 
-def progress_picture(records, classes, name, epochs):
-    """Loss, learning rate, and each class's probability (where logged) and Dice over the epochs: (900, 1400, 3) uint8.
+def progress_picture(records: Sequence[dict[str, Any]], classes: Sequence[str], name: str, epochs: int) -> np.ndarray:
+    """Loss, learning rate, and the probability (where it was logged) and Dice of every class: (900, 1400, 3) uint8.
 
-    records: of metrics.jsonl; name: the run's; epochs: how many it is to have
+    records: of metrics.jsonl; name: of the run; epochs: how many the whole run has
     """
     picture = blank(ROWS, COLUMNS, (250, 250, 251))
     done = records[-1]["epoch"] if records else 0
@@ -50,13 +53,13 @@ def progress_picture(records, classes, name, epochs):
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _series(records, key):
-    """[(epoch, value)] where there is a finite value."""
+def _series(records: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    """[(epoch, value)] of the records that have a finite value."""
     return [(r["epoch"], r[key]) for r in records if r.get(key) is not None and math.isfinite(r[key])]
 
 
 def _draw(picture, to_x, to_y, series, width, color):
-    """A series as a line; with dots where there are so few points that they can be told apart."""
+    """A series as a line, with dots where the points are few enough to be told apart."""
     if not series:
         return
     xs, ys = (f(values) for f, values in zip((to_x, to_y), zip(*series)))
@@ -67,7 +70,7 @@ def _draw(picture, to_x, to_y, series, width, color):
 
 
 def _loss_panel(picture, box, span, x_ticks, records):
-    """On a logarithmic axis where it falls by more than four times; from 60 epochs on with its moving mean."""
+    """The loss, on a logarithmic axis where it falls below a quarter; from 60 epochs on with its moving mean."""
     losses = _series(records, "loss")
     values = [y for _, y in losses] or [0.0, 1.0]
     log = min(values) > 0 and max(values) > 4 * min(values)
@@ -86,23 +89,24 @@ def _loss_panel(picture, box, span, x_ticks, records):
 
 
 def _learning_panel(picture, box, span, x_ticks, learned, classes):
-    """A line per class, on a logarithmic axis from the lowest probability, or 0.001, to 1.
+    """A line per class, on a logarithmic axis from the lowest probability, but at least 0.001, to 1.
 
-    learned: [{class: mean probability in its voxels, "epoch"}] of train.learning
+    learned: [{class: mean probability in its voxels, "epoch"}], from steps.learning
     """
     learned = [{name: max(value, 1e-3) for name, value in r.items()} for r in learned]
     low = min(0.5, *(value for r in learned for value in r.values()))
-    to_x, to_y = axes(picture, box, span, (low, 1), "training: probability in own voxels", x_ticks, log_ticks(low, 1), log=True)
+    to_x, to_y = axes(picture, box, span, (low, 1), "training: probability in own voxels", x_ticks, log_ticks(low, 1),
+                      log=True)
     for name, value in taxonomy.label_values(classes).items():
         _draw(picture, to_x, to_y, _series(learned, name), 1.5, on_white(class_color(value)))
 
 
 def _dice_panel(picture, box, span, x_ticks, records, classes):
-    """A line per class and the mean in black; names at the lines' ends, from the best to the worst, with the last score."""
+    """A line per class, and the mean in black. Names and last scores stand at the ends of the lines, best first."""
     left, top, width, height = box
     to_x, to_y = axes(picture, box, span, (0, 1), "validation Dice", x_ticks, nice_ticks(0, 1, 10))
     validated = [{**r["dice"], "": r.get("mean_dice"), "epoch": r["epoch"]} for r in records if "dice" in r]
-    entries = []                                                   # (last score, name or "" for the mean, color, series)
+    entries = []                                                   # (last score, name or "" for the mean, color)
     for name, value in [*taxonomy.label_values(classes).items(), ("", 0)]:
         color = on_white(class_color(value)) if name else INK
         series = _series(validated, name)
@@ -124,22 +128,23 @@ def _dice_panel(picture, box, span, x_ticks, records, classes):
             stroke(picture, [(end + 2, float(to_y(score))), (end + 30, y), (end + 44, y)], 2.0 if name else 3.5, color)
         label, ink = name.replace("_", " ")[:26] or "mean", INK if measured else FAINT
         text(picture, end + 52, y + 3 * unit, label, ink, unit, bold=not name)
-        text(picture, COLUMNS - 24, y + 3 * unit, f"{score:.3f}" if measured else "-", ink, unit, bold=not name, align="right")
+        shown = f"{score:.3f}" if measured else "-"
+        text(picture, COLUMNS - 24, y + 3 * unit, shown, ink, unit, bold=not name, align="right")
 
 
-def on_white(color):
-    """A class's colour, darkened where it is too light to be a line on white."""
+def on_white(color: Sequence[int]) -> tuple[float, ...]:
+    """The colour of a class, darkened where it is too light for a line on white."""
     brightness = np.dot(color, (0.299, 0.587, 0.114))
     return tuple(np.array(color) * min(1.0, 165 / brightness))
 
 
-def spread(wanted, pitch, low, high):
-    """Ascending positions at least `pitch` apart, near the wanted ones (ascending), from low to high where these fit."""
-    places = []
+def spread(wanted: Sequence[float], pitch: float, low: float, high: float) -> list[float]:
+    """Positions near the wanted ones (both ascending), at least `pitch` apart, from low to high if they fit there."""
+    positions: list[float] = []
     for y in wanted:
-        places.append(max(y, places[-1] + pitch if places else low))
+        positions.append(max(y, positions[-1] + pitch if positions else low))
     limit = high
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i], limit)
-        limit = places[i] - pitch
-    return places
+    for i in reversed(range(len(positions))):
+        positions[i] = min(positions[i], limit)
+        limit = positions[i] - pitch
+    return positions

@@ -1,7 +1,8 @@
-"""What a training run leaves to be read: metrics.csv, progress.png, overlays of validation cases, MODEL_CARD.md.
+"""What a training run leaves for its readers: metrics.csv, progress.png, overlays of validation cases, MODEL_CARD.md.
 
-All of it is made from config.json, metrics.jsonl and the cases, anew each time: a resumed run ends with the same files as
-one that was never stopped. Nothing here changes what is trained, and a file that cannot be written is a warning.
+Every time, all of it is made again from config.json, metrics.jsonl and the cases, so that a resumed run ends with the
+same files as one that was never stopped. Nothing here changes what is trained. A file that cannot be written is a
+warning.
 Read run_folder.py first; progress.py draws the curves, model_card.py writes the card.
 """
 
@@ -10,25 +11,36 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import taxonomy
+from ..datasets.cases import Case
 from ..imaging.bits import get_bit
+from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..pictures.canvas import blank, text, write_png
-from ..pictures.slices import class_color, middle, overlay
+from ..pictures.colors import class_color
+from ..pictures.slices import labels_centre, overlay
 from .model_card import model_card
 from .progress import progress_picture
+from .recipe import TrainConfig
 
 PLANE = 300                       # pixels of a side of each plane of an overlay
 CAPTION, LEGEND = 28, 230         # rows above the planes, columns beside them
 
 
-def write(out, about, network, device, train_cases, val_cases, everything):
-    """metrics.csv, and with `everything` progress.png and MODEL_CARD.md, of the run in folder `out`."""
+def write(out: Path, about: dict[str, Any], network: torch.nn.Module, device: torch.device, train_cases: Sequence[Case],
+          val_cases: Sequence[Case], everything: bool) -> None:
+    """metrics.csv, and with `everything` progress.png and MODEL_CARD.md, of the run in the folder `out`.
+
+    about: what checkpoints say about the run, with the number of its "processes"
+    """
     with only_warn():
         settings, records = json.loads((out / "config.json").read_text()), read_metrics(out / "metrics.jsonl")
         name = out.resolve().name
@@ -36,7 +48,8 @@ def write(out, about, network, device, train_cases, val_cases, everything):
             save_text(out / "metrics.csv", metrics_csv(records, settings["classes"]))
         if everything:
             with only_warn():
-                write_png(out / "progress.png", progress_picture(records, settings["classes"], name, settings["epochs"]))
+                picture = progress_picture(records, settings["classes"], name, settings["epochs"])
+                write_png(out / "progress.png", picture)
             with only_warn():
                 millions = sum(p.numel() for p in network.parameters()) / 1e6
                 card = model_card(name, settings, records, about, millions, device, train_cases, val_cases)
@@ -44,8 +57,8 @@ def write(out, about, network, device, train_cases, val_cases, everything):
 
 
 @contextlib.contextmanager
-def only_warn():
-    """Whatever goes wrong with a report, a full disk or a fault of ours, the training is worth more."""
+def only_warn() -> Iterator[None]:
+    """Turn every exception of the block into a warning: no training ends because its report cannot be written."""
     try:
         yield
     except Exception as error:
@@ -53,15 +66,16 @@ def only_warn():
         warn(f"{' '.join(what.split())} The report is incomplete; training goes on.")
 
 
-def save_text(path, content):
+def save_text(path: Path, content: str) -> None:
+    """Write a text file; an interrupted write leaves the former file."""
     with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
-# -------------------------------------------------------------------------------------------------------------- metrics.csv
+# ------------------------------------------------------------------------------------------------------- metrics.csv
 
-def read_metrics(path):
-    """The records of a metrics.jsonl, oldest first; a line that a killed run did not finish is left out."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, oldest first, without a line that a killed run did not finish."""
     records = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -69,8 +83,8 @@ def read_metrics(path):
     return records
 
 
-def metrics_csv(records, classes):
-    """One row per epoch, a column dice_<class> per class in the model's order, empty where nothing was measured."""
+def metrics_csv(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
+    """One row per epoch and a column dice_<class> per class, in the model's order; empty where nothing was measured."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     plain = ["epoch", "step", "loss", "lr", "seconds", "mean_dice"]
@@ -81,48 +95,44 @@ def metrics_csv(records, classes):
     return out.getvalue()
 
 
-# ----------------------------------------------------------------------------------------------------------------- overlays
+# ---------------------------------------------------------------------------------------------------------- overlays
 
-def shown_cases(cases, most):
-    """The cases drawn at each validation, at most `most`: in order of id, the first of each dataset before any second."""
-    places = {}                                                # dataset -> how many of it came before
+def shown_cases(cases: Sequence[Case], most: int) -> list[Case]:
+    """The cases that each validation draws, at most `most`: by id, the first of every dataset before any second one."""
+    earlier: dict[str, int] = {}                               # dataset: how many of its cases came before
     ranked = []
     for case in sorted(cases, key=lambda c: c.id):
-        places[case.dataset] = places.get(case.dataset, -1) + 1
-        ranked.append((places[case.dataset], case.id, case))
+        ranked.append((earlier.get(case.dataset, 0), case.id, case))
+        earlier[case.dataset] = earlier.get(case.dataset, 0) + 1
     return [case for _, _, case in sorted(ranked, key=lambda r: r[:2])[:most]]
 
 
-def label_map(logits, classes):
-    """(K, D, H, dz) logits -> (D, H, dz) uint8: organs, then vessels, then tumours; within a kind the largest logit above 0.
+def label_map(logits: torch.Tensor, classes: Sequence[str]) -> np.ndarray:
+    """(K, D, H, dz) logits -> (D, H, dz) uint8 label map: within a kind, the class with the largest logit above 0 wins.
 
-    The rule of Section 4.1.2 on the model's grid, without post-processing.
+    Organs come first, then vessels, then tumours (Section 4.1.2), on the model's grid and without post-processing.
     """
     values, merged = taxonomy.label_values(classes), np.zeros(logits.shape[1:], np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        best = torch.zeros(logits.shape[1:])
-        for k, name in enumerate(classes):
-            if taxonomy.kind_of(name) == kind:
-                merged[(logits[k] > best).numpy()] = values[name]
-                best = torch.maximum(best, logits[k])
+    for group in merging_groups(classes):
+        surest = np.zeros(merged.shape, np.float32)
+        for k in group:
+            paint_where_surer(merged, surest, values[classes[k]], logits[k].numpy())
     return merged
 
 
-def reference_map(case, classes):
-    """(D, H, W) uint8 of a case's own labels, merged in the same order; classes the model does not have are left out."""
+def reference_map(case: Case, classes: Sequence[str]) -> np.ndarray:
+    """(D, H, W) uint8 label map of a case's own labels, merged in the same order, without classes the model lacks."""
     values, bits = taxonomy.label_values(classes), np.asarray(case.bits)
-    merged = np.zeros(bits.shape, np.uint8)
-    for kind in taxonomy.MERGING_ORDER:
-        for k, name in enumerate(case.names):
-            if name in values and taxonomy.kind_of(name) == kind:
-                merged[get_bit(bits, k)] = values[name]
-    return merged
+    known = [name for name in case.names if name in values]
+    return merge_masks(known, [values[name] for name in known],
+                       lambda k: get_bit(bits, case.names.index(known[k])), bits.shape)
 
 
-def write_overlay(out, config, classes, epoch, case, predicted):
-    """overlays/epoch_<epoch>_<case>.png: three planes of the CT with the reference's masks, and below with the predicted ones.
+def write_overlay(out: Path, config: TrainConfig, classes: Sequence[str], epoch: int, case: Case,
+                  predicted: np.ndarray) -> None:
+    """overlays/epoch_<epoch>_<case>.png: three planes of the CT with the reference's masks, below with the predictions.
 
-    predicted: (D, H, W) uint8 of `label_map`
+    predicted: (D, H, W) uint8 label map
     """
     with only_warn():
         name = re.sub(r"[^\w.-]", "_", case.id)
@@ -131,8 +141,12 @@ def write_overlay(out, config, classes, epoch, case, predicted):
                   overlay_picture(case, predicted, classes, config.spacing, config.hu_window, epoch))
 
 
-def overlay_picture(case, predicted, classes, spacing_mm, hu_window, epoch):
-    """Reference above, prediction below, both through the middle of the reference; names of the classes beside: uint8 RGB."""
+def overlay_picture(case: Case, predicted: np.ndarray, classes: Sequence[str], spacing_mm: float,
+                    hu_window: tuple[float, float], epoch: int) -> np.ndarray:
+    """The reference above, the prediction below, with the names of the classes: (rows, columns, 3) uint8 RGB.
+
+    Both are drawn through the middle of the reference. predicted: (D, H, W) uint8 label map
+    """
     reference, affine = reference_map(case, classes), np.diag([spacing_mm] * 3 + [1.0])
     annotated = sum(name in case.names for name in classes)
     picture = blank(2 * (CAPTION + PLANE), 3 * PLANE + LEGEND, (0, 0, 0))
@@ -141,11 +155,12 @@ def overlay_picture(case, predicted, classes, spacing_mm, hu_window, epoch):
             (predicted, f"prediction after epoch {epoch}: {len(classes)} classes"))):
         top = row * (CAPTION + PLANE)
         text(picture, 8, top + 20, title, (255, 255, 255), 2.0)
-        planes = overlay(case.image, labels, affine, middle(reference), hu_window, PLANE)
+        planes = overlay(case.image, labels, affine, labels_centre(reference), hu_window, PLANE)
         picture[top + CAPTION:top + CAPTION + PLANE, :3 * PLANE] = planes
-    found = np.bincount(reference.ravel(), minlength=256) + np.bincount(predicted.ravel(), minlength=256)
-    present = [(n, v) for n, v in taxonomy.label_values(classes).items() if found[v]]
+    voxels = np.bincount(reference.ravel(), minlength=256) + np.bincount(predicted.ravel(), minlength=256)
+    present = [(n, v) for n, v in taxonomy.label_values(classes).items() if voxels[v]]
     pitch = min(24.0, len(picture) / (len(present) + 1))
     for i, (name, value) in enumerate(present):
-        text(picture, 3 * PLANE + 14, (i + 1) * pitch, name.replace("_", " "), class_color(value), min(1.75, pitch / 12))
-    return picture.round().astype(np.uint8) & 0xFC                 # 64 shades: a third less in the file
+        text(picture, 3 * PLANE + 14, (i + 1) * pitch, name.replace("_", " "), class_color(value),
+             min(1.75, pitch / 12))
+    return picture.round().astype(np.uint8) & 0xFC                 # 64 shades: the file is a third smaller

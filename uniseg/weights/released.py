@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..backbones.swin_unetr import relative_position_index
+from ..imaging.preprocessing import Preprocessing
 from ..model import build
 from ..taxonomy import NAMES
 
@@ -27,7 +28,7 @@ CONTAINERS = ("net", "state_dict", "model")            # keys that may hold the 
 JHH_NAMES = ("common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
              "cbd_stent")
 # No released file stores these: they are the paper's (Section 4.1.2).
-PREPROCESSING = {"spacing_mm": [1.5, 1.5, 1.5], "hu_window": [-175.0, 250.0], "window": [96, 96, 96], "antialias": False}
+PREPROCESSING = Preprocessing()
 TITLES = {"swin_unetr": "Swin UNETR", "unet": "U-Net", "segresnet": "SegResNet"}
 
 # The tensor by which each backbone is recognised; its first axis is the width.

@@ -1,0 +1,32 @@
+"""Devices by name, and the number type that a block computes in."""
+
+import pytest
+import torch
+
+from uniseg.machine.device import PRECISIONS, autocast, choose_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision, dtype", [
+    ("float32", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_block_multiplies_in_the_precision_it_is_given(precision, dtype):
+    matrix = torch.eye(4)
+    with autocast(CPU, precision):
+        assert (matrix @ matrix).dtype == dtype
+    assert (matrix @ matrix).dtype == torch.float32
+
+
+def test_the_commands_offer_precisions_that_exist():
+    from uniseg import infer
+    from uniseg.training import options
+
+    for parser, option in ((infer.build_parser(), "precision"), (options.build_parser(), "amp")):
+        [choices] = [action.choices for action in parser._actions if action.dest == option]
+        assert set(choices) <= set(PRECISIONS)
+
+
+def test_a_device_that_does_not_exist_is_refused_with_the_reason():
+    assert choose_device("cpu") == CPU
+    with pytest.raises(ValueError, match="--device banana: not usable here .*Use --device cpu"):
+        choose_device("banana")

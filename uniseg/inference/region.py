@@ -1,0 +1,42 @@
+"""Which part of a CT the network sees: the body without arms beside it, but no less than a window."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..imaging.bits import Box
+from ..imaging.body import body_mask, trunk_box
+from ..imaging.volume import voxel_size_mm
+
+BODY_MARGIN = 4          # voxels of air around the body
+
+
+def find_body(hu: np.ndarray, affine: np.ndarray, window: Sequence[int]) -> tuple[np.ndarray, Box | None]:
+    """The body mask of a CT, and the box that the windows are laid over.
+
+    hu:      (D, H, W) RAS+, on the model's grid
+    window:  voxels of a sliding window, D H W
+    returns: (D, H, W) bool, and slices of the three axes; None where there is no body
+    """
+    spacing_mm = voxel_size_mm(affine)
+    body = body_mask(hu, spacing_mm)
+    box = trunk_box(body, spacing_mm, BODY_MARGIN)
+    return body, None if box is None else grow_to_window(box, window, hu.shape)
+
+
+def grow_to_window(box: Box, window: Sequence[int], shape: Sequence[int]) -> Box:
+    """The box, grown along each axis where it is smaller than the window.
+
+    It grows to the size of the window, or to the whole volume if that is smaller. The voxels of the CT itself, arms
+    among them, are better than padding.
+
+    >>> grow_to_window((slice(4, 8), slice(6, 9)), (8, 8), (20, 9))
+    (slice(2, 10, None), slice(1, 9, None))
+    """
+    grown = []
+    for part, least, whole in zip(box, window, shape):
+        size = part.stop - part.start
+        missing = max(0, min(least, whole) - size)
+        start = min(max(0, part.start - missing // 2), whole - size - missing)
+        grown.append(slice(start, start + size + missing))
+    return tuple(grown)

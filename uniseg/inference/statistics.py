@@ -1,0 +1,86 @@
+"""The figures and the record of a segmentation: the content of the JSON file beside a label map."""
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import scipy
+import torch
+
+from ..imaging.volume import Geometry, voxel_size_mm
+from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
+from ..machine.memory import peak_memory_bytes
+
+
+class Clock:
+    """Seconds of each named stage: `with clock("read"): ...`"""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.stages[stage] = round(time.monotonic() - start, 3)
+
+    def seconds(self) -> dict[str, float]:
+        """{stage: its seconds}, and "total" since the clock was made."""
+        return {**self.stages, "total": round(time.monotonic() - self.began, 3)}
+
+
+def count_voxels(bits: np.ndarray, values: Mapping[str, int], voxel_mm3: float,
+                 experimental: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Per class: its value in the label map, voxels, ml, and whether it touches the border of the volume.
+
+    bits:         (D, H, W) masks of the classes, one bit each
+    values:       {class: its value in the label map}, in the order of the bits
+    experimental: {class: reason}, which is added to the figures of the class
+    """
+    counted: dict[str, dict[str, Any]] = {}
+    faces = [bits[0], bits[-1], bits[:, 0], bits[:, -1], bits[:, :, 0], bits[:, :, -1]]
+    for k, (name, value) in enumerate(values.items()):
+        one = bits.dtype.type(1 << k)
+        voxels = sum(int(np.count_nonzero(bits[:, :, z] & one)) for z in range(bits.shape[2]))
+        counted[name] = {"label": value, "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
+                         "touches_border": bool(voxels and any((face & one).any() for face in faces))}
+        if name in experimental:
+            counted[name]["experimental"] = experimental[name]
+    return counted
+
+
+def record(source: object, geometry: Geometry, native_affine: np.ndarray, model: Mapping[str, Any],
+           settings: Mapping[str, Any], counted: Mapping[str, dict[str, Any]], notes: Sequence[str],
+           warnings: Sequence[str], clock: Clock) -> dict[str, Any]:
+    """How a result came about, ready for JSON.
+
+    source:        the CT as the user gave it: a path or an image
+    native_affine: (4, 4) of the CT in RAS+, mm
+    model:         weights, backbone and preprocessing
+    settings:      of this run
+    counted:       what count_voxels returns
+    notes:         what post-processing changed
+    """
+    axes = geometry.orientation[:, 0].astype(int)            # the stored axes in RAS+
+    spacing_mm = voxel_size_mm(native_affine)[axes]          # in the order of the file
+    return {
+        "disclaimer": NOT_A_MEDICAL_DEVICE,
+        "versions": {"uniseg": __version__, "torch": torch.__version__, "numpy": np.__version__,
+                     "scipy": scipy.__version__, "nibabel": nibabel.__version__, "python": platform.python_version()},
+        "input": Path(source).name if isinstance(source, (str, Path)) else "image in memory",
+        "shape": list(geometry.shape),
+        "spacing_mm": [round(float(s), 6) for s in spacing_mm],
+        **model,
+        "settings": dict(settings),
+        "classes": dict(counted),
+        "empty": not any(figures["voxels"] for figures in counted.values()),
+        "postprocessing": list(notes),
+        "warnings": list(warnings),
+        "seconds": clock.seconds(),
+        "peak_memory_mib": round(peak_memory_bytes() / 2 ** 20)}
