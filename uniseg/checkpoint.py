@@ -61,8 +61,8 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     return next((n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)
 
 
-def save(path: str | Path, network: torch.nn.Module, preprocessing: Preprocessing, about: dict | None = None,
-         training: dict | None = None, half: bool = False) -> None:
+def save(path: str | Path, network: UniversalModel | PlainModel, preprocessing: Preprocessing,
+         about: dict | None = None, training: dict | None = None, half: bool = False) -> None:
     """Write a network as a checkpoint; an interrupted write leaves the former file.
 
     With the state of `training`, the former file stays as well: `last.pt` becomes `last.prev.pt`.

@@ -24,7 +24,8 @@ from ..model import build
 from ..taxonomy import NAMES
 
 CONTAINERS = ("net", "state_dict", "model")            # keys that may hold the weights
-# Classes 33 to 38 of the continual model: https://github.com/MrGiovanni/ContinualLearning, utils/label_transfer_felix.py
+# Classes 33 to 38 of the continual model, as in utils/label_transfer_felix.py of
+# https://github.com/MrGiovanni/ContinualLearning
 JHH_NAMES = ("common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
              "cbd_stent")
 # No released file stores these: they are the paper's (Section 4.1.2).
