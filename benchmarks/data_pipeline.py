@@ -219,7 +219,7 @@ def report(args, argv, folder):
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, help="one folder per dataset, each with a dataset.json (README, Data)")
+    parser.add_argument("--data-root", type=Path, help="one folder per dataset, each with a dataset.json (docs/training.md)")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 2], help="patches a batch, from one volume with MONAI")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)

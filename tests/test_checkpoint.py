@@ -1,6 +1,6 @@
 """Weights files: what is written comes back, a write is whole or not at all, and a bad file is refused in one line.
 
-W01 to W09 are the cases of the project's list of faults.
+W01 to W09 are ids of docs/faults.md.
 """
 
 import os

@@ -164,7 +164,7 @@ def _from_released(content: Any, path: Path, partial: bool) -> dict[str, Any]:
         config, weights, report = released.translate(content)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a uniseg checkpoint nor one that it can convert: {error}. "
-                              "Use a checkpoint of uniseg.train or a file of README's table.") from None
+                              "Use a checkpoint of uniseg.train or a file of docs/released_weights.md.") from None
     if not report.complete and not partial:
         raise CheckpointError(f"{path}: fits a {released.title(config)} in part only: {report.summary()}. "
                               "`python -m uniseg.checkpoint FILE` lists them, -o OUT.pt --partial takes what fits.")

@@ -179,7 +179,8 @@ def test_d08_an_empty_label_map_is_counted_and_no_problem(root, patients, capsys
     assert "cases 2 (with an empty label map 1)" in capsys.readouterr().out
 
 
-def test_d08_d09_a_class_without_a_voxel_is_a_warning_where_it_is_annotated_and_none_elsewhere(tmp_path, patients):
+def test_d08_d09_a_class_without_a_voxel_is_a_warning_where_it_is_annotated_and_none_where_it_is_not(
+        tmp_path, patients):
     nothing = {p: Patient(patients[i].hu, {**patients[i].masks, "colon_tumor": np.zeros(patients[i].hu.shape, bool)},
                           patients[i].affine) for i, p in enumerate("abc")}
     write_dataset(tmp_path / "Without", ORGANS, {"c": nothing["c"]})

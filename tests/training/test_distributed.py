@@ -183,6 +183,7 @@ def test_t1_t2_two_processes_give_loss_and_gradient_of_the_joint_batch(two, name
     assert loss.item() == 0 if name == "nobody" else loss.item() > 0.5
 
 
+@pytest.mark.slow
 def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(two):
     network = small_network()
     batches = [batch_of(i, labelled) for i, labelled in enumerate(["111", "010", "100", "000"])]
@@ -192,6 +193,7 @@ def test_t1_micro_batches_in_two_processes_give_the_gradient_of_the_joint_batch(
         assert torch.allclose(found["accumulate"][1], gradients(network), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", objectives())
 def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_batch(two, name):
     network, objective = objectives()[name]
@@ -202,6 +204,7 @@ def test_t1_two_processes_that_learn_new_classes_give_the_gradient_of_the_joint_
         assert torch.allclose(found[name][1], gradients(network), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_t3_a_process_without_labelled_classes_keeps_its_weights_equal_to_the_others(two):
     a, b = (found["weights"] for found in two[0])
     assert_equal_state(a, b)
@@ -219,6 +222,7 @@ def errors(found, name):
     return codes, lines
 
 
+@pytest.mark.slow
 def test_t15_a_nan_in_one_process_skips_the_step_in_both(two):
     found, folder = two
     assert errors(found, "nan") == ((0, 0), ([], []))
@@ -230,6 +234,7 @@ def test_t15_a_nan_in_one_process_skips_the_step_in_both(two):
     assert all(int(s["step"]) == 3 for s in content["training"]["optimizer"]["state"].values())
 
 
+@pytest.mark.slow
 def test_t15_both_stop_where_no_more_may_be_skipped_and_both_batches_are_saved(two):
     found, folder = two
     codes, lines = errors(found, "failed")
@@ -240,6 +245,7 @@ def test_t15_both_stop_where_no_more_may_be_skipped_and_both_batches_are_saved(t
     assert [(d["rank"], d["sample"]) for d in drawn] == [(0, 2), (1, 3)]
 
 
+@pytest.mark.slow
 def test_t7_a_bad_file_met_by_rank_1_ends_both_and_is_named_with_the_rank(two, bad_root):
     found, folder = two
     codes, lines = errors(found, "bad")
@@ -250,6 +256,7 @@ def test_t7_a_bad_file_met_by_rank_1_ends_both_and_is_named_with_the_rank(two, b
     assert not (folder / "bad" / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_d13_what_rank_1_cannot_read_is_left_out_by_both(two):
     found, folder = two
     assert errors(found, "skip bad") == ((0, 0), ([], []))
@@ -259,6 +266,7 @@ def test_d13_what_rank_1_cannot_read_is_left_out_by_both(two):
     assert [r["left_out"] for r in metrics(folder / "skip")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_t8_a_process_that_stalls_is_waited_for_no_longer_than_the_timeout(two):
     found, _ = two
     codes, lines = errors(found, "stall")
@@ -320,6 +328,7 @@ def test_t4_processes_whose_cases_annotate_different_classes_give_the_gradient_o
         assert torch.allclose(found["gradients"], gradients(network), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_t5_t11_fewer_cases_than_processes_are_prepared_and_validated_as_by_one(four, flags):
     """Cases are not repeated to fill up the ranks, so none counts twice."""
     train_cases, val_cases, _ = split.gather_cases(build_parser().parse_args(flags("unused")), 0, 1)

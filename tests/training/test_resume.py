@@ -439,6 +439,7 @@ def breaks_at(monkeypatch, *steps, value=math.nan):
     monkeypatch.setattr(train, "training_step", breaks)
 
 
+@pytest.mark.slow
 def test_d15_a_nan_loss_skips_its_step_and_is_counted(flags, short, tmp_path, monkeypatch, capsys):
     breaks_at(monkeypatch, 2, 3, 6)  # both steps of epoch 2, the first of epoch 4
     out = tmp_path / "run"

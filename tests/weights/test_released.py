@@ -1,4 +1,4 @@
-"""Released files: each file of README's table is recognised by its keys and renamed; what does not fit is reported.
+"""Released files: each file of docs/released_weights.md is recognised and renamed; what does not fit is reported.
 
 The files are stand-ins with the real containers, names and shapes (released_files.py); that the networks they make
 compute what the originals do is in test_model.py and test_backbones.py.

@@ -6,7 +6,7 @@
     MONAI's self-supervised Swin UNETR       state_dict  backbone only; model_swinvit.pt: its transformer only
     Models Genesis                           state_dict  U-Net backbone only
 
-README, "Released weights", says where each is published. checkpoint.py reads the project's own files.
+docs/released_weights.md says where each is published. checkpoint.py reads the project's own files.
 """
 
 from __future__ import annotations
