@@ -67,7 +67,8 @@ def test_a_network_comes_back_bit_for_bit_with_its_configuration_and_preprocessi
     content = read(file)
     again = load_network(content, file)
     assert not again.training and again.config == network.config
-    assert content["preprocessing"] == PREPROCESSING.to_dict() and content["about"] == ABOUT and "training" not in content
+    assert content["preprocessing"] == PREPROCESSING.to_dict()
+    assert content["about"] == ABOUT and "training" not in content
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     image = torch.rand(1, 1, 16, 16, 16)
