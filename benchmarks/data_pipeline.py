@@ -1,22 +1,28 @@
-"""Training patches per second: uniseg's data pipeline beside the released code's chain of MONAI transforms, on the same volumes.
+"""Training patches per second: uniseg's data pipeline beside the released code's MONAI transforms, on the same volumes.
 
-    pip install monai && python benchmarks/data_pipeline.py [--data-root ROOT] [--samples 1 2] [--threads 1] [--repeats 5]
+    pip install monai && python benchmarks/data_pipeline.py [--data-root ROOT] [--samples 1 2] [--threads 1] [--repeats
+    5]
 
-Without --data-root: two synthetic CTs of two datasets, 512 x 512 x 200 voxels of 0.78 x 0.78 x 1.6 mm, as .nii.gz. Both sides
-work in one process (no workers), with their files in the page cache and runtime.keep_freed_memory as in uniseg.train (MONAI's
-peaks are taken without), and deliver batches of --samples patches, image (B, 1, 96, 96, 96) float32 and labels, as torch
-tensors. MONAI draws all patches of a batch from one volume; 2 is the released code's --num_samples.
+Without --data-root the volumes are two synthetic CTs of two datasets, 512 x 512 x 200 voxels of 0.78 x 0.78 x 1.6 mm,
+as .nii.gz. Both sides work in one process without workers, with their files in the page cache, and with
+memory.keep_freed_memory as in uniseg.train (MONAI's memory peaks are taken without it). They deliver batches of
+--samples patches as torch tensors: image (B, 1, 96, 96, 96) float32, and labels. MONAI draws all patches of a batch
+from one volume; 2 is the released code's --num_samples.
 
-    MONAI          the chain of the released dataset/dataloader.py, nothing kept: each batch reads and resamples a volume
-    MONAI, cached  CacheDataset: the chain up to its first random step is kept in RAM
-    MONAI, tuned   besides, the voxels that the crop may centre on are kept and the cached volume is not copied (not in that code)
+    MONAI          the released dataset/dataloader.py without a cache: each batch reads and resamples a volume
+    MONAI, cached  CacheDataset: the results of all steps before the first random one are kept in memory
+    MONAI, tuned   as before; besides, the voxels that a crop may centre on are kept and the cached volume is not copied
+                   (not in the released code)
 
-Steps that differ: uniseg scales the patch, MONAI the volume. uniseg's labels are one bit a class in an int64, with each tumour
-put back into its organ; MONAI's are the file's label map as float32 (the released code loads a second map of 32 channels and
-has, for datasets with tumours, a random zoom and another crop: left out, in MONAI's favour). uniseg crops to the body and the
-labels, MONAI to voxels above -175 HU; a patch on background is centred on any unlabelled voxel by uniseg, on one above -175 HU
-by MONAI. uniseg draws a dataset, then a case, for each patch. One class of MONAI bears another name today (AddChanneld).
+The two sides differ in these steps. uniseg scales the HU of the patch, MONAI those of the volume. uniseg's labels are
+one bit per class in an int64, with each tumour put back into its organ; MONAI's are the file's label map as float32.
+(The released code loads a second map of 32 channels, and for datasets with tumours it has a random zoom and another
+crop. These are left out, in MONAI's favour.) uniseg crops to the body and the labels, MONAI to voxels above -175 HU. A
+background patch is centred on any unlabelled voxel by uniseg, and on one above -175 HU by MONAI. For each patch, uniseg
+draws a dataset and then a case. MONAI's AddChanneld is replaced by its present form, EnsureChannelFirstd.
 """
+
+from __future__ import annotations
 
 import argparse
 import copy
@@ -28,7 +34,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +44,8 @@ from heads_and_loss import machine
 from torch.utils.data import DataLoader
 
 from uniseg.data import PatchDataset
-from uniseg.datasets.cases import prepare
+from uniseg.datasets.cases import Case, prepare
+from uniseg.datasets.dataset import Dataset as UnisegDataset
 from uniseg.datasets.find import find_datasets
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
@@ -54,16 +63,17 @@ except ImportError:
     sys.exit("data_pipeline.py: MONAI is not installed. pip install monai")
 
 PATCH = (96, 96, 96)
-COARSE_MM, FINER = (3.12, 3.12, 3.2), (4, 4, 2)          # a phantom is drawn on coarse voxels, which are then cut finer
-SHOWN = {"Organs": ("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "aorta", "postcava",
-                    "portal and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland"),
+COARSE_MM, FINER = (3.12, 3.12, 3.2), (4, 4, 2)          # a phantom is drawn on coarse voxels, then resampled
+SHOWN = {"Organs": ("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "aorta",
+                    "postcava", "portal and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland"),
          "LiverTumours": ("liver", "liver tumor")}
 
 
-# ------------------------------------------------------------------------------------------------------------- the volumes
+# ------------------------------------------------------------------------------------------------------------- the
+# volumes
 
-def write_synthetic(root):
-    """Two datasets of one CT each: 13 organs; liver and liver tumours."""
+def write_synthetic(root: Path) -> None:
+    """Write two datasets of one CT each: one with 13 organs, one with liver and liver tumours."""
     for seed, (name, shown) in enumerate(SHOWN.items()):
         hu, masks, affine = make_phantom(COARSE_MM, seed, shape=(128, 128, 100))
         labels = np.zeros(hu.shape, np.uint8)
@@ -72,7 +82,7 @@ def write_synthetic(root):
         for axis, times in enumerate(FINER):
             labels = np.repeat(labels, times, axis)
         hu, affine = resample(hu, affine, np.divide(COARSE_MM, FINER))
-        hu += 12 * np.random.default_rng(seed).standard_normal(hu.shape, np.float32)     # noise, for files as large as real ones
+        hu += 12 * np.random.default_rng(seed).standard_normal(hu.shape, np.float32)     # files as large as real ones
         for part, array in (("imagesTr", np.rint(hu).astype(np.int16)), ("labelsTr", labels)):
             (root / name / part).mkdir(parents=True)
             write_volume(root / name / part / "case.nii.gz", array, affine)
@@ -81,18 +91,21 @@ def write_synthetic(root):
             "training": [{"image": "./imagesTr/case.nii.gz", "label": "./labelsTr/case.nii.gz"}]}))
 
 
-# ---------------------------------------------------------------------------------------------------------------- the ways
+# ---------------------------------------------------------------------------------------------------------------- the
+# ways
 
-def uniseg_prepare(datasets, folder):
+def uniseg_prepare(datasets: Sequence[UnisegDataset], folder: Path) -> list[Case]:
+    """Preprocess all cases into a cache folder."""
     return [prepare(dataset, case, Preprocessing(), folder) for dataset in datasets for case in dataset.cases]
 
 
-def uniseg_batches(cases, samples):
+def uniseg_batches(cases: Sequence[Case], samples: int) -> Iterator[dict[str, Any]]:
+    """Endless batches of `samples` patches."""
     numbers = (range(first, first + samples) for first in itertools.count(0, samples))
     return iter(DataLoader(PatchDataset(cases, NAMES, TrainConfig(patch_size=PATCH)), batch_sampler=numbers))
 
 
-def monai_chain(samples, keep_indices=False):
+def monai_chain(samples: int, keep_indices: bool = False) -> t.Compose:
     """The released code's transforms (https://github.com/ljwztc/CLIP-Driven-Universal-Model, dataset/dataloader.py)."""
     both, seen = ["image", "label"], {"image_key": "image", "image_threshold": 0}
     crop = {"label_key": "label", "spatial_size": PATCH, "pos": 2, "neg": 1, "num_samples": samples, **seen}
@@ -108,21 +121,23 @@ def monai_chain(samples, keep_indices=False):
         t.ToTensord(both, track_meta=False)])
 
 
-def monai_data(datasets, cached=False, tuned=False):
+def monai_data(datasets: Sequence[UnisegDataset], cached: bool = False, tuned: bool = False) -> Dataset:
     """A MONAI Dataset, or a filled CacheDataset."""
     files = [{"image": str(case.image), "label": str(case.label)} for dataset in datasets for case in dataset.cases]
     chain = monai_chain(1, tuned)
     return CacheDataset(files, chain, progress=False, copy_cache=not tuned) if cached else Dataset(files, chain)
 
 
-def monai_batches(data, samples, tuned=False):
+def monai_batches(data: Dataset, samples: int, tuned: bool = False) -> Iterator[dict[str, Any]]:
+    """Endless batches of `samples` patches."""
     data = copy.copy(data)                               # the same cache for every number of samples
     data.transform = monai_chain(samples, tuned)
     while True:
         yield from DataLoader(data, batch_size=1, shuffle=True, collate_fn=list_data_collate)
 
 
-WAYS = {  # name: (what is done once, from the datasets and an empty folder; endless batches from its result)
+# name: (preparation, from the datasets and an empty folder; endless batches, from its result and the patches per batch)
+WAYS: dict[str, tuple[Callable[..., Any], Callable[..., Iterator[dict[str, Any]]]]] = {
     "MONAI": (lambda datasets, _: monai_data(datasets), monai_batches),
     "MONAI, cached": (lambda datasets, _: monai_data(datasets, cached=True), monai_batches),
     "MONAI, tuned": (lambda datasets, _: monai_data(datasets, cached=True, tuned=True),
@@ -131,81 +146,100 @@ WAYS = {  # name: (what is done once, from the datasets and an empty folder; end
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- measurement
+# -------------------------------------------------------------------------------------------------------------
+# measurement
 
-def timed(function, *inputs):
-    """What the function returns, its wall seconds, its CPU seconds."""
+def timed(function: Callable[..., Any], *inputs: Any) -> tuple[Any, float, float]:
+    """(the function's result, wall seconds, CPU seconds)"""
     wall, cpu = time.perf_counter(), time.process_time()
     result = function(*inputs)
     return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def draw(batches, least, seconds):
-    """Draw at least `least` batches and for at least `seconds`; returns the number of patches."""
+def draw(batches: Iterator[dict[str, Any]], least: int, seconds: float) -> int:
+    """Draw at least `least` batches for at least `seconds`; returns the number of patches."""
     until, patches, drawn = time.perf_counter() + seconds, 0, 0
     while drawn < least or time.perf_counter() < until:
         patches, drawn = patches + len(next(batches)["image"]), drawn + 1
     return patches
 
 
-def check_batch(batch, samples):
+def check_batch(batch: dict[str, Any], samples: int) -> None:
+    """Assert the shapes, types and range of a batch."""
     image, labels = batch["image"], batch["bits" if "bits" in batch else "label"]
-    assert image.shape == (samples, 1, *PATCH) and image.dtype == torch.float32 and labels.shape[-3:] == PATCH, image.shape
+    assert image.shape == (samples, 1, *PATCH) and labels.shape[-3:] == PATCH, image.shape
+    assert image.dtype == torch.float32, image.dtype
     assert -0.11 <= image.min() and image.max() <= 1.11 and type(image) is type(labels) is torch.Tensor, type(image)
 
 
-def kept_bytes(result):
-    """What a way keeps for all cases together: uniseg's files, MONAI's cached arrays."""
+def kept_bytes(result: Any) -> int:
+    """Bytes that are kept for all cases together: uniseg's files, MONAI's cached arrays."""
     if isinstance(result, list):
         return sum(file.stat().st_size for case in result for file in case.folder.iterdir())
     return sum(v.nbytes for item in getattr(result, "_cache", ()) for v in item.values() if hasattr(v, "nbytes"))
 
 
-def once(datasets, folder, repeats):
-    """{way: (result, median wall, median CPU seconds for all cases)}, the ways in turns."""
-    results, seconds = {}, {way: [] for way in WAYS}
+def once(datasets: Sequence[UnisegDataset], folder: Path, repeats: int) -> dict[str, tuple[Any, float, float]]:
+    """{way: (result of its preparation, median wall seconds, median CPU seconds for all cases)}.
+
+    The ways take turns.
+    """
+    results: dict[str, Any] = {}
+    seconds: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for repeat in range(repeats):
         for way, (first, _) in WAYS.items():
-            results.pop(way, None)                       # before the next, so that a cache is in memory once
+            results.pop(way, None)                       # first, so that only one cache is in memory at a time
             results[way], *spent = timed(first, datasets, folder / str(repeat))
             seconds[way].append(spent)
     return {way: (results[way], *map(statistics.median, zip(*seconds[way]))) for way in WAYS}
 
 
-def steady(endless, least, args):
-    """{way: (wall, CPU) seconds a patch}, medians of the repeats, the ways in turns; endless: {way: its batches}."""
-    seconds = {way: [] for way in endless}
+def steady(endless: dict[str, Iterator[dict[str, Any]]], least: int,
+           args: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """{way: (wall seconds, CPU seconds) per patch}, medians of the repeats. The ways take turns.
+
+    endless: {way: its batches}
+    """
+    seconds: dict[str, list[list[float]]] = {way: [] for way in endless}
     for _ in range(args.repeats):
         for way, batches in endless.items():
             patches, *spent = timed(draw, batches, least, args.seconds)
             seconds[way].append([s / patches for s in spent])
-    return {way: tuple(map(statistics.median, zip(*pairs))) for way, pairs in seconds.items()}
+    return {way: (statistics.median(wall for wall, _ in pairs), statistics.median(cpu for _, cpu in pairs))
+            for way, pairs in seconds.items()}
 
 
-def peak_of(way, datasets, folder, samples):
-    """MiB beyond those of the imports, of a way from the start to some batches; run in a process of its own."""
+def peak_of(way: str, datasets: Sequence[UnisegDataset], folder: Path, samples: int) -> float:
+    """Peak memory (MiB) of a way from the start to some batches, beyond that of the imports.
+
+    It has to run in a process of its own.
+    """
     if way == "uniseg":
-        keep_freed_memory()                              # it costs MONAI 250 MiB, which are not its own doing
+        keep_freed_memory()                              # would add 250 MiB to MONAI's peak
     start, (first, batches_of) = peak_memory_bytes(), WAYS[way]
     draw(batches_of(first(datasets, folder), samples), 2 * sum(len(dataset.cases) for dataset in datasets), 0)
     return (peak_memory_bytes() - start) / 2 ** 20
 
 
-def report(args, argv, folder):
+def report(args: argparse.Namespace, argv: Sequence[str], folder: Path) -> None:
+    """Measure all ways and print both tables. argv: the options of this run; folder: for volumes and caches."""
     root = args.data_root or folder / "data"
     if args.data_root is None:
         write_synthetic(root)
     datasets = find_datasets(root)
     cases = sum(len(dataset.cases) for dataset in datasets)
-    print(f"{machine(args)}, monai {monai.__version__}\n{cases} cases of {len(datasets)} datasets, median of {args.repeats}\n")
+    print(f"{machine(args)}, monai {monai.__version__}")
+    print(f"{cases} cases of {len(datasets)} datasets, median of {args.repeats}\n")
     done = once(datasets, folder, args.repeats)
-    print("| | once a case: s | CPU s | kept a case: MiB | peak MiB, first start | next start |\n" + "|--" * 6 + "|")
+    print("| | once per case: s | CPU s | kept per case: MiB | peak MiB, first start | next start |")
+    print("|--" * 6 + "|")
     for way, (result, wall, cpu) in done.items():
         command = [sys.executable, __file__, *argv, "--data-root", str(root), "--peak-of", way, str(folder / "peak")]
         peaks = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(2)]
         print(f"| {way} | {wall / cases:.2f} | {cpu / cases:.2f} | {kept_bytes(result) / cases / 2 ** 20:.0f} "
               f"| {peaks[0]:.0f} | {peaks[1]:.0f} |", flush=True)
-    print("\n| patches a batch | | patches/s | ms a patch | CPU ms | uniseg is faster, times (CPU) |\n" + "|--" * 6 + "|")
+    print("\n| patches per batch | | patches/s | ms per patch | CPU ms | uniseg is faster, times (CPU) |\n"
+          + "|--" * 6 + "|")
     for samples in args.samples:
         endless = {way: WAYS[way][1](result, samples) for way, (result, _, _) in done.items()}
         for batches in endless.values():
@@ -217,25 +251,28 @@ def report(args, argv, folder):
                   f"| {wall / ours_wall:.1f} ({cpu / ours_cpu:.1f}) |", flush=True)
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, help="one folder per dataset, each with a dataset.json (docs/training.md)")
-    parser.add_argument("--samples", type=int, nargs="+", default=[1, 2], help="patches a batch, from one volume with MONAI")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a turn draws for at least so long")
+    parser.add_argument("--data-root", type=Path,
+                        help="folder of datasets, each with a dataset.json (default: two synthetic CTs)")
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 2], help="patches per batch")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least length of a turn (default %(default)s)")
     parser.add_argument("--peak-of", nargs=2, metavar=("WAY", "CACHE"), help=argparse.SUPPRESS)
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print, or print one peak for --peak-of."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
-    warnings.simplefilter("ignore", FutureWarning)       # MONAI's, about a default that the released code leaves as it is
+    warnings.simplefilter("ignore", FutureWarning)       # of MONAI, about a default that the released code uses
     torch.set_num_threads(args.threads)
     if args.peak_of:
         way, cache = args.peak_of
-        print(peak_of(way, find_datasets(args.data_root), cache, args.samples[-1]))
+        print(peak_of(way, find_datasets(args.data_root), Path(cache), args.samples[-1]))
         return
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

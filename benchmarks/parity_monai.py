@@ -1,17 +1,21 @@
-"""uniseg beside MONAI, item by item: the same weights, images and masks through both, and the largest difference.
+"""Compare uniseg with MONAI item by item: the same weights, images and masks through both, and the largest difference.
 
     pip install monai einops && python benchmarks/parity_monai.py [--size 96]
 
-Backbones: outputs of bottleneck F_E and decoder F_D on shared random weights, as a fraction of their standard deviation.
-MONAI has no U-Net of the Models Genesis form; it is put together here from MONAI's blocks, with batch normalisation over the
-current batch as in the released code. Its Swin UNETR takes the order of corners of today; the order of 0.9.0, which the
-released weights need, is given to it as a module. Exit code 1 where an item is further away than its bound.
-MONAI counts voxels of surfaces where uniseg weighs elements by their area: for NSD and HD95, see parity_surface_distance.py.
+Backbones: outputs of bottleneck F_E and decoder F_D with shared random weights, as a fraction of their standard
+deviation. MONAI has no U-Net of the Models Genesis form; here it is built from MONAI's blocks, with batch normalisation
+over the current batch as in the released code. MONAI's Swin UNETR merges patches in the order of its current version;
+the order of version 0.9.0, which the released weights need, is given to it as a module. Exit code 1 if an item differs
+by more than its bound. NSD and HD95 are not compared, because MONAI counts surface voxels and uniseg weighs surface
+elements by their area; see parity_surface_distance.py.
 """
+
+from __future__ import annotations
 
 import argparse
 import platform
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 import monai
 import numpy as np
@@ -30,34 +34,46 @@ from uniseg.backbones.swin_unetr import CORNERS
 from uniseg.metrics import dice
 from uniseg.sliding_window import GAUSSIAN_SIGMA, gaussian_weights, sliding_window
 
-BOUND = 2e-3            # of a standard deviation, as for the golden figures
+BOUND = 2e-3            # of a standard deviation, as for tests/golden
+
+Outputs = tuple[torch.Tensor, torch.Tensor]                # bottleneck F_E, decoder F_D
+Item = tuple[str, str, float, float | None, str]           # name, size, largest difference, bound, unit
+
+NOTES = """
+(a) The smallest weight is 1e-3 of the peak in uniseg and 1e-3 itself in MONAI. In windows of an even size the peak lies
+between two voxels and is less than 1. (b) uniseg spreads the windows evenly, so that results commute with flips. MONAI
+keeps the step and moves the last window back. Both matter most at the edges of windows and for a random network."""
 
 
 class MergingOf090(PatchMergingV2):
     """MONAI's patch merging with the corners of version 0.9.0."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W, C) -> (B, D/2, H/2, W/2, 2 C)"""
         return self.reduction(self.norm(torch.cat([x[:, i::2, j::2, k::2] for i, j, k in CORNERS["v090"]], dim=-1)))
 
 
-def monai_conv(in_channels, out_channels):
+def monai_conv(in_channels: int, out_channels: int) -> nn.Module:
     """3x3x3 convolution, batch normalisation by the current batch's statistics, ReLU."""
     return Convolution(3, in_channels, out_channels, act="RELU", norm=("BATCH", {"track_running_stats": False}))
 
 
 class MonaiUNet(nn.Module):
-    """The Models Genesis U-Net out of MONAI's blocks; its parameters come in the order of uniseg's."""
+    """The Models Genesis U-Net of MONAI's blocks; its parameters are in the order of uniseg's."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         c = width
         self.down = nn.ModuleList(nn.Sequential(monai_conv(i, m), monai_conv(m, o)) for i, m, o in
                                   ((1, c // 2, c), (c, c, 2 * c), (2 * c, 2 * c, 4 * c), (4 * c, 4 * c, 8 * c)))
         self.up = nn.ModuleList(nn.ModuleList((
-            Convolution(3, i, i, strides=2, kernel_size=2, padding=0, output_padding=0, is_transposed=True, conv_only=True),
-            nn.Sequential(monai_conv(i + s, s), monai_conv(s, s)))) for i, s in ((8 * c, 4 * c), (4 * c, 2 * c), (2 * c, c)))
+            Convolution(3, i, i, strides=2, kernel_size=2, padding=0, output_padding=0, is_transposed=True,
+                        conv_only=True),
+            nn.Sequential(monai_conv(i + s, s), monai_conv(s, s))))
+            for i, s in ((8 * c, 4 * c), (4 * c, 2 * c), (2 * c, c)))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Outputs:
+        """(B, 1, D, H, W) -> bottleneck and decoder features"""
         skips = []
         for level, down in enumerate(self.down):
             x = down(x if level == 0 else nn.functional.max_pool3d(x, 2))
@@ -69,20 +85,23 @@ class MonaiUNet(nn.Module):
         return bottleneck, x
 
 
-def outputs_of(network, image, bottleneck, decoder):
-    """What leaves two of a network's modules during one pass."""
-    found = {}
-    hooks = [module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+def outputs_of(network: nn.Module, image: torch.Tensor, bottleneck: nn.Module, decoder: nn.Module) -> Outputs:
+    """The outputs of two of a network's modules during one pass."""
+    outputs: dict[str, torch.Tensor] = {}
+    hooks = [module.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
              for name, module in (("bottleneck", bottleneck), ("decoder", decoder))]
     with torch.inference_mode():
         network(image)
     for hook in hooks:
         hook.remove()
-    return found["bottleneck"], found["decoder"]
+    return outputs["bottleneck"], outputs["decoder"]
 
 
-def shaken(network):
-    """The network in eval mode with random norms too: at their start of 1 and 0 it would not show whether they are applied."""
+def shaken(network: nn.Module) -> nn.Module:
+    """The network in eval mode, with noise on the parameters of its norms.
+
+    At their initial values of 1 and 0 the comparison would not show whether they are applied.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -91,67 +110,74 @@ def shaken(network):
     return network.eval()
 
 
-def load_but_for(network, state, prefix):
-    """MONAI's network with the given weights; only its own output layer, under `prefix`, is not among them."""
-    left = network.load_state_dict(state, strict=False)
-    assert not left.unexpected_keys and all(k.startswith(prefix) for k in left.missing_keys), left
+def load_but_for(network: nn.Module, state: dict[str, torch.Tensor], prefix: str) -> nn.Module:
+    """MONAI's network with the given weights for all but its output layer, whose names start with `prefix`."""
+    keys = network.load_state_dict(state, strict=False)
+    assert not keys.unexpected_keys and all(key.startswith(prefix) for key in keys.missing_keys), keys
     return network.eval()
 
 
-def backbone_pairs():
+def backbone_pairs() -> Iterator[tuple[str, nn.Module, Callable[[torch.Tensor], Outputs]]]:
     """(name, ours, theirs as image -> (bottleneck, decoder)); each pair shares its random weights."""
     torch.manual_seed(0)
     for merging, downsample in (("standard", "merging"), ("v090", MergingOf090)):
         ours = shaken(SwinUNETR(merging=merging))
         theirs = load_but_for(MonaiSwinUNETR(1, 2, feature_size=48, downsample=downsample), ours.state_dict(), "out.")
-        yield f"Swin UNETR, {merging} merging", ours, lambda image, t=theirs: outputs_of(t, image, t.encoder10, t.decoder1)
+        yield (f"Swin UNETR, {merging} merging", ours,
+               lambda image, t=theirs: outputs_of(t, image, t.encoder10, t.decoder1))
     ours, theirs = shaken(UNet()), MonaiUNet(64)
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             other.copy_(mine)
     yield "U-Net, batch statistics", ours, theirs
     ours = shaken(SegResNet())
-    theirs = load_but_for(MonaiSegResNet(init_filters=16, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)), ours.state_dict(),
-                          "conv_final.")
+    theirs = load_but_for(MonaiSegResNet(init_filters=16, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)),
+                          ours.state_dict(), "conv_final.")
     yield "SegResNet", ours, lambda image, t=theirs: outputs_of(t, image, t.down_layers[-1], t.up_layers[-1])
 
 
-def compare_backbones(size):
+def compare_backbones(size: int) -> Iterator[Item]:
+    """Bottleneck and decoder of each backbone on one random image of size^3."""
     image = torch.rand(1, 1, size, size, size, generator=torch.Generator().manual_seed(0))
     for name, ours, theirs in backbone_pairs():
         with torch.inference_mode():
             pairs = zip(("bottleneck", "decoder"), ours(image), theirs(image))
         for part, a, b in pairs:
-            yield f"{name}: {part}", f"{size}^3", ((a - b).abs().max() / b.std()).item(), BOUND, "of a standard deviation"
+            difference = ((a - b).abs().max() / b.std()).item()
+            yield f"{name}: {part}", f"{size}^3", difference, BOUND, "of a standard deviation"
 
 
-def compare_weights():
+def compare_weights() -> Iterator[Item]:
+    """The Gaussian weights of a sliding window."""
     for window in ((96, 96, 96), (64, 96, 33)):
         theirs = compute_importance_map(window, mode="gaussian", sigma_scale=GAUSSIAN_SIGMA)
-        # MONAI's floor is 1e-3 itself, ours 1e-3 of the peak, which is just below 1 where a window has no middle voxel.
+        # MONAI's smallest weight is 1e-3, ours is 1e-3 of the peak; the peak of a window without middle voxel is below
+        # 1.
         difference = (gaussian_weights(window) - theirs / theirs.max()).abs().max().item()
         yield "Gaussian importance map, peak 1", " x ".join(map(str, window)), difference, 1e-5, "absolute"
 
 
-def compare_windows():
-    """With MONAI's own weights and with uniseg's; at sizes where both have their windows at the same places, and at others."""
+def compare_windows() -> Iterator[Item]:
+    """Sliding windows with MONAI's weights and with uniseg's, where both place the windows alike and where not."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv3d(4, 3, 5, padding=2)).eval()
     window = (32, 32, 32)
-    for size, places, own, bound in (((64, 48, 80), "same places, same weights", False, 1e-4),
-                                     ((20, 40, 32), "padded, one window or two, same weights", False, 1e-4),
-                                     ((64, 48, 80), "same places, MONAI's floor (a)", True, None),
-                                     ((61, 75, 90), "other places (b)", True, None)):
+    for size, places, own_weights, bound in (((64, 48, 80), "same places, same weights", False, 1e-4),
+                                             ((20, 40, 32), "padded, one window or two, same weights", False, 1e-4),
+                                             ((64, 48, 80), "same places, MONAI's floor (a)", True, None),
+                                             ((61, 75, 90), "other places (b)", True, None)):
         image = torch.rand(size)
         with torch.inference_mode():
-            theirs = sliding_window_inference(image[None, None], window, 1, network, overlap=0.5, mode="gaussian",
-                                              sigma_scale=GAUSSIAN_SIGMA, roi_weight_map=None if own else gaussian_weights(window))[0]
+            theirs = sliding_window_inference(
+                image[None, None], window, 1, network, overlap=0.5, mode="gaussian", sigma_scale=GAUSSIAN_SIGMA,
+                roi_weight_map=None if own_weights else gaussian_weights(window))[0]
         ours = torch.cat([logits.clone() for _, logits in sliding_window(image, network, 3, window, 0.5)], dim=3)
         yield f"sliding window, {places}", " x ".join(map(str, size)), \
             ((ours - theirs).abs().max() / theirs.std()).item(), bound, "of a standard deviation"
 
 
-def compare_dice():
+def compare_dice() -> Iterator[Item]:
+    """Dice of random masks of different density."""
     rng = np.random.default_rng(0)
     pairs = [rng.random((2, 40, 36, 24)) < share for share in np.linspace(0.001, 0.999, 21)]
     as_batches = [[torch.from_numpy(mask)[None, None].float() for mask in pair] for pair in pairs]
@@ -159,21 +185,23 @@ def compare_dice():
     yield "Dice", f"{len(pairs)} pairs of masks", worst, 1e-5, "absolute"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=96, help="voxels along each axis for the backbones, a multiple of 32")
+    parser.add_argument("--size", type=int, default=96,
+                        help="voxels along each axis for the backbones, a multiple of 32 from 64 (default %(default)s)")
     args = parser.parse_args(argv)
-    print(f"MONAI {monai.__version__}, torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, CPU\n")
+    print(f"MONAI {monai.__version__}, torch {torch.__version__}, {platform.machine()}, "
+          f"{torch.get_num_threads()} threads, CPU\n")
     print("| item | on | largest difference | |\n|--|--|--|--|")
     failed = 0
     for items in (compare_backbones(args.size), compare_weights(), compare_windows(), compare_dice()):
         for name, on, difference, bound, unit in items:
             too_far = bound is not None and not difference <= bound
             failed += too_far
-            print(f"| {name} | {on} | {difference:.1e} | {unit}{f', MORE THAN {bound:g}' if too_far else ''} |", flush=True)
-    print("\n(a) The floor of the weights is 1e-3 of their peak in uniseg and 1e-3 itself in MONAI; with windows of an even size the peak\n"
-          "lies between two voxels and is less than 1. (b) uniseg spreads the windows evenly, so that results commute with flips; MONAI\n"
-          "keeps the step and moves the last window back. Both matter most at the rim of windows, and most to a random network.")
+            note = f", MORE THAN {bound:g}" if too_far else ""
+            print(f"| {name} | {on} | {difference:.1e} | {unit}{note} |", flush=True)
+    print(NOTES)
     return 1 if failed else 0
 
 

@@ -2,19 +2,22 @@
 
     python benchmarks/partial_labels.py --out runs/partial_labels [--steps 2000] [--seeds 1] [--longer 3]
 
-writes an assembly of four datasets of phantoms (PATIENTS each) three times over: same CTs, same order, other labels.
+writes an assembly of four datasets of phantoms (PATIENTS each) three times, with the same CTs and different labels.
 
     full        every dataset annotates every class
-    partial     each dataset annotates its own classes (DATASETS), its dataset.json names these alone
-    background  the label files of `partial`, but each dataset.json names every class: what is unlabelled is taken for
-                background. Patches are drawn as for `partial`, voxel for voxel; only the loss differs.
+    partial     each dataset annotates its own classes (DATASETS), and its dataset.json names these alone
+    background  the label files of `partial`, but each dataset.json names every class, so that what is unlabelled counts
+                as background. Patches are drawn as for `partial`, voxel for voxel; only the loss differs.
 
 Each is trained by `python -m uniseg.train` with the same options, and scored with `uniseg.load(...).segment` on other
-phantoms that are labelled in full. In equal steps `partial` sees a class annotated a quarter as often as `full` does; --longer N
-trains it N times as long besides. A finished training is not repeated and one that was cut is resumed, so the command may
-be called again. 2000 steps take about 10 minutes on one core of an AMD EPYC (family 26) that has nothing else to do (1000 were
-measured, 5), up to 20 on a busy machine; three trainings a seed. Docs: training.md.
+phantoms, which are labelled in full. With equal steps `partial` sees an annotated class a quarter as often as `full`
+does; --longer N also trains it N times as long. The command may be called again: finished trainings are not repeated,
+interrupted ones are resumed. There are three trainings per seed. One of 2000 steps takes about 10 minutes on one idle
+core of an AMD EPYC (family 26; 1000 steps were measured, 5 minutes), up to 20 on a busy machine. Results are in
+docs/training.md.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -22,12 +25,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import uniseg
 from uniseg import checkpoint
+from uniseg.datasets.dataset import Dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
@@ -37,39 +44,44 @@ from uniseg.pictures.canvas import write_png
 from uniseg.pictures.slices import overlay
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, normalise_name, resolve
 
+Patient = tuple[NDArray, dict[str, NDArray], NDArray]      # hu, masks, affine, as phantom.make_phantom gives them
+
 SPACING_MM = 4.0
-PATIENTS = 5              # of each dataset
+PATIENTS = 5              # per dataset
 TEST_PATIENTS = 6
-TEST_SEED = 1000          # of the first test patient; the others' are 0 to 19
-LABELS = ("liver", "kidneys", "spleen", "pancreas", "stomach", "gall bladder", "aorta", "postcava", "right lung", "left lung",
-          "colon", "bladder", "liver tumor", "kidney tumor", "kidney cyst")    # value 1, 2, ...; lesions cover their organs
-DATASETS = {              # what each annotates; after the sets named, cut down to what the phantom draws
+TEST_SEED = 1000          # of the first test patient; training patients have the seeds 0 to 19
+# The values of the labels are 1, 2, ...; lesions come last and cover their organs.
+LABELS = ("liver", "kidneys", "spleen", "pancreas", "stomach", "gall bladder", "aorta", "postcava", "right lung",
+          "left lung", "colon", "bladder", "liver tumor", "kidney tumor", "kidney cyst")
+DATASETS = {              # what each annotates, like the public dataset at the right, as far as the phantom draws it
     "Liver": ("liver", "liver tumor"),                                                               # LiTS
     "Kidneys": ("kidneys", "kidney tumor", "kidney cyst"),                                           # KiTS
     "Pancreas": ("liver", "spleen", "pancreas", "stomach", "gall bladder"),                          # Pancreas-CT
-    "Trunk": ("kidneys", "aorta", "postcava", "right lung", "left lung", "colon", "bladder"),        # CT-ORG, TotalSegmentator
+    # CT-ORG, TotalSegmentator
+    "Trunk": ("kidneys", "aorta", "postcava", "right lung", "left lung", "colon", "bladder"),
 }
 ROOTS = ("full", "partial", "background")
 CLASSES = sorted((name for label in LABELS for name in resolve(label)), key=NAMES.index)
 STEPS_PER_EPOCH = 50
-RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 --lr 1e-3 "
-          "--warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 1").split()
+RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 "
+          "--lr 1e-3 --warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 1").split()
 
 
 # ------------------------------------------------------------------------------------------------------- the phantoms
 
-def names_of(label):
-    """The classes that a label stands for; beyond Table 2 its own name."""
+def names_of(label: str) -> tuple[str, ...]:
+    """The classes that a label stands for; a label that is not in Table 2 is a class of its own."""
     try:
         return resolve(label)
     except ValueError:
         return (normalise_name(label),)
 
 
-def write_dataset(folder, patients, drawn, named, labels=LABELS):
-    """A dataset in the Medical Segmentation Decathlon's form, each label with its value (1, 2, ...) in `labels`.
+def write_dataset(folder: Path, patients: Mapping[str, Patient], drawn: Sequence[str], named: Sequence[str],
+                  labels: Sequence[str] = LABELS) -> None:
+    """Write a dataset in the form of the Medical Segmentation Decathlon; a label has its value (1, 2, ...) in `labels`.
 
-    patients: {case id: (hu, masks, affine)}; drawn: labels in the label files; named: labels in dataset.json
+    patients: {case id: patient}; drawn: labels in the label files; named: labels in dataset.json
     """
     (folder / "imagesTr").mkdir(parents=True)
     (folder / "labelsTr").mkdir()
@@ -81,26 +93,33 @@ def write_dataset(folder, patients, drawn, named, labels=LABELS):
         write_volume(folder / "imagesTr" / f"{case}.nii.gz", hu, affine)
         write_volume(folder / "labelsTr" / f"{case}.nii.gz", label_map, affine)
     content = {"labels": {"0": "background", **{str(labels.index(label) + 1): label for label in named}},
-               "training": [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in patients]}
+               "training": [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"}
+                            for case in patients]}
     (folder / "dataset.json").write_text(json.dumps(content, indent=1))
 
 
-def phantoms(first_seed, count, spacing_mm):
-    """{case id: (hu, masks, affine)}"""
-    return {f"patient{seed:03d}": make_phantom((spacing_mm,) * 3, seed) for seed in range(first_seed, first_seed + count)}
+def phantoms(first_seed: int, count: int, spacing_mm: float) -> dict[str, Patient]:
+    """{case id: patient} with consecutive seeds."""
+    return {f"patient{seed:03d}": make_phantom((spacing_mm,) * 3, seed)
+            for seed in range(first_seed, first_seed + count)}
 
 
-def write_phantoms(out, patients=PATIENTS, test_patients=TEST_PATIENTS, spacing_mm=SPACING_MM, roots=ROOTS):
-    """OUT/full, OUT/partial, OUT/background: the same patients labelled three ways. OUT/test: others, labelled in full."""
-    for number, (dataset, own) in enumerate(DATASETS.items()):
+def write_phantoms(out: Path, patients: int = PATIENTS, test_patients: int = TEST_PATIENTS,
+                   spacing_mm: float = SPACING_MM, roots: Sequence[str] = ROOTS) -> None:
+    """Write OUT/full, OUT/partial, OUT/background, the same patients labelled in three ways, and OUT/test.
+
+    OUT/test holds other patients, labelled in full. patients: per dataset
+    """
+    for number, (dataset, annotated) in enumerate(DATASETS.items()):
         cases = phantoms(number * patients, patients, spacing_mm)
         for root in roots:
-            write_dataset(out / root / dataset, cases, LABELS if root == "full" else own, own if root == "partial" else LABELS)
+            write_dataset(out / root / dataset, cases, LABELS if root == "full" else annotated,
+                          annotated if root == "partial" else LABELS)
     write_dataset(out / "test" / "Phantoms", phantoms(TEST_SEED, test_patients, spacing_mm), LABELS, LABELS)
 
 
-def find_phantoms(out, roots=ROOTS):
-    """The test dataset of OUT; the phantoms are written first where they are not all there."""
+def find_phantoms(out: Path, roots: Sequence[str] = ROOTS) -> Dataset:
+    """The test dataset of OUT. All phantoms are written first if some are missing."""
     if not (out / "test" / "Phantoms" / "dataset.json").is_file():                  # written last
         for root in (*roots, "test"):
             shutil.rmtree(out / root, ignore_errors=True)
@@ -109,63 +128,69 @@ def find_phantoms(out, roots=ROOTS):
     return test
 
 
-# ---------------------------------------------------------------------------------------------------------- three models
+# ---------------------------------------------------------------------------------------------------------- three
+# models
 
-def train(root, folder, cache, steps, seed, recipe=RECIPE):
-    """Run the command with the options of `recipe` until the folder holds a finished training; returns its last checkpoint.
+def train(root: Path, folder: Path, cache: Path, steps: int | None, seed: int, recipe: Sequence[Any] = RECIPE) -> Path:
+    """Run `python -m uniseg.train` until the folder holds a finished training; returns its last checkpoint.
 
-    steps: a multiple of STEPS_PER_EPOCH, or None where the recipe says how long
+    steps: a multiple of STEPS_PER_EPOCH, or None if the options of `recipe` say how long
     """
     last = folder / "last.pt"
     training = checkpoint.read(last)["training"] if last.is_file() else {"step": 0, "epoch": 0}
     if not training["step"] or training["epoch"] < training["config"]["epochs"]:
         if not training["step"]:
-            shutil.rmtree(folder, ignore_errors=True)                    # what was cut before its first epoch ended
+            shutil.rmtree(folder, ignore_errors=True)                    # interrupted before the end of its first epoch
         print(f"training {folder.name} on {root.name}, from step {training['step']}", file=sys.stderr, flush=True)
-        began = time.monotonic()
+        start = time.monotonic()
         length = ["--epochs", steps // STEPS_PER_EPOCH, "--steps-per-epoch", STEPS_PER_EPOCH] if steps else []
-        command = [sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache, *recipe, *length,
-                   "--seed", seed, *(["--resume"] if training["step"] else [])]
+        command = [sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache,
+                   *recipe, *length, "--seed", seed, *(["--resume"] if training["step"] else [])]
         subprocess.run(list(map(str, command)), check=True)
-        print(f"{folder.name} took {(time.monotonic() - began) / 60:.1f} min", file=sys.stderr, flush=True)
+        print(f"{folder.name} took {(time.monotonic() - start) / 60:.1f} min", file=sys.stderr, flush=True)
     return last
 
 
-def score(weights, test, pictures):
-    """{class: mean Dice over the test cases that have it}, of the shipped inference, on each CT's own grid."""
-    segmenter, found = uniseg.load(weights), {name: [] for name in CLASSES}
+def score(weights: Path, test: Dataset, pictures: Path) -> dict[str, float]:
+    """{class: mean Dice over the test cases that have it} of `segment`, on each CT's own grid.
+
+    pictures: folder for a picture of each case
+    """
+    segmenter = uniseg.load(weights)
+    scores: dict[str, list[float]] = {name: [] for name in CLASSES}
     pictures.mkdir(exist_ok=True)
     for case, ct_path, label_path, _ in test.cases:
         ct, label = read_ct(ct_path), read_label_map(label_path)
         result = segmenter.segment(ct_path)
         for name, truth in class_masks(test, label.array, ct.array, ct.affine, label_path):
             if truth.any():
-                found[name].append(dice(result.mask(name), truth) if name in segmenter.classes else 0.0)
+                scores[name].append(dice(result.mask(name), truth) if name in segmenter.classes else 0.0)
         write_png(pictures / f"{case}.png", overlay(ct.array, result.label_map, ct.affine))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
-def annotated_by(out):
+def annotated_by(out: Path) -> dict[str, int]:
     """{class: number of datasets that annotate it in OUT/partial}"""
     partial = find_datasets(out / "partial")
     return {name: sum(name in d.annotated for d in partial) for name in CLASSES}
 
 
-def cell(values, digits=2):
-    """Mean over the seeds (least to most)."""
+def cell(values: Sequence[float], digits: int = 2) -> str:
+    """Mean over the seeds (least to most), as text."""
     spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def table(scores, annotated, digits=2):
-    """Markdown lines: Dice of each class in each column, mean over the seeds (least to most).
+def table(scores: Mapping[str, Sequence[Mapping[str, float]]], annotated: Mapping[str, int],
+          digits: int = 2) -> Iterator[str]:
+    """Markdown lines: Dice per class and column, mean over the seeds (least to most).
 
     scores: {column: [{class: Dice} of each seed]}; annotated: {class: number of datasets that annotate it in `partial`}
     """
     lesions = [name for name in CLASSES if BY_NAME[name].kind == TUMOUR]
     groups = {name: [name] for name in CLASSES}
-    groups |= {"**mean of organs**": [name for name in CLASSES if name not in lesions], "**mean of lesions**": lesions,
-               "**mean of all**": CLASSES}
+    groups |= {"**mean of organs**": [name for name in CLASSES if name not in lesions],
+               "**mean of lesions**": lesions, "**mean of all**": CLASSES}
     yield f"| class | annotated by | {' | '.join(scores)} |"
     yield "|--" * (2 + len(scores)) + "|"
     for row, names in groups.items():
@@ -174,29 +199,36 @@ def table(scores, annotated, digits=2):
         yield f"| {row} | {counts} | {' | '.join(cells)} |"
 
 
-def whole_epochs(text):
-    """The number of steps of --steps; argparse shows the error."""
+def whole_epochs(text: str) -> int:
+    """The value of --steps. Raises ArgumentTypeError, which argparse shows, unless it makes whole epochs."""
     steps = int(text)
     if steps < STEPS_PER_EPOCH or steps % STEPS_PER_EPOCH:
         raise argparse.ArgumentTypeError(f"{text}: give a multiple of {STEPS_PER_EPOCH}")
     return steps
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/partial_labels"), help="phantoms, runs and pictures")
-    parser.add_argument("--steps", type=whole_epochs, default=2000, help=f"of each training, a multiple of {STEPS_PER_EPOCH}")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each root, with seeds 0, 1, ...")
-    parser.add_argument("--longer", type=int, default=1, help="train `partial` also so many times as long")
+    parser.add_argument("--out", type=Path, default=Path("runs/partial_labels"),
+                        help="folder for phantoms, runs and pictures (default %(default)s)")
+    parser.add_argument("--steps", type=whole_epochs, default=2000,
+                        help=f"of each training, a multiple of {STEPS_PER_EPOCH} (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1,
+                        help="trainings of each root, with seeds 0, 1, ... (default %(default)s)")
+    parser.add_argument("--longer", type=int, default=1, metavar="N",
+                        help="also train `partial` N times as long")
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and score all columns and print the table."""
     args = build_parser().parse_args(argv)
     columns = {root: (root, args.steps) for root in ROOTS}
     if args.longer > 1:
         columns[f"partial, {args.longer} times as long"] = ("partial", args.longer * args.steps)
-    test, scores = find_phantoms(args.out), {column: [] for column in columns}
+    test = find_phantoms(args.out)
+    scores: dict[str, list[dict[str, float]]] = {column: [] for column in columns}
     for seed in range(args.seeds):
         for column, (root, steps) in columns.items():
             folder = args.out / "runs" / f"{root}-{steps}-{seed}"

@@ -3,7 +3,8 @@
     python tools/house.py              the drawing and the counts, as in docs/design.md
     python tools/house.py --json       the counts alone
 
-Imports are read from the sources, those inside functions included. A room is a folder of the package, or a file at its top.
+Imports are read from the sources, those inside functions included. A room is a folder of the package, or a file at its
+top.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "uniseg"
 
-# The rooms from the bottom to the top. A room may import rooms of earlier lines, and files of its own folder, in no circle.
+# The rooms from the bottom to the top. A room may import rooms of earlier lines and files of its own folder, and no
+# imports may form a circle.
 FLOORS = (
     ("machine", "taxonomy"),
     ("imaging", "kernels", "backbones"),
@@ -40,7 +42,7 @@ class Arrow(NamedTuple):
 
 
 def module_name(path: Path, package: Path = PACKAGE) -> str:
-    """`imaging.volume` for uniseg/imaging/volume.py, `imaging` for its __init__.py, `__init__` for the package's own."""
+    """`imaging.volume` for uniseg/imaging/volume.py, `imaging` for its __init__.py, `__init__` for the top one."""
     parts = list(path.relative_to(package).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -80,11 +82,12 @@ def room(module: str) -> str:
 def upward(found: set[Arrow]) -> list[Arrow]:
     """The arrows that point to a room on the same floor or above."""
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    return sorted(a for a in found if room(a.source) != room(a.target) and floor[room(a.target)] >= floor[room(a.source)])
+    return sorted(a for a in found if room(a.source) != room(a.target)
+                  and floor[room(a.target)] >= floor[room(a.source)])
 
 
 def circles(found: set[Arrow]) -> list[list[str]]:
-    """The groups of files that import each other, directly or through others (Tarjan's strongly connected components)."""
+    """The groups of files that import each other in a circle (Tarjan's strongly connected components)."""
     targets: dict[str, set[str]] = {}
     for source, target in found:
         targets.setdefault(source, set()).add(target)
@@ -160,8 +163,9 @@ def drawing(package: Path = PACKAGE) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 1 where a rule is broken."""
-    parser = argparse.ArgumentParser(prog="python tools/house.py", description="Draw the rooms of the package and count.")
+    """Print the drawing and the counts; returns the exit code 0. tests/test_house.py checks the rules."""
+    parser = argparse.ArgumentParser(prog="python tools/house.py",
+                                     description="Draw the rooms of the package and count.")
     parser.add_argument("--json", action="store_true", help="print the counts alone, as JSON")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="another package's folder, for its counts alone")
     args = parser.parse_args(argv)

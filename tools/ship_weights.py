@@ -1,16 +1,23 @@
-"""Turn a run's checkpoint into the weights inside the package: no optimiser, float16, and a sidecar that needs no torch.
+"""Turn a run's checkpoint into the weights inside the package: float16, without optimiser, with a JSON file beside
+them.
 
-    python tools/ship_weights.py runs/default/last.pt [more/last.pt ...] [--experimental FILE.json] [--in-pieces colon ...]
+    python tools/ship_weights.py runs/default/last.pt [more/last.pt ...] [--experimental FILE.json]
+                                 [--in-pieces colon ...] [--second-view 0.7]
 
-Of several checkpoints the mean of the weights is shipped ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482): runs
-that went on from one checkpoint in different ways. Writes uniseg/weights/default.pt and uniseg/weights/default.json. FILE.json names classes that are not to be offered by default,
-and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says how the shipped run was made.
+Writes uniseg/weights/default.pt and uniseg/weights/default.json; the latter can be read without torch. Of several
+checkpoints the mean of the weights is shipped ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482):
+they are runs that continued from one checkpoint in different ways. FILE.json names the classes that are not offered by
+default and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says which run is shipped.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,14 +30,18 @@ from uniseg.machine.files import atomic_write
 FOLDER = Path(__file__).resolve().parents[1] / "uniseg" / "weights"
 
 
-def read_experimental(path, classes):
-    """The {class: reason} of a JSON file. Raises ValueError where it is none, or not of these classes, or of all of them."""
+def read_experimental(path: Path, classes: Collection[str]) -> dict[str, str]:
+    """The {class: reason} of a JSON file.
+
+    Raises ValueError if the file has another form, names an unknown class, or names all classes.
+    """
     try:
         reasons = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}). Mend it.") from None
     if not isinstance(reasons, dict) or not all(isinstance(reason, str) and reason for reason in reasons.values()):
-        raise ValueError(f"{path}: not {{class: reason in a few words}}. Give a file like {{\"colon\": \"Dice 0.12 on unseen CT\"}}.")
+        raise ValueError(f"{path}: not {{class: reason in a few words}}. "
+                         'Give a file like {"colon": "Dice 0.12 on unseen CT"}.')
     if unknown := [name for name in reasons if name not in classes]:
         raise ValueError(f"{path}: {', '.join(unknown)}: no class of the network. It has {', '.join(classes)}.")
     if len(reasons) == len(classes):
@@ -38,43 +49,59 @@ def read_experimental(path, classes):
     return reasons
 
 
-def by_dataset(data):
-    """{"DATASET/case": classes} of a checkpoint's `about` -> {DATASET: {"cases": how many, "classes": those of any}}, to be read."""
-    names = {}
+def by_dataset(data: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Sum up the training data of a checkpoint for the JSON file.
+
+    data:    {"DATASET/case": classes}
+    returns: {DATASET: {"cases": number, "classes": classes of any of its cases}}
+    """
+    names: dict[str, list[Sequence[str]]] = {}
     for case, classes in data.items():
         names.setdefault(case.partition("/")[0], []).append(classes)
     return {name: {"cases": len(lists), "classes": in_order({c for classes in lists for c in classes})}
             for name, lists in names.items()}
 
 
-def read_run(source):
+def read_run(source: Path) -> dict[str, Any]:
     """A run's own checkpoint, with its steps and recipe. Raises ValueError."""
     content = checkpoint.read(source)
     if "training" not in content:
-        raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. Give a run's last.pt.")
+        raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. "
+                         "Give a run's last.pt.")
     return content
 
 
-def mean_of(sources):
-    """One checkpoint's content with the mean weights of several runs; `about` names them all, the first as for one. Raises ValueError."""
+def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
+    """One checkpoint's content with the mean weights of several runs.
+
+    Its `about` is that of the first run, with the data of all runs and "mean_of", the command and steps of each.
+    Raises ValueError if the networks or their preprocessing differ.
+    """
     runs = [read_run(source) for source in sources]
     first = runs[0]
     for source, run in zip(sources[1:], runs[1:]):
         for part in ("network", "preprocessing"):
             if run[part] != first[part]:
-                raise ValueError(f"{source}: another {part} than {sources[0]}. Only runs of one network and one grid have a mean.")
+                raise ValueError(f"{source}: another {part} than {sources[0]}. "
+                                 "Only runs of one network and one grid have a mean.")
     weights = {name: torch.stack([run["weights"][name].float() for run in runs]).mean(dim=0).to(tensor.dtype)
                for name, tensor in first["weights"].items()}
-    data = {}
+    data: dict[str, Sequence[str]] = {}
     for run in runs:
         data |= run["about"].get("data", {})
-    said = [{"command": run["about"].get("command"), "steps": run["training"]["step"]} for run in runs]
-    return {**first, "weights": weights, "about": {**first["about"], "data": data, "mean_of": said}}
+    parts = [{"command": run["about"].get("command"), "steps": run["training"]["step"]} for run in runs]
+    return {**first, "weights": weights, "about": {**first["about"], "data": data, "mean_of": parts}}
 
 
-def ship(sources, experimental, in_pieces=(), second_view=None):
-    """sources: checkpoints of runs; experimental: path of a JSON file, or None; in_pieces: classes; second_view: share of the body's
-    width and depth that inference sees a second time, or None. Raises ValueError."""
+def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
+         second_view: float | None = None) -> None:
+    """Write the weights of the package. Raises ValueError.
+
+    sources:      checkpoints of runs
+    experimental: JSON file of the classes that are not offered by default
+    in_pieces:    classes of which inference keeps all components, not the largest alone
+    second_view:  share of the body's width and depth that inference runs a second time
+    """
     content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
@@ -91,25 +118,33 @@ def ship(sources, experimental, in_pieces=(), second_view=None):
     FOLDER.mkdir(exist_ok=True)
     target = FOLDER / "default.pt"
     checkpoint.save(target, network, Preprocessing.from_dict(content["preprocessing"]), about, half=True)
+    sidecar = {"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
+               "network": network.describe(), "preprocessing": content["preprocessing"],
+               "about": {**about, "data": by_dataset(about.get("data", {}))}}
     with atomic_write(FOLDER / "default.json") as temporary:
-        temporary.write_text(json.dumps({"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
-                                         "network": network.describe(), "preprocessing": content["preprocessing"],
-                                         "about": {**about, "data": by_dataset(about.get("data", {}))}}, indent=1) + "\n")
+        temporary.write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(network.classes)} classes, "
           f"{len(about.get('experimental', {}))} of them experimental")
 
 
-def main(argv=None):
-    """Returns the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(prog="python tools/ship_weights.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="last.pt of a run of uniseg.train; several: their mean")
-    parser.add_argument("--experimental", type=Path, metavar="FILE.json", help="{class: why it is not offered by default}")
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT",
+                        help="last.pt of a run of uniseg.train; of several, the mean is shipped")
+    parser.add_argument("--experimental", type=Path, metavar="FILE.json",
+                        help="{class: why it is not offered by default}")
     parser.add_argument("--in-pieces", nargs="+", default=(), metavar="CLASS",
                         help="classes of which inference keeps all components, not the largest alone")
     parser.add_argument("--second-view", type=float, metavar="SHARE",
-                        help="share of the body's width and depth that inference sees a second time, on its own")
-    args = parser.parse_args(argv)
+                        help="share of the body's width and depth that inference runs a second time, by itself")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for input that cannot be used."""
+    args = build_parser().parse_args(argv)
     try:
         ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view)
     except (ValueError, OSError) as error:

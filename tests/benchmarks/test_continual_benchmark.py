@@ -1,4 +1,4 @@
-"""benchmarks/continual.py: its assemblies hold what each step may see, its tables the paper's numbers and made-up ones of ours."""
+"""benchmarks/continual.py: what each step's data hold, and its tables with the paper's numbers and made-up ones."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started: it imports its neighbour
+# as where the script is started: it imports its neighbour
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import continual as benchmark
 import partial_labels
 from continual import (
@@ -43,9 +44,10 @@ def test_each_step_labels_its_own_classes_and_the_test_set_all(assembly):
     protocol, datasets = assembly
     for i, group in enumerate(GROUPS[protocol], 1):
         own = {name for label in group for name in names_of(label)}
-        beside = {"liver"} if (protocol, i) == ("tumour", 2) else set()                       # LiTS labels the liver too
+        beside = {"liver"} if (protocol, i) == ("tumour", 2) else set()  # LiTS labels the liver too
         assert set(datasets[f"step{i}"].annotated) == own | beside
-    assert set(datasets["test"].annotated) == {n for group in GROUPS[protocol] for label in group for n in names_of(label)}
+    every = {name for group in GROUPS[protocol] for label in group for name in names_of(label)}
+    assert set(datasets["test"].annotated) == every
 
 
 def test_patients_are_others_in_every_step_and_carry_every_class_that_is_learned(assembly):
@@ -55,7 +57,8 @@ def test_patients_are_others_in_every_step_and_carry_every_class_that_is_learned
         ct = read_ct(dataset.cases[0].image)
         volumes[name] = ct.array
         empty = [n for n, mask in case_masks(dataset, dataset.cases[0], ct) if not mask.any()]
-        assert not set(empty) - {"celiac_trunk", "right_adrenal_gland", "left_adrenal_gland"}  # thinner than these 12 mm voxels
+        # thinner than these 12 mm voxels
+        assert not set(empty) - {"celiac_trunk", "right_adrenal_gland", "left_adrenal_gland"}
     values = list(volumes.values())
     assert not any(np.array_equal(a, b) for i, a in enumerate(values) for b in values[:i])
 
@@ -89,7 +92,8 @@ def test_table_10_has_two_steps_a_class_the_means_and_the_papers_row_below():
 def test_table_11_has_the_means_of_each_body_part_after_each_step():
     lines = list(table_11(made_up("body", "PLOP")))
     assert cells(lines, "PLOP") == [["PLOP", "0.600", "0.500", "0.400", "0.500", "0.400", "0.400"]]
-    assert cells(lines, "Ours (1-hot), paper") == [["Ours (1-hot), paper", "0.882", "0.767", "0.777", "0.674", "0.665", "0.452"]]
+    assert cells(lines, "Ours (1-hot), paper") == [["Ours (1-hot), paper", "0.882", "0.767", "0.777", "0.674", "0.665",
+                                                    "0.452"]]
 
 
 def test_the_spread_over_seeds_stands_beside_the_mean():
@@ -107,14 +111,18 @@ def test_an_order_other_than_the_papers_is_said():
 
 
 def test_the_change_of_old_classes_is_from_the_step_that_learned_them_to_the_last():
-    text = change("body", made_up("body", "PLOP"))          # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    # 7 classes 0.5 -> 0.4 -> 0.3, 3 classes 0.4 -> 0.3: (7 x -0.2 + 3 x -0.1) / 10
+    text = change("body", made_up("body", "PLOP"))
     assert text.count("-0.170") == 5
     text = change("tumour", made_up("tumour", "LwF"))
     assert text.count("-0.100") == 4
 
 
 def test_the_papers_means_are_those_of_its_rows():
-    """To the three digits they are printed with; organ means of 13, means of 14. PLOP's mean is 0.767, printed is 0.768."""
+    """To the three digits that are printed; organ means of 13 classes, means of 14.
+
+    PLOP's mean is 0.767; 0.768 is printed.
+    """
     for method, (one, two, tumour, organ_1, organ_2, mean) in TABLE_10.items():
         assert np.mean(two) == pytest.approx(organ_2, abs=6e-4), method
         assert round(np.mean([*two, tumour]), 3) == (0.767 if method == "PLOP" else mean), method
@@ -123,29 +131,39 @@ def test_the_papers_means_are_those_of_its_rows():
 
 
 def test_the_papers_numbers_are_those_of_the_specification():
-    assert TABLE_11["Ours (text)"][2:] == (.787, .695, .692, .636) and TABLE_11["LwF"] == (.891, .777, .767, .530, .486, .360)
+    assert TABLE_11["Ours (text)"][2:] == (.787, .695, .692, .636)
+    assert TABLE_11["LwF"] == (.891, .777, .767, .530, .486, .360)
     assert set(METHODS) == {*TABLE_11, "Ours (text), longer", "LwF, longer"}
     assert set(IN_TABLE["tumour"]) == set(TABLE_10) and set(IN_TABLE["body"]) == set(TABLE_11)
 
 
 def test_own_data_takes_the_place_of_the_phantoms_step_by_step(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(benchmark, "train", lambda root, folder, args, steps, seed, options: ran.append((root, options)) or folder / "last.pt")
-    args = benchmark.build_parser().parse_args(["--protocol", "tumour", "--data", "BTCV", "LITS", "TEST", "--paper", "--out", str(tmp_path)])
+
+    def train(root, folder, cache, steps, seed, options):
+        ran.append((root, options))
+        return folder / "last.pt"
+
+    monkeypatch.setattr(benchmark, "train", train)
+    args = benchmark.build_parser().parse_args(["--protocol", "tumour", "--data", "BTCV", "LITS", "TEST", "--paper",
+                                                "--out", str(tmp_path)])
     assert benchmark.data_folders(args, "tumour") == ([Path("BTCV"), Path("LITS")], Path("TEST"))
     last = benchmark.chain(args, "tumour", "PLOP", 0)
     (first_root, first), (second_root, second) = ran
     assert (str(first_root), str(second_root)) == ("BTCV", "LITS") and not list(tmp_path.iterdir())
-    assert " ".join(map(str, first)).startswith("--folds 1 --epochs 100 --warmup-epochs 0 --batch-size 2 --lr 1e-4 --weight-decay 1e-5 "
-                                                "--head softmax --classes spleen,right_kidney,")
-    assert list(map(str, second)) == ["--folds", "1", "--baseline", "plop", "--extend", str(last[0]), "--classes", "liver_tumor"]
+    assert " ".join(map(str, first)).startswith(
+        "--folds 1 --epochs 100 --warmup-epochs 0 --batch-size 2 --lr 1e-4 --weight-decay 1e-5 "
+        "--head softmax --classes spleen,right_kidney,")
+    assert list(map(str, second)) == ["--folds", "1", "--baseline", "plop", "--extend", str(last[0]),
+                                      "--classes", "liver_tumor"]
 
 
 @pytest.mark.slow
 def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SPACING_MM", 6.0)
     monkeypatch.setattr(benchmark, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 6.0))
-    small = "--backbone unet --width 2 --lpg-hidden 8 --spacing 6 --patch-size 16 16 16 --folds 1 --prior 0.02 --workers 0".split()
+    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 6 --patch-size 16 16 16 --folds 1 --prior 0.02 "
+             "--workers 0").split()
     monkeypatch.setattr(benchmark, "RECIPE", small)
     monkeypatch.setattr(benchmark, "EXTEND", small[-6:])
     monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
@@ -154,5 +172,5 @@ def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypa
     assert len(cells(lines, "Ours (text)")[0]) == 7 and any("order is" in line for line in lines)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}
     assert len(before) == 3 + 5 + 5
-    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])                 # nothing is trained again
+    benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])  # nothing is trained again
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.glob("runs/*/last.pt")}

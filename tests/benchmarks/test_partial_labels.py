@@ -1,4 +1,4 @@
-"""benchmarks/partial_labels.py: the three assemblies that it compares hold the same CTs and differ in labels as it says."""
+"""benchmarks/partial_labels.py: its three assemblies hold the same CTs and differ in their labels as it says."""
 
 import numpy as np
 import pytest
@@ -36,9 +36,10 @@ def masks_of(dataset):
 
 
 def test_the_three_roots_hold_the_same_cts_and_the_test_set_holds_others(out, roots):
-    volumes = {root: [read_ct(image).array for d in datasets for _, image, *_ in d.cases] for root, datasets in roots.items()}
+    volumes = {root: [read_ct(image).array for d in datasets for _, image, *_ in d.cases]
+               for root, datasets in roots.items()}
     assert [[case[0] for d in datasets for case in d.cases] for datasets in roots.values()] == \
-        [["patient001", "patient000", "patient002", "patient003"]] * 3                  # Kidneys, Liver, Pancreas, Trunk
+        [["patient001", "patient000", "patient002", "patient003"]] * 3  # Kidneys, Liver, Pancreas, Trunk
     for ours, partial in zip(volumes["full"] + volumes["background"], volumes["partial"] * 2):
         assert np.array_equal(ours, partial)
     (test,) = find_datasets(out / "test")
@@ -62,21 +63,23 @@ def test_where_a_class_is_annotated_all_three_have_its_mask_and_where_it_is_not_
         for name in CLASSES:
             assert masks[name].any()
             if name in own:
-                assert np.array_equal(own[name], masks[name]) and np.array_equal(taken_for_background[name], masks[name]), name
+                assert np.array_equal(own[name], masks[name]), name
+                assert np.array_equal(taken_for_background[name], masks[name]), name
             else:
                 assert not taken_for_background[name].any(), name
 
 
 @pytest.mark.slow
-def test_partial_and_background_draw_the_same_patches_voxel_for_voxel_and_only_the_labelled_classes_differ(roots, tmp_path):
+def test_partial_and_background_draw_the_same_patches_and_only_the_labelled_classes_differ(roots, tmp_path):
     config = TrainConfig(spacing=12.0, patch_size=(16, 16, 16))
-    ours, theirs = (PatchDataset([prepare(d, c, config.preprocessing, tmp_path) for d in roots[root] for c in d.cases], CLASSES,
-                                 config) for root in ("partial", "background"))
+    ours, theirs = (PatchDataset([prepare(d, c, config.preprocessing, tmp_path) for d in roots[root] for c in d.cases],
+                                 CLASSES, config) for root in ("partial", "background"))
     cases = set()
     for number in range(24):
         partial, background = ours[number], theirs[number]
         assert partial["case"] == background["case"]
-        assert np.array_equal(partial["image"], background["image"]) and np.array_equal(partial["bits"], background["bits"])
+        assert np.array_equal(partial["image"], background["image"])
+        assert np.array_equal(partial["bits"], background["bits"])
         assert background["labelled"].all() and not partial["labelled"].all()
         cases.add(partial["case"])
     assert len(cases) == 4
@@ -95,10 +98,11 @@ def test_the_table_has_a_row_a_class_and_the_means_of_organs_and_lesions(monkeyp
 
 
 @pytest.mark.parametrize("reached, started, resumed", [(100, False, False), (50, True, True), (None, True, False)])
-def test_a_finished_training_is_not_repeated_and_one_that_was_cut_is_resumed(tmp_path, monkeypatch, reached, started, resumed):
+def test_a_finished_training_is_not_repeated_and_an_interrupted_one_is_resumed(tmp_path, monkeypatch, reached, started,
+                                                                               resumed):
     folder, commands = tmp_path / "run", []
     folder.mkdir()
-    (folder / "config.json").write_text("{}")                       # written when a run starts; uniseg.train refuses such a folder
+    (folder / "config.json").write_text("{}")  # written when a run starts; uniseg.train refuses such a folder
     if reached is not None:
         torch.save({"training": {"step": reached, "epoch": reached // 50, "config": {"epochs": 2}}}, folder / "last.pt")
     monkeypatch.setattr(partial_labels.checkpoint, "read", lambda path: torch.load(path, weights_only=True))

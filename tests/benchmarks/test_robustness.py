@@ -1,4 +1,4 @@
-"""benchmarks/robustness.py: each perturbation does to a tiny CT what its docstring says, and the command on a phantom."""
+"""benchmarks/robustness.py: each perturbation does to a tiny CT what it says; the command runs on a phantom."""
 
 import json
 import sys
@@ -39,7 +39,10 @@ from uniseg.phantom import make_phantom
 
 
 def block(shape=(40, 40, 8), spacing_mm=(5.0, 5.0, 2.5), at=(-100.0, -80.0, 30.0)):
-    """A body of 0 HU in air, 20 x 16 voxels wide and deep; a liver of 120 HU in it, and an aorta of 300 HU in the liver."""
+    """A body of 0 HU in air, 20 x 16 voxels wide and deep.
+
+    In it lies a liver of 120 HU, and in the liver an aorta of 300 HU.
+    """
     hu = np.full(shape, -1000, np.int16, order="F")
     hu[10:30, 12:28] = 0
     masks = {"liver": np.zeros(shape, bool, order="F"), "aorta": np.zeros(shape, bool, order="F")}
@@ -82,7 +85,7 @@ def test_5_mm_slices_are_means_and_the_labels_those_that_cover_half():
 
 
 def test_5_mm_slices_take_parts_of_slices_that_do_not_divide_them():
-    hu, affine, masks = block(spacing_mm=(5, 5, 2))                                # 16 mm: three slices of 5, the last mm is cut off
+    hu, affine, masks = block(spacing_mm=(5, 5, 2))  # 16 mm: three slices of 5, the last mm is cut off
     hu[0, 0] = [0, 100, 200, 300, 0, 0, 0, 0]
     thick, new, _ = thick_slices(hu, affine, masks)
     assert thick.shape == (40, 40, 3)
@@ -109,14 +112,15 @@ def test_half_the_field_of_view_lies_about_the_middle_of_the_body_and_moves_noth
 
 def test_half_the_field_of_view_of_a_body_at_the_edge_does_not_leave_the_ct():
     hu, affine, masks = block()
-    moved, new, _ = half_field_of_view(np.roll(hu, 10, axis=0), affine, masks)     # 20 to 40: the middle, 30, is 10 from the edge
+    # 20 to 40: the middle, 30, is 10 from the edge
+    moved, new, _ = half_field_of_view(np.roll(hu, 10, axis=0), affine, masks)
     assert moved.shape == (20, 20, 8) and world(new, 0, 0, 0)[0] == world(affine, 20, 0, 0)[0]
 
 
 def test_noise_has_its_sd_and_is_the_same_each_time():
     hu, affine, masks = block()
     noise, *_ = noisy(hu, affine, masks, 20)
-    inside = (noise - hu)[10:30, 12:28]                                            # 2560 voxels; in air -1024 is the end
+    inside = (noise - hu)[10:30, 12:28]  # 2560 voxels; in air -1024 is the end
     assert abs(inside.std() - 20) < 1 and abs(inside.mean()) < 1.5
     assert noise.dtype == np.int16 and noise.min() == -1024
     assert np.array_equal(noise, noisy(np.ascontiguousarray(hu), affine, masks, 20)[0])
@@ -133,7 +137,8 @@ def test_a_table_lies_below_the_patient_and_changes_nothing_else():
     hu, affine, masks = block()                                                    # 60 mm of air below: room enough
     lain, new, new_masks = with_table(hu, affine, masks)
     assert np.array_equal(new, affine) and new_masks["liver"].sum() == masks["liver"].sum()
-    assert np.array_equal(lain[10:30, 12:], hu[10:30, 12:]) and np.array_equal(lain[:, 16:], hu[:, 16:])   # its sides curve up
+    # its sides curve up
+    assert np.array_equal(lain[10:30, 12:], hu[10:30, 12:]) and np.array_equal(lain[:, 16:], hu[:, 16:])
     below = lain[20, :12, 0]
     assert (below > -500).any() and (below > -990).sum() >= 4                      # a shell; mattress and foam
     assert (lain == lain[:, :, :1])[:, :12].all()                                  # the same in every slice
@@ -152,10 +157,11 @@ def test_a_table_below_a_ct_that_ends_at_the_back_gets_room():
 def test_without_contrast_each_class_has_its_native_mean_and_its_surroundings_stay():
     hu, affine, masks = block()
     shifts = native_shifts(hu, masks)
-    assert shifts == {"liver": round(centre("liver", "native") - 120, 1), "aorta": round(centre("blood", "native") - 300, 1)}
-    native, _, _ = without_contrast(hu, affine, masks)                             # an edge of 1 mm: 0.2 voxels in the plane
+    assert shifts == {"liver": round(centre("liver", "native") - 120, 1),
+                      "aorta": round(centre("blood", "native") - 300, 1)}
+    native, _, _ = without_contrast(hu, affine, masks)  # an edge of 1 mm: 0.2 voxels in the plane
     assert native[16, 17, 4] == round(centre("liver", "native"))
-    assert native[20, 20, 4] == round(centre("blood", "native"))                   # the vessel overrules the liver around it
+    assert native[20, 20, 4] == round(centre("blood", "native"))  # the vessel overrules the liver around it
     assert np.array_equal(native[:14], hu[:14]) and native.dtype == np.int16
 
 
@@ -172,7 +178,7 @@ def test_contrast_is_removed_where_there_is_some_and_nothing_is_made_brighter():
 def test_a_chest_begins_2_cm_above_the_kidneys_or_where_the_upper_lungs_do():
     hu, affine, masks = block(shape=(40, 40, 60))
     masks["left_kidney"] = np.zeros(hu.shape, bool)
-    masks["left_kidney"][12, 14, 3:10] = True                                      # slices 3 to 9; 8 slices of 2.5 mm are 2 cm
+    masks["left_kidney"][12, 14, 3:10] = True  # slices 3 to 9; 8 slices of 2.5 mm are 2 cm
     chest, new, new_masks = chest_alone(hu, affine, masks)
     assert chest.shape == (40, 40, 60 - 18) and world(new, 0, 0, 0) == world(affine, 0, 0, 18)
     assert not new_masks["left_kidney"].any()
@@ -182,12 +188,13 @@ def test_a_chest_begins_2_cm_above_the_kidneys_or_where_the_upper_lungs_do():
     masks["right_lung"] = np.zeros(hu.shape, bool)
     masks["right_lung"][12, 14, 10:50] = True                                      # 40 slices, of which the upper 24
     assert chest_alone(hu, affine, masks)[0].shape[2] == 60 - 26
-    masks["left_kidney"] = np.roll(masks["right_lung"], 1, axis=2)                 # to slice 50: 1 slice above 59, nothing left
+    masks["left_kidney"] = np.roll(masks["right_lung"], 1, axis=2)  # to slice 50: 1 slice above 59, nothing left
     with pytest.raises(NotPossible, match="2 mm of chest"):
         chest_alone(hu, affine, masks)
 
 
-# ----------------------------------------------------------------------------------------------------------- the command
+# ----------------------------------------------------------------------------------------------------------- the
+# command
 
 CLASSES = ("right_kidney", "left_kidney", "liver", "aorta", "bladder")
 
@@ -196,7 +203,8 @@ CLASSES = ("right_kidney", "left_kidney", "liver", "aorta", "bladder")
 def weights(tmp_path_factory):
     """An untrained network of 2 channels on a grid of 24 mm, on which a phantom is a single window."""
     torch.manual_seed(0)
-    network = UniversalModel(ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4), torch.randn(len(CLASSES), 4))
+    config = ModelConfig(CLASSES, "unet", 2, "independent", 8, text_width=4)
+    network = UniversalModel(config, torch.randn(len(CLASSES), 4))
     path = tmp_path_factory.mktemp("weights") / "untrained.pt"
     checkpoint.save(path, network, Preprocessing((24.0,) * 3, window=(16,) * 3, antialias=True))
     return path
@@ -207,21 +215,24 @@ def test_the_command_prints_a_row_for_each_perturbation_and_writes_the_same_numb
     shown = {"kidneys": ("right_kidney", "left_kidney"), "liver": ("liver",), "spleen": ("spleen",)}
     write_dataset(tmp_path / "root" / "Ward", shown, {"a": Patient(*make_phantom((12.0, 12.0, 12.0)))})
     out = tmp_path / "out.json"
-    assert robustness.main([str(tmp_path / "root"), "--weights", str(weights), "--device", "cpu", "--json", str(out)]) == 0
+    assert robustness.main([str(tmp_path / "root"), "--weights", str(weights), "--device", "cpu",
+                            "--json", str(out)]) == 0
     report, text = json.loads(out.read_text())["Ward/a"], capsys.readouterr().out
     rows = report["rows"]
     assert list(rows) == list(PERTURBATIONS)
-    assert "| perturbation | right_kidney | left_kidney | liver | mean | change | voxels that differ |" in text  # no spleen offered
-    table = {cells[0]: cells for line in text.splitlines() if line.startswith("| ") for cells in [line.strip("| ").split(" | ")]}
+    # no spleen offered
+    assert "| perturbation | right_kidney | left_kidney | liver | mean | change | voxels that differ |" in text
+    rows_of_text = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    table = {cells[0]: cells for cells in rows_of_text}
     plain = rows["unperturbed"]
-    assert table["unperturbed"] == ["unperturbed", *(f"{plain['dice'][c]:.3f}" for c in CLASSES[:3]), f"{plain['mean']:.3f}",
-                                    "+0.000", "identical"]
+    assert table["unperturbed"] == ["unperturbed", *(f"{plain['dice'][c]:.3f}" for c in CLASSES[:3]),
+                                    f"{plain['mean']:.3f}", "+0.000", "identical"]
     assert plain["mean"] == pytest.approx(np.mean(list(plain["dice"].values())))
     assert all(rows[f"stored as {codes}"]["differing_voxels"] is not None for codes in ("LPS", "SLA"))
     assert rows["stored as LPS"] == rows["stored as LAS"] == plain                 # flips: to the last bit
     assert rows["5 mm slices"] == {"not possible": "slices are 12.0 mm already"}
     assert rows["chest alone"].keys() == {"dice", "mean", "change", "differing_voxels", "outside_ml", "warnings"}
-    assert list(rows["chest alone"]["outside_ml"]) == ["right_kidney", "left_kidney", "bladder"]       # no prostate offered
+    assert list(rows["chest alone"]["outside_ml"]) == ["right_kidney", "left_kidney", "bladder"]  # no prostate offered
     assert set(report["native_shifts_hu"]) == {"right_kidney", "left_kidney", "liver", "spleen"}
     assert "not labelled here, left as it is: aorta" not in text.split("contrast removed, HU by class")[0]
     assert "not labelled here, left as it is: " in text and "aorta" in text.split("not labelled here")[1]

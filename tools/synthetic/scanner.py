@@ -1,31 +1,40 @@
 """What the scanner makes of a patient: table, blur, slices, noise, streaks, padding.
 
-Beyond the paper: part of the synthetic CT (docs/synthetic.md). The noise's correlation is fitted to what tools/measure_hu.py finds
-in the livers of two real CTs with voxels of 0.7 and 1.0 mm (hu.json): 0.64 and 0.61 to the next voxel, 0.30 at two, 0.10 at five.
+Beyond the paper: part of the synthetic CT (docs/synthetic.md). The correlation of the noise is fitted to what
+tools/measure_hu.py finds in the livers of two real CTs with voxels of 0.7 and 1.0 mm (hu.json): 0.64 and 0.61 to the
+next voxel, 0.30 over two voxels, 0.10 over five.
 """
 
+from __future__ import annotations
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from .geometry import field
+from .geometry import Grid, field
 
-# Two kinds of noise, share of the variance and sigma (mm) of the blur that gives the first its correlation.
+# Two kinds of noise: share of the variance, and sigma (mm) of the blur that correlates the voxels.
 NOISE = ((0.78, 0.55), (0.22, 1.7))
 
 
-def table(skin, grid, rng):
-    """Share (0 to 1) and HU of a curved table behind the patient and of a mattress: ((D, H, W) share, HU) pairs."""
+def table(skin: NDArray, grid: Grid, rng: np.random.Generator) -> list[tuple[NDArray[np.float32], float]]:
+    """A curved table behind the patient with a mattress: per layer the share (0 to 1) of each voxel that it fills, and
+    its HU.
+
+    skin: (D, H, W) depth below the skin, positive inside the patient
+    """
     x, y, _ = grid.mesh()
     inside = np.argwhere((skin > 0).any(axis=2))
     if not len(inside):
         return []
     back, middle = y[0, inside[:, 1].min(), 0], np.mean(x[inside[:, 0], 0, 0])
-    curve = y - back + rng.uniform(1, 5) - rng.uniform(2e-4, 9e-4) * (x - middle) ** 2            # 0 at the mattress's top
+    # 0 at the top of the mattress
+    curve = y - back + rng.uniform(1, 5) - rng.uniform(2e-4, 9e-4) * (x - middle) ** 2
     wide = np.abs(x - middle) < rng.uniform(190, 240)
     air, layers, depth = skin < 0, [], 0.0
     plan = [(rng.uniform(8, 25), rng.uniform(-960, -850)), (rng.uniform(1.5, 3.0), rng.uniform(-150, 500)),
             (rng.uniform(15, 50), rng.uniform(-985, -900)), (rng.uniform(1.0, 2.5), rng.uniform(-300, 300))]
-    for thick, value in plan:
+    for thick, value in plan:                                            # mattress, shell, foam, shell
         below = -(curve + depth) / grid.spacing_mm
         part = np.clip(below + 0.5, 0, 1) * np.clip(thick / grid.spacing_mm - below + 0.5, 0, 1)
         layers.append(((part * wide * air).astype(np.float32), value))
@@ -33,42 +42,50 @@ def table(skin, grid, rng):
     return layers
 
 
-def blur(image, grid, rng):
-    """The scanner's own blur in the plane and the slice's thickness along z, drawn; at least half a voxel (partial volume)."""
+def blur(image: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray:
+    """Blur an image as a scanner does: its own blur in the plane, the slice thickness along z, both random.
+
+    The blur is at least half a voxel wide, which gives partial volume.
+    """
     voxel = 0.42 * grid.spacing_mm
     in_plane = max(voxel, rng.uniform(0.5, 1.0))
-    thick = max(voxel, rng.choice([1.0, 1.5, 2.5, 3.0, 5.0], p=[0.2, 0.15, 0.25, 0.2, 0.2]) / np.sqrt(12))        # sd of a box
-    return ndimage.gaussian_filter(image, np.array([in_plane, in_plane, thick]) / grid.spacing_mm, mode="nearest", truncate=3)
+    slice_mm = rng.choice([1.0, 1.5, 2.5, 3.0, 5.0], p=[0.2, 0.15, 0.25, 0.2, 0.2])
+    across = max(voxel, slice_mm / np.sqrt(12))                          # standard deviation of a box
+    sigma = np.array([in_plane, in_plane, across]) / grid.spacing_mm
+    return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
 
 
-def noise(shape, spacing_mm, rng):
-    """Noise of unit variance with the correlation of real CT at this voxel size, float32."""
+def noise(shape: tuple[int, ...], spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Noise of unit variance with the correlation of real CT at this voxel size."""
     total = np.zeros(shape, np.float32)
-    for part, sigma_mm in NOISE:
+    for share, sigma_mm in NOISE:
         white = rng.standard_normal(shape, np.float32)
         sigma = sigma_mm / spacing_mm
-        if sigma > 0.3:                                                  # narrower than that, voxels are independent
+        if sigma > 0.3:  # with a narrower blur the voxels are independent
             white = ndimage.gaussian_filter(white, (sigma, sigma, 0.6 * sigma), mode="wrap", truncate=3)
             white /= white.std()
-        total += np.float32(np.sqrt(part)) * white
+        total += np.float32(np.sqrt(share)) * white
     return total
 
 
-def streaks(image, grid, rng):
-    """Dark and bright lines across the patient where much bone lies in the way (shoulders, hips), HU."""
+def streaks(image: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray:
+    """Dark and bright lines across the patient in slices with much bone (shoulders, hips), HU."""
     lines = rng.standard_normal(image.shape, np.float32)
     lines = ndimage.gaussian_filter(lines, (30 / grid.spacing_mm, 1.0, 0.6))
     bone = (image > 250).mean(axis=(0, 1))
     return lines / lines.std() * (rng.uniform(5, 15) * bone / max(bone.max(), 1e-6)).astype(np.float32)
 
 
-def scan(image, skin, grid, rng):
-    """The CT (D, H, W) int16 of a patient's HU (float32), whose depth below the skin is `skin` in mm (negative outside)."""
+def scan(image: NDArray, skin: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray[np.int16]:
+    """The CT (D, H, W) of a patient.
+
+    image: (D, H, W) float32 HU; skin: (D, H, W) depth below the skin in mm, negative outside
+    """
     if rng.random() < 0.85:
-        for part, value in table(skin, grid, rng):
-            image += part * (value - image)
+        for share, value in table(skin, grid, rng):
+            image += share * (value - image)
     image = blur(image, grid, rng)
-    sd = min(rng.lognormal(np.log(10), 0.5), 35.0)         # 11 to 16 HU in five livers as scanned; resampling takes some of it
+    sd = min(rng.lognormal(np.log(10), 0.5), 35.0)         # 11 to 16 HU in five real livers; resampling lowers it
     deep = 0.75 + 0.5 * np.clip(skin / 90, -0.6, 1)                      # noise grows with the way through the body
     image += np.float32(sd) * deep * noise(image.shape, grid.spacing_mm, rng)
     image += 2.0 * field(grid.axes(), 150.0, rng)                        # cupping and scatter
@@ -77,7 +94,8 @@ def scan(image, skin, grid, rng):
     image = np.clip(np.rint(image), -1024, 3071)
     if rng.random() < 0.4:                                               # the round field of view of the scanner
         x, y, _ = grid.mesh()
-        middle, reach = [(a.min() + a.max()) / 2 for a in (x, y)], max(np.ptp(x), np.ptp(y)) / 2
-        outside = (x - middle[0]) ** 2 + (y - middle[1]) ** 2 > (reach * rng.uniform(1.0, 1.1)) ** 2
+        middle = [(axis.min() + axis.max()) / 2 for axis in (x, y)]
+        radius = max(np.ptp(x), np.ptp(y)) / 2 * rng.uniform(1.0, 1.1)
+        outside = (x - middle[0]) ** 2 + (y - middle[1]) ** 2 > radius ** 2
         image[np.broadcast_to(outside, image.shape)] = rng.choice([-1024, -2048], p=[0.7, 0.3])
     return image.astype(np.int16)
