@@ -49,7 +49,7 @@ def cached_case(folder):
     """{file: sha256} of a phantom's cached case: arrays by value, meta.json without the path of the image."""
     from conftest import Patient, write_dataset
     from uniseg.datasets.cases import prepare
-    from uniseg.datasets.find import read_dataset
+    from uniseg.datasets.dataset_json import read_dataset
     from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.phantom import make_phantom
 
