@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import checkpoint, continual
+from ..backbones import SwinUNETR
 from ..baselines import PlainModel
 from ..embeddings import class_embeddings
 from ..machine.console import say
@@ -29,6 +30,7 @@ def make_network(args: argparse.Namespace, config: TrainConfig, classes: Sequenc
     if config.freeze == "old":
         continual.freeze_old(network, len(args.old["network"]["classes"]))
     if config.activation_checkpointing:
+        assert isinstance(network.backbone, SwinUNETR)     # options.py refuses it for other backbones
         network.backbone.checkpoint_activations()
     if summary and rank == 0:
         say(summary, sys.stderr)

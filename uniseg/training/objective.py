@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import continual
-from ..baselines import BASELINES, Softmax, refuse_unlabelled
+from ..baselines import BASELINES, PlainModel, Softmax, refuse_unlabelled
 from ..datasets.cases import Case
 from ..losses import masked_loss, unpack_bits
 from .network import Network
@@ -71,6 +71,7 @@ def make_objective(args: argparse.Namespace, config: TrainConfig, network: Netwo
             raise ValueError(f"{args.extend}: a network with a softmax. Say how to extend it: --baseline "
                              f"{', '.join(BASELINES)}.")
         refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
+        assert isinstance(network, PlainModel)
         return Softmax(network, teacher, config.baseline)
     if config.baseline != "none":
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given "
@@ -99,5 +100,5 @@ def positive_weights(cases: Sequence[Case], classes: Sequence[str], power: float
     def weight(mean: float) -> float:
         return max((patch_voxels / mean) ** power if power else min((10000 / mean) ** 0.6, 12.0), 1.0)
 
-    means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
+    means = [float(np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000])) for name in classes]
     return torch.tensor([weight(mean) for mean in means], dtype=torch.float32)
