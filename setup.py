@@ -1,4 +1,4 @@
-"""The one step of the build that pyproject.toml cannot say: the text embeddings stand at the top level and go into the wheel."""
+"""The one step of the build that pyproject.toml cannot express: the top level's text embeddings go into the wheel."""
 
 from pathlib import Path
 

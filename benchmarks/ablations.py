@@ -41,8 +41,8 @@ from partial_labels import (
 )
 
 from uniseg import checkpoint
-from uniseg.datasets.find import Dataset
-from uniseg.paper.complexity import PAPER_PARAMETERS
+from uniseg.datasets.dataset import Dataset
+from uniseg.paper.cost_tables import PAPER_PARAMETERS
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR
 from uniseg.training.run_folder import write_json
 

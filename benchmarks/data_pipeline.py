@@ -45,7 +45,7 @@ from torch.utils.data import DataLoader
 
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case, prepare
-from uniseg.datasets.find import Dataset as UnisegDataset
+from uniseg.datasets.dataset import Dataset as UnisegDataset
 from uniseg.datasets.find import find_datasets
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample

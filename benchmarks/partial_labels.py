@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 import uniseg
 from uniseg import checkpoint
-from uniseg.datasets.find import Dataset, find_datasets
+from uniseg.datasets.dataset import Dataset
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
 from uniseg.metrics import dice

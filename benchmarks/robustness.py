@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import uniseg
-from uniseg.datasets.find import find_datasets, in_order
+from uniseg.datasets.dataset import in_order
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.body import body_mask

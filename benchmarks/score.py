@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uniseg import taxonomy
-from uniseg.datasets.find import CaseFiles, Dataset, find_datasets
+from uniseg.datasets.dataset import CaseFiles, Dataset
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import Volume, read_ct, read_label_map
 from uniseg.metrics import dice

@@ -1,11 +1,11 @@
-"""What several test files share: few threads, synthetic patients, a small assembly of datasets, the real CTs where present."""
+"""What several test files share: few threads, synthetic patients, a small assembly of datasets, the real CTs."""
 
 import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")          # before torch is imported, and for the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "2")     # before torch is imported, and for the processes that tests start
 
 import numpy as np
 import pytest
@@ -106,7 +106,8 @@ def phantom_root(tmp_path_factory):
     write_dataset(root / "Abdomen", {"kidneys": ("right_kidney", "left_kidney"), "kidney tumor": ("kidney_tumor",),
                                      "spleen": ("spleen",)}, {"a0": patients[0], "a1": patients[1]})
     write_dataset(root / "Chest", {"left_lung": ("left_lung",), "right_lung": ("right_lung",), "liver": ("liver",),
-                                   "colon_tumor": ("colon_tumor",)}, {"c0": patients[2], "c1": patients[3]}, nnunet=True)
+                                   "colon_tumor": ("colon_tumor",)},
+                  {"c0": patients[2], "c1": patients[3]}, nnunet=True)
     write_dataset(root / "Vessels", {"hepatic vessel": ("hepatic_vessel",), "hepatic vessel tumour": ("liver_tumor",)},
                   {"v0": patients[4]})
     return root

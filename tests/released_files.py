@@ -48,10 +48,11 @@ def prefixed(prefix, shapes):
 
 
 def transformer_alone():
-    """model_swinvit.pt: the transformer without `swinViT.`, its perceptrons called fc1 and fc2, and the pretext heads."""
+    """model_swinvit.pt: the transformer without `swinViT.`, its MLP layers named fc1 and fc2, and the pretext heads."""
     shapes = {k.removeprefix("swinViT."): s for k, s in backbone("swin_unetr").items() if k.startswith("swinViT.")}
     shapes = {k.replace("linear1", "fc1").replace("linear2", "fc2"): s for k, s in shapes.items()}
-    return shapes | {"norm.weight": (768,), "norm.bias": (768,), "rotation_head.weight": (4, 768), "rotation_head.bias": (4,),
+    return shapes | {"norm.weight": (768,), "norm.bias": (768,),
+                     "rotation_head.weight": (4, 768), "rotation_head.bias": (4,),
                      "contrastive_head.weight": (512, 768), "contrastive_head.bias": (512,),
                      "conv.weight": (768, 1, 32, 32, 32), "conv.bias": (1,)}
 
@@ -60,7 +61,8 @@ FILES = {   # name: (container, {entry: shape})
     "clip_driven_universal_swin_unetr.pth": ("net", prefixed("module.", backbone("swin_unetr") | heads(32, 768, 48))),
     "clip_driven_universal_unet.pth": ("net", prefixed(
         "module.", prefixed("backbone.", backbone("unet") | running_statistics()) | heads(32, 512, 64))),
-    "continual_swin_unetr_38class.pth": ("net", prefixed("module.", backbone("swin_unetr") | heads(38, 768, 48, shared=False))),
+    "continual_swin_unetr_38class.pth": (
+        "net", prefixed("module.", backbone("swin_unetr") | heads(38, 768, 48, shared=False))),
     "supervised_suprem_swinunetr_2100.pth": ("net", prefixed(
         "module.", prefixed("backbone.", backbone("swin_unetr")) | heads(32, 768, 48))),
     "supervised_suprem_unet_2100.pth": ("net", prefixed(

@@ -52,7 +52,7 @@ def rewrite(path, **changes):
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
 
 
-# ------------------------------------------------------------------------------------------------------------ round trip
+# --------------------------------------------------------------------------------------------------------- round trip
 
 def test_the_former_name_of_the_padding_is_understood(file):
     stored = PREPROCESSING.to_dict()
@@ -67,7 +67,8 @@ def test_a_network_comes_back_bit_for_bit_with_its_configuration_and_preprocessi
     content = read(file)
     again = load_network(content, file)
     assert not again.training and again.config == network.config
-    assert content["preprocessing"] == PREPROCESSING.to_dict() and content["about"] == ABOUT and "training" not in content
+    assert content["preprocessing"] == PREPROCESSING.to_dict()
+    assert content["about"] == ABOUT and "training" not in content
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     image = torch.rand(1, 1, 16, 16, 16)
@@ -161,7 +162,8 @@ def test_weights_that_are_not_numbers_are_not_written_over_good_ones(network, fi
     before = file.read_bytes()
     with torch.no_grad():
         network.lpg.controllers[1][2].bias[7] = value
-    with pytest.raises(CheckpointError, match=r"last.pt: not written, lpg.controllers.1.2.bias holds NaN or infinity. Lower --lr"):
+    words = r"last.pt: not written, lpg.controllers.1.2.bias holds NaN or infinity. Lower --lr"
+    with pytest.raises(CheckpointError, match=words):
         save(file, network, PREPROCESSING)
     assert file.read_bytes() == before
 
@@ -174,7 +176,7 @@ def test_a_weight_too_large_for_half_precision_is_not_written(network, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-# ------------------------------------------------------------------------------------------------------------- bad files
+# ---------------------------------------------------------------------------------------------------------- bad files
 
 def test_w01_a_missing_file_or_a_folder_is_refused(tmp_path):
     assert "no such weights file. Give --weights" in refused(tmp_path / "none.pt")
@@ -207,7 +209,8 @@ def test_w02_a_file_that_would_run_a_command_is_refused_and_runs_nothing(file, t
 
 @pytest.mark.parametrize("start, reason", [
     (b"", "empty file. Copy or download it again"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer, not the weights. Run `git lfs pull`"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+     "a git-lfs pointer, not the weights. Run `git lfs pull`"),
     (b"\n <!DOCTYPE html><html>Not found</html>", "an HTML page, not weights"),
     (b"x" * 1000, "not a checkpoint that can be read safely"),
 ])
@@ -263,7 +266,8 @@ def test_w04_a_flipped_bit_anywhere_is_refused_or_changes_nothing(network, file)
         except CheckpointError:
             pass
         else:
-            assert {k: v for k, v in content.items() if k != "weights"} == {k: v for k, v in expected.items() if k != "weights"}
+            assert {k: v for k, v in content.items() if k != "weights"} == {k: v for k, v in expected.items()
+                                                                            if k != "weights"}
             assert checkpoint.digest(content["weights"]) == checkpoint.digest(network.state_dict())
         file.write_bytes(whole)
 
@@ -289,7 +293,8 @@ def test_w06_weights_of_another_network_are_refused_with_the_names_that_do_not_f
 
 
 @pytest.mark.parametrize("change, reason", [({"backbone": "resnet"}, "unknown backbone 'resnet'"),
-                                            ({"lpg": "none"}, "unknown lpg 'none'"), ({"depth": 3}, "argument 'depth'")])
+                                            ({"lpg": "none"}, "unknown lpg 'none'"),
+                                            ({"depth": 3}, "argument 'depth'")])
 def test_w06_a_network_that_this_version_cannot_build_is_refused(file, change, reason):
     content = read(file)
     with pytest.raises(CheckpointError, match=f"last.pt: weights do not fit their network.*{reason}"):

@@ -19,14 +19,9 @@ from uniseg.data import PatchDataset
 from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90
 from uniseg.datasets.cases import Case, _preprocess, prepare
-from uniseg.datasets.find import (
-    DataError,
-    Dataset,
-    Label,
-    _classes_of,
-    find_datasets,
-    read_dataset,
-)
+from uniseg.datasets.dataset import DataError, Dataset, Label
+from uniseg.datasets.dataset_json import _classes_of, read_dataset
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.bits import get_bit
 from uniseg.imaging.preprocessing import Preprocessing

@@ -1,5 +1,7 @@
-"""The command `python -m uniseg.evaluate`: readings.py, scores.py, evaluation_folder.py. Label maps are drawn by hand, so that every
-score can be worked out on paper."""
+"""The command `python -m uniseg.evaluate` from end to end.
+
+Label maps are drawn by hand, so that every score can be worked out on paper.
+"""
 
 import csv
 import json
@@ -16,7 +18,8 @@ from conftest import Patient, write_dataset
 from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.evaluate import build_parser, main
 from uniseg.evaluation.folder import write
-from uniseg.evaluation.readings import in_folder, open_masks
+from uniseg.evaluation.masks import open_masks
+from uniseg.evaluation.readings import in_folder
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
 from uniseg.taxonomy import BY_NAME, NAMES
@@ -28,7 +31,10 @@ LIVER = BY_NAME["liver"].index
 
 
 def drawn(**boxes):
-    """A label map; each class is a run of voxels `start:stop` along the first axis, in one line; later ones cover earlier."""
+    """A label map in which each class is a run of voxels `start:stop` along one line of the first axis.
+
+    Later classes cover earlier ones.
+    """
     labels = np.zeros(SHAPE, np.uint8)
     for name, (start, stop) in boxes.items():
         labels[start:stop, 2, 2] = BY_NAME[name].index
@@ -85,7 +91,7 @@ def two_cases(tmp_path):
     return tmp_path
 
 
-# ------------------------------------------------------------------------------------------------------- what is computed
+# --------------------------------------------------------------------------------------------------- what is computed
 
 def test_scores_worked_out_by_hand_reach_table_csv_and_json(two_cases, evaluate):
     rows, summary, printed = evaluate("--pred", "pred", "--ref", "ref")
@@ -94,7 +100,7 @@ def test_scores_worked_out_by_hand_reach_table_csv_and_json(two_cases, evaluate)
     assert rows["a", "liver"]["tolerance_mm"] == "7.0"                                 # Table 3's, of taxonomy.py
     liver = summary["classes"]["liver"]
     assert (liver["present"], liver["dice_mean"]) == (2, 0.875)
-    assert liver["dice_ci"] == [0.75, 1.0]                                           # 4 resamples: (a,a), (a,b), (b,a), (b,b)
+    assert liver["dice_ci"] == [0.75, 1.0]  # 4 resamples: (a,a), (a,b), (b,a), (b,b)
     line = next(line for line in printed.splitlines() if line.startswith("liver"))
     assert line.split()[:5] == ["liver", "2", "0.875", "[0.750,", "1.000]"]
     assert max(map(len, printed.splitlines())) <= 130 and NOT_A_MEDICAL_DEVICE in printed
@@ -108,7 +114,8 @@ def test_present_and_missed_is_zero_absent_and_predicted_is_a_false_positive_wit
     assert (false["dice"], false["nsd"], false["hd95_mm"], false["present"], false["found"]) == ("", "", "", "0", "1")
     spleen = summary["classes"]["spleen"]
     assert (spleen["present"], spleen["absent"], spleen["false_positives"]) == (1, 1, 1)
-    assert (spleen["hd95_infinite"], spleen["hd95_median_mm"], spleen["dice_ci"]) == (1, None, None)     # one case: no interval
+    # one case: no interval
+    assert (spleen["hd95_infinite"], spleen["hd95_median_mm"], spleen["dice_ci"]) == (1, None, None)
     assert summary["groups"]["organs"]["dice_mean"] == (0.875 + 0) / 2
 
 
@@ -133,7 +140,7 @@ def test_a_class_that_no_plain_reference_has_is_not_annotated_unless_it_is_named
     assert summary["classes"]["postcava"]["absent"] == 2
 
 
-# ---------------------------------------------------------------------------------------------------------- forms of input
+# ----------------------------------------------------------------------------------------------------- forms of input
 
 def test_a_tumour_of_a_label_map_is_part_of_its_organ_and_a_kidneys_of_the_kidney_of_its_side(tmp_path):
     labels = drawn(left_kidney=(0, 4), right_kidney=(7, 11), kidney_tumor=(9, 12), liver=(5, 6))
@@ -146,7 +153,7 @@ def test_a_tumour_of_a_label_map_is_part_of_its_organ_and_a_kidneys_of_the_kidne
 def test_results_of_infer_with_masks_keep_overlaps_and_win_over_the_label_map(tmp_path, evaluate):
     save(tmp_path / "ref" / "a" / "liver.nii.gz", (drawn(liver=(0, 4)) > 0).astype(np.uint8))
     save(tmp_path / "ref" / "a" / "spleen.nii.gz", (drawn(liver=(2, 4)) > 0).astype(np.uint8))      # overlaps the liver
-    save(tmp_path / "ref" / "a" / "ct.nii.gz", drawn())                                             # no class: left alone
+    save(tmp_path / "ref" / "a" / "ct.nii.gz", drawn())  # no class: left alone
     save_result(tmp_path / "pred", "a", drawn(liver=(0, 2), spleen=(2, 4)), ("liver", "spleen"))
     rows, _, _ = evaluate("--pred", "pred", "--ref", "ref")
     assert round(float(rows["a", "liver"]["dice"]), 3) == round(2 * 2 / (2 + 4), 3)
@@ -164,11 +171,12 @@ def test_a_class_that_the_json_of_a_result_does_not_name_is_not_scored_and_said(
     assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][0]
 
 
-def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_result_does_not_name(two_cases, evaluate):
+def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_result_does_not_name(two_cases,
+                                                                                                    evaluate):
     for case, labels in (("a", drawn(liver=(1, 5))), ("b", drawn(liver=(0, 4)))):
         save(two_cases / "results" / f"{case}.nii.gz", np.full(SHAPE, -1000, np.int16))
         save_result(two_cases / "results", case, labels, ("liver",))
-        for name in ("liver", "spleen"):                               # the spleen's is of a former run with other weights
+        for name in ("liver", "spleen"):  # the spleen's is of a former run with other weights
             save(two_cases / "results" / f"{case}_seg" / f"{name}.nii.gz", (labels > 0).astype(np.uint8))
     rows, _, _ = evaluate("--pred", "results", "--ref", "ref")
     assert {key: row["dice"] for key, row in rows.items()} == {("a", "liver"): "0.75", ("b", "liver"): "1.0"}
@@ -176,7 +184,8 @@ def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_r
 
 def test_two_predictions_for_one_case_are_refused(two_cases, refused):
     save(two_cases / "pred" / "a_0000.nii.gz", drawn())
-    assert refused("--pred", "pred", "--ref", "ref") == "pred/a_0000.nii.gz: the same case as pred/a.nii.gz. Keep one of them."
+    line = refused("--pred", "pred", "--ref", "ref")
+    assert line == "pred/a_0000.nii.gz: the same case as pred/a.nii.gz. Keep one of them."
 
 
 def test_predictions_of_a_tool_that_writes_no_file_for_an_empty_class_count_as_empty(two_cases, evaluate):
@@ -199,10 +208,12 @@ def test_classes_beyond_table_2_are_found_by_the_names_of_the_json(tmp_path, eva
 
 
 def test_a_dataset_s_label_is_the_class_beyond_table_2_that_the_predictions_name(tmp_path, patients, evaluate):
-    write_dataset(tmp_path / "Set", {"Superior mesenteric artery": ("aorta",), "left elbow": ("rectum",)}, {"c0": patients[0]})
+    write_dataset(tmp_path / "Set", {"Superior mesenteric artery": ("aorta",), "left elbow": ("rectum",)},
+                  {"c0": patients[0]})
     labels = patients[0].masks["aorta"].astype(np.uint8) * 33
     save(tmp_path / "pred" / "c0_seg.nii.gz", labels, patients[0].affine)
-    (tmp_path / "pred" / "c0_seg.json").write_text(json.dumps({"classes": {"superior_mesenteric_artery": {"label": 33}}}))
+    content = {"classes": {"superior_mesenteric_artery": {"label": 33}}}
+    (tmp_path / "pred" / "c0_seg.json").write_text(json.dumps(content))
     rows, summary, _ = evaluate("--pred", "pred", "--ref", "Set")
     assert {key: row["dice"] for key, row in rows.items()} == {("c0", "superior_mesenteric_artery"): "1.0"}
     assert "label 'left elbow' is left out" in summary["notes"][0]
@@ -257,10 +268,10 @@ def test_both_sides_in_one_label_of_a_prediction_take_a_ct_to_be_split(two_cases
     assert not Path("evaluation").exists()
 
 
-# --------------------------------------------------------------------------------------------------------------- detection
+# ---------------------------------------------------------------------------------------------------------- detection
 
 def test_healthy_patients_count_every_tumour_of_the_model_as_absent_and_give_the_specificity(tmp_path, evaluate):
-    """Two patients with a tumour, one found; four without, in one of which something is found: 50 %, 75 %, harmonic mean 60 %."""
+    """Of two patients with a tumour, one is found: 50 %. Of four without, one is a false alarm: 75 %; together 60 %."""
     classes = ("liver", "liver_tumor", "kidney_cyst")
     for case, found in (("a", True), ("b", False)):
         save_result(tmp_path / "ref", case, drawn(liver=(0, 4), liver_tumor=(2, 3)), classes)
@@ -270,34 +281,39 @@ def test_healthy_patients_count_every_tumour_of_the_model_as_absent_and_give_the
         save_result(tmp_path / "normal", case, drawn(liver=(0, 4), kidney_cyst=(9, 10), **spot), classes)
     rows, summary, printed = evaluate("--pred", "pred", "--ref", "ref", "--healthy", "normal", "--tables")
     detection = summary["classes"]["liver_tumor"]["detection"]
-    assert (detection["sensitivity"], detection["specificity"]) == (0.5, 0.75) and round(detection["harmonic_mean"], 9) == 0.6
-    assert ("w", "kidney_cyst") not in rows and ("w", "liver") not in rows                       # cysts are common, and no tumour
+    assert (detection["sensitivity"], detection["specificity"]) == (0.5, 0.75) and round(detection["harmonic_mean"],
+                                                                                         9) == 0.6
+    assert ("w", "kidney_cyst") not in rows and ("w", "liver") not in rows  # cysts are common, and no tumour
     assert (summary["cases"], summary["healthy"]) == (2, 4)
     ours = printed.split("Table 6.")[1].split("ours ")[1].split("\n")[0].split()
     assert ours == ["50.00", "75.00", "60.00"] + ["-"] * 6
     assert summary["classes"]["liver_tumor"]["lesions"] == {"tp": 1, "fn": 1, "fp": 1}
 
 
-def test_a_label_map_that_names_no_tumour_gives_no_specificity_unless_the_tumours_are_named(two_cases, evaluate, refused):
-    assert "does not say which tumours its model looks for" in refused("--pred", "pred", "--ref", "ref", "--healthy", "pred")
+def test_a_label_map_that_names_no_tumour_gives_no_specificity_unless_the_tumours_are_named(two_cases, evaluate,
+                                                                                            refused):
+    assert "does not say which tumours its model looks for" in refused("--pred", "pred", "--ref", "ref", "--healthy",
+                                                                       "pred")
     save(two_cases / "normal" / "n.nii.gz", drawn(liver=(0, 4)))
-    rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", "--healthy", "normal", "--classes", "liver,liver_tumor")
+    rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", "--healthy", "normal", "--classes",
+                                "liver,liver_tumor")
     assert {key: row["dataset"] for key, row in rows.items() if key[0] == "n"} == {("n", "liver_tumor"): "healthy"}
     assert summary["classes"]["liver_tumor"]["detection"]["specificity"] == 1
 
 
 def test_a_smallest_lesion_makes_a_spot_no_finding(tmp_path, evaluate):
     save_result(tmp_path / "ref", "a", drawn(liver=(0, 4)), ("liver", "liver_tumor"))
-    save_result(tmp_path / "pred", "a", drawn(liver=(0, 8), liver_tumor=(2, 4)), ("liver", "liver_tumor"))    # 2 voxels of 1 ml
+    # 2 voxels of 1 ml
+    save_result(tmp_path / "pred", "a", drawn(liver=(0, 8), liver_tumor=(2, 4)), ("liver", "liver_tumor"))
     for least, found in ((0, "1"), (2, "1"), (2.5, "0")):
         rows, _, _ = evaluate("--pred", "pred", "--ref", "ref", "--min-lesion-ml", least, out=f"out{least}")
         assert rows["a", "liver_tumor"]["found"] == found
 
 
-# ------------------------------------------------------------------------------------------------------------ two readers
+# -------------------------------------------------------------------------------------------------------- two readers
 
 def test_mutual_dice_of_prediction_and_two_readers_as_in_section_4_7(two_cases, evaluate):
-    save(two_cases / "second" / "a.nii.gz", drawn(liver=(2, 6)))            # DSC with the prediction 1:5 is 0.75, with 0:4 is 0.5
+    save(two_cases / "second" / "a.nii.gz", drawn(liver=(2, 6)))  # DSC with the prediction 1:5 is 0.75, with 0:4 is 0.5
     save(two_cases / "second" / "b.nii.gz", drawn(liver=(0, 4)))
     rows, summary, printed = evaluate("--pred", "pred", "--ref", "ref", "--against", "second")
     assert (rows["a", "liver"]["dice_reader2"], rows["a", "liver"]["dice_readers"]) == ("0.75", "0.5")
@@ -345,22 +361,24 @@ def test_two_evaluations_are_compared_patient_by_patient_and_the_assumptions_are
     assert np.isclose(again["comparison"]["classes"]["liver"]["mean"], liver["mean"])
     other = other_evaluation(tmp_path)
     assert "no class of a case was scored in both" in refused("--read", other, "--compare", "first")
-    _, alone, _ = evaluate("--pred", "two", "--ref", "ref", "--compare", other, out="third")     # what was scored is kept
+    _, alone, _ = evaluate("--pred", "two", "--ref", "ref", "--compare", other, out="third")  # what was scored is kept
     assert "nothing is compared" in alone["notes"][-1] and "comparison" not in alone
 
 
 def other_evaluation(tmp_path):
     write(tmp_path / "other", [{"dataset": "", "case": "z", "class": "liver", "kind": "organ", "present": True,
-                                                  "found": True, "dice": 0.5, "reference_voxels": 1, "predicted_voxels": 1}], {})
+                                                  "found": True, "dice": 0.5, "reference_voxels": 1,
+                                                  "predicted_voxels": 1}], {})
     return tmp_path / "other"
 
 
-# ------------------------------------------------------------------------------------------------------------------- folds
+# -------------------------------------------------------------------------------------------------------------- folds
 
 def write_run(folder, fold, folds=5, cases=None):
     """A training run's validation.json; case c of fold k has Dice k / 10 in the liver."""
     folder.mkdir()
-    scored = {f"Set/{case}": {"liver": {"dice": fold / 10, "predicted": 5, "reference": 5}} for case in cases or (f"c{fold}",)}
+    scored = {f"Set/{case}": {"liver": {"dice": fold / 10, "predicted": 5, "reference": 5}} for case in cases
+              or (f"c{fold}",)}
     content = {"fold": fold, "folds": folds, "best": None, "last": {"epoch": 3, "cases": scored}}
     (folder / "validation.json").write_text(json.dumps(content))
     return folder
@@ -376,12 +394,14 @@ def test_five_folds_give_the_mean_over_held_out_cases_and_over_folds(tmp_path, e
     assert summary["notes"] == [] and "mean of folds" in printed
 
 
-def test_a_missing_fold_is_said_a_case_in_two_folds_and_folds_of_other_divisions_are_refused(tmp_path, evaluate, refused):
+def test_a_missing_fold_is_said_a_case_in_two_folds_and_folds_of_other_divisions_are_refused(tmp_path, evaluate,
+                                                                                             refused):
     runs = [write_run(tmp_path / f"run{k}", k) for k in range(4)]
     _, summary, _ = evaluate("--read", *runs)
     assert summary["notes"] == ["fold 4 is missing: means are not over all cases"]
     assert "case Set/c1 is in" in refused("--read", *runs, write_run(tmp_path / "twice", 4, cases=("c1",)))
-    assert "different divisions (3, 5 folds)" in refused("--read", *runs, write_run(tmp_path / "third", 2, folds=3, cases=("x",)))
+    assert "different divisions (3, 5 folds)" in refused("--read", *runs,
+                                                         write_run(tmp_path / "third", 2, folds=3, cases=("x",)))
     assert "holds neither cases.csv nor validation.json" in refused("--read", tmp_path)
 
 
@@ -397,13 +417,13 @@ def test_an_evaluation_read_again_gives_the_same_numbers(two_cases, evaluate):
     assert after["classes"] == before["classes"] and after["groups"] == before["groups"]
 
 
-# --------------------------------------------------------------------------------------------------- segmenting and scoring
+# --------------------------------------------------------------------------------------------- segmenting and scoring
 
 def test_weights_and_a_data_root_are_segmented_once_and_scored(finished, phantom_root, evaluate, refused):
     options = ("--weights", finished / "best.pt", "--data-root", phantom_root, "--device", "cpu")
     rows, summary, _ = evaluate(*options, "--fold", 1, "--folds", 3)
     held = set(json.loads((finished / "validation.json").read_text())["last"]["cases"])
-    assert {f"{row['dataset']}/{case}" for (case, _), row in rows.items()} == held                # those training held out
+    assert {f"{row['dataset']}/{case}" for (case, _), row in rows.items()} == held  # those training held out
     assert summary["weights"]["file"] == "best.pt" and all(row["fold"] == "1" for row in rows.values())
     made = {f: f.stat().st_mtime_ns for f in Path("evaluation/predictions").rglob("*.nii.gz")}
     assert made
@@ -417,30 +437,33 @@ def test_weights_and_a_data_root_are_segmented_once_and_scored(finished, phantom
 @pytest.mark.slow
 def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evaluate, tmp_path, patients):
     save(tmp_path / "normal" / "n0.nii.gz", patients[2].hu, patients[2].affine)
-    rows, summary, _ = evaluate("--weights", finished / "best.pt", "--data-root", phantom_root / "Abdomen", "--healthy", "normal",
+    rows, summary, _ = evaluate("--weights", finished / "best.pt", "--data-root", phantom_root / "Abdomen", "--healthy",
+                                "normal",
                                 "--device", "cpu")
     names = {name for case, name in rows if case == "n0"}
     assert summary["healthy"] == 1 and {BY_NAME[name].kind for name in names} == {"tumour"}
     assert rows["n0", "kidney_tumor"]["present"] == "0" and rows["n0", "kidney_tumor"]["dataset"] == "healthy"
 
 
-def test_a_case_that_cannot_be_segmented_does_not_stop_the_others_and_ends_with_1(finished, tmp_path, patients, evaluate):
+def test_a_case_that_cannot_be_segmented_does_not_stop_the_others_and_ends_with_1(finished, tmp_path, patients,
+                                                                                  evaluate):
     write_dataset(tmp_path / "Set", {"liver": ("liver",)}, {"c0": patients[0], "c1": patients[1]})
     options = ("--weights", finished / "best.pt", "--data-root", "Set", "--device", "cpu")
     assert {case for case, _ in evaluate(*options)[0]} == {"c0", "c1"}
     (tmp_path / "Set" / "imagesTr" / "c1.nii.gz").write_bytes(b"no CT")
-    rows, summary, printed = evaluate(*options, "--overwrite", "--no-postprocess", code=1)         # both are to be made again
+    rows, summary, printed = evaluate(*options, "--overwrite", "--no-postprocess", code=1)  # both are to be made again
     assert {case for case, _ in rows} == {"c0"} and summary["failed"] == ["Set/c1"] and "FAILED: Set/c1" in printed
 
 
-# ----------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------------------------- refusals
 
 def test_cases_without_a_prediction_are_listed_or_left_out_when_asked(two_cases, evaluate, refused):
     (two_cases / "pred" / "b.nii.gz").unlink()
     assert refused("--pred", "pred", "--ref", "ref") == (
         "pred: no prediction for 1 (b) of 2 cases. Segment them, or give --allow-missing to score the others.")
     _, summary, printed = evaluate("--pred", "pred", "--ref", "ref", "--allow-missing")
-    assert "no prediction for 1 (b) of 2 cases" in summary["notes"] and "cases scored: 1, of 2 with a reference" in printed
+    assert "no prediction for 1 (b) of 2 cases" in summary["notes"]
+    assert "cases scored: 1, of 2 with a reference" in printed
 
 
 def test_other_grids_values_and_broken_files_are_errors_of_that_case_in_one_line(two_cases, capsys, monkeypatch):
@@ -490,7 +513,7 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     ((*BOTH, "--against", "other"), "other: no label of a case of ref"),
     (("--pred", "empty", "--ref", "ref"), "no prediction for 2 (a, b)"),
     (("--pred", "pred", "--ref", "empty"), "empty: no dataset.json in it"),
-    (("--read", "x", "--healthy", "y"), "scores nothing anew"),
+    (("--read", "x", "--healthy", "y"), "reads scores that exist and computes none"),
     ((*BOTH, "--out", "ref/a.nii.gz"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--out", "ref/a.nii.gz/deeper"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--map", "nowhere"), "--map nowhere"),

@@ -26,8 +26,10 @@ def write_package(folder, **files):
 
 def test_every_import_is_seen_wherever_it_stands(tmp_path):
     package = write_package(tmp_path, a="from . import b\nfrom .wing import c\n\ndef f():\n    from .wing.d import x\n",
-                            b="from p.a import f\n", wing__c="from .d import x\nfrom .. import b\nimport os\n", wing__d="x = 1\n")
-    assert house.arrows(package) == {("a", "b"), ("a", "wing.c"), ("a", "wing.d"), ("b", "a"), ("wing.c", "wing.d"), ("wing.c", "b")}
+                            b="from p.a import f\n", wing__c="from .d import x\nfrom .. import b\nimport os\n",
+                            wing__d="x = 1\n")
+    assert house.arrows(package) == {("a", "b"), ("a", "wing.c"), ("a", "wing.d"), ("b", "a"), ("wing.c", "wing.d"),
+                                     ("wing.c", "b")}
     assert house.circles(house.arrows(package)) == [["a", "b", "wing.c"]]
 
 

@@ -1,12 +1,12 @@
-"""What a change of the code's structure must leave as it is: results, cached cases, trained weights, the commands' options.
+"""What a change of the code's structure must not change: results, cached cases, trained weights, options of commands.
 
-`tests/golden/pins.json` and `demo_label_map.npz` hold what is expected. A change that is meant to alter one of them writes
-them anew, and its commit says why:
+`tests/golden/pins.json` and `demo_label_map.npz` hold what is expected. A change that is meant to alter one of them
+writes both again, and its commit message says why:
 
     python tests/test_pins.py --write
 
-Label maps and weights are compared bit for bit where the sha256 agrees. PyTorch's kernels round differently on another kind
-of processor, so the tests then allow a few voxels at the rims of organs and a small relative difference of the weights.
+Label maps and weights are compared by their sha256 first. PyTorch's kernels round differently on another kind of
+processor. Where the hash differs, the tests allow a few voxels and a small relative difference of the weights.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def cached_case(folder):
     """{file: sha256} of a phantom's cached case: arrays by value, meta.json without the path of the image."""
     from conftest import Patient, write_dataset
     from uniseg.datasets.cases import prepare
-    from uniseg.datasets.find import read_dataset
+    from uniseg.datasets.dataset_json import read_dataset
     from uniseg.imaging.preprocessing import Preprocessing
     from uniseg.phantom import make_phantom
 
@@ -118,7 +118,8 @@ def options_of(parser):
     """{option: how it is given}: flags, number of values, choices, default; help texts may change."""
     found = {}
     for action in parser._actions:
-        found[action.dest] = {"flags": list(action.option_strings), "kind": type(action).__name__, "nargs": action.nargs,
+        found[action.dest] = {"flags": list(action.option_strings), "kind": type(action).__name__,
+                              "nargs": action.nargs,
                               "choices": None if action.choices is None else [str(c) for c in action.choices],
                               "required": action.required, "default": str(action.default)}
     return found
@@ -144,13 +145,13 @@ def test_a_cached_case_holds_the_same_bytes(pins, tmp_path):
 def test_a_short_seeded_training_ends_with_the_same_weights(pins, tmp_path):
     digest, norms = trained_weights(tmp_path)
     if digest != pins["training"]["sha256"]:
-        # An instance norm takes a bias right before it away again: its gradient is rounding alone, and AdamW makes steps of it.
+        # An instance norm cancels a bias right before it: the bias has a gradient of rounding errors alone.
         kept = {name: norm for name, norm in norms.items() if not name.endswith("conv1.bias")}
         assert kept == pytest.approx({name: pins["training"]["norms"][name] for name in kept}, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["infer", "train", "evaluate", "data", "embeddings", "checkpoint", "layouts", "complexity",
-                                  "synthetic"])
+@pytest.mark.parametrize("name", ["infer", "train", "evaluate", "data", "embeddings", "checkpoint", "layouts",
+                                  "complexity", "synthetic"])
 def test_a_command_has_the_same_options_and_every_one_is_explained(name, pins):
     parser = parser_of(commands()[name])
     assert options_of(parser) == pins["options"][name]

@@ -1,4 +1,4 @@
-"""Rules that hold for the whole package, checked on its source: what it imports, what it must never call, what it says."""
+"""Rules for the whole package, checked on its sources: what it imports, what it must never call, what it says."""
 
 import ast
 import functools
@@ -50,13 +50,14 @@ def imports():
 
 
 def test_the_rules_see_the_package():
-    assert {p.name for p in SOURCES} >= {"__init__.py", "heads.py", "losses.py", "checkpoint.py", "train.py", "infer.py", "unet.py"}
+    assert {p.name for p in SOURCES} >= {"__init__.py", "heads.py", "losses.py", "checkpoint.py", "train.py", "unet.py"}
     assert {name for _, name in imports()} >= LIBRARIES
     assert "torch.load" in {name for _, name, _ in calls()}
 
 
 def test_nothing_but_five_libraries_and_the_standard_library_is_imported():
-    foreign = [(place, name) for place, name in imports() if name not in LIBRARIES | {"uniseg"} | sys.stdlib_module_names]
+    allowed = LIBRARIES | {"uniseg"} | sys.stdlib_module_names
+    foreign = [(place, name) for place, name in imports() if name not in allowed]
     assert foreign == []
 
 
@@ -72,7 +73,8 @@ def test_every_weights_file_is_read_with_weights_only():
 
 def test_no_file_can_run_code():
     """No pickle but torch's restricted one, no evaluated text, no shell."""
-    modules = [(place, name) for place, name in imports() if name in ("pickle", "shelve", "marshal", "dill", "joblib", "subprocess")]
+    banned = ("pickle", "shelve", "marshal", "dill", "joblib", "subprocess")
+    modules = [(place, name) for place, name in imports() if name in banned]
     assert modules == []
     forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
     assert [(place, name) for place, name, _ in calls() if name in forbidden
@@ -87,8 +89,8 @@ def test_nothing_reaches_for_the_network():
     assert [place for place, name, _ in calls() if name.startswith("torch.hub.")] == []
 
 
-@pytest.mark.parametrize("option, answer", [("--help", "python -m uniseg.infer folder -o results"), ("--list-classes", "liver"),
-                                            ("--version", "uniseg ")])
+@pytest.mark.parametrize("option, answer", [
+    ("--help", "python -m uniseg.infer folder -o results"), ("--list-classes", "liver"), ("--version", "uniseg ")])
 def test_infer_answers_questions_at_once_without_importing_torch(option, answer):
     code = ("import sys, uniseg.infer\n"
             "try:\n    status = uniseg.infer.main(sys.argv[1:])\n"
@@ -131,21 +133,25 @@ OTHER_WRITERS = {
 }
 
 
+WRITING_METHODS = ("write_text", "write_bytes", "savez", "savez_compressed", "tofile", "savetxt", "to_filename",
+                   "copyfile")
+WRITING_FUNCTIONS = ("np.save", "torch.save", "json.dump", "os.open", "nibabel.save", "shutil.copy")
+
+
 def writers():
     """(module.function, line, inside `with atomic_write`) of each call that may write a file."""
     def visit(node, function, atomic):
         if isinstance(node, ast.FunctionDef):
             function = node.name
         if isinstance(node, ast.With):
-            atomic = atomic or any(isinstance(i.context_expr, ast.Call) and dotted(i.context_expr.func).endswith("atomic_write")
-                                   for i in node.items)
+            opened = [i.context_expr for i in node.items if isinstance(i.context_expr, ast.Call)]
+            atomic = atomic or any(dotted(call.func).endswith("atomic_write") for call in opened)
         if isinstance(node, ast.Call):
             name, last = dotted(node.func), dotted(node.func).split(".")[-1]
-            modes = [a.value for a in [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")] if isinstance(a, ast.Constant)]
-            writes = last in ("write_text", "write_bytes", "savez", "savez_compressed", "tofile", "savetxt", "to_filename", "copyfile") \
-                or name in ("np.save", "torch.save", "json.dump", "os.open", "nibabel.save", "shutil.copy") \
-                or last == "open" and any(isinstance(m, str) and set(m) & set("wax+") for m in modes)
-            if writes:
+            given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")]
+            modes = [a.value for a in given if isinstance(a, ast.Constant)]
+            if last in WRITING_METHODS or name in WRITING_FUNCTIONS \
+                    or last == "open" and any(isinstance(m, str) and set(m) & set("wax+") for m in modes):
                 yield f"{path.stem}.{function}", node.lineno, atomic
         for child in ast.iter_child_nodes(node):
             yield from visit(child, function, atomic)

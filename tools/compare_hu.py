@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from tools import synthetic
 from tools.measure_hu import MIN_VOXELS, TABLE, inner
 from tools.synthetic.__main__ import read_map, read_maps
-from uniseg.datasets.find import CaseFiles, Dataset, find_datasets
+from uniseg.datasets.dataset import CaseFiles, Dataset
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.volume import read_ct, voxel_size_mm

@@ -2,6 +2,7 @@
 
     python tools/house.py              the drawing and the counts, as in docs/design.md
     python tools/house.py --json       the counts alone
+    python tools/house.py --write      puts both into docs/design.md
 
 Imports are read from the sources, those inside functions included. A room is a folder of the package, or a file at its
 top.
@@ -162,20 +163,34 @@ def drawing(package: Path = PACKAGE) -> str:
     return "\n".join(lines)
 
 
+def page_block() -> str:
+    """The drawing and the counts as text."""
+    rows = [f"{name:26}{' '.join(map(str, value)) if isinstance(value, list) else value}".rstrip()
+            for name, value in counts().items()]
+    return "\n".join([drawing(), *rows])
+
+
+def write_page(page: Path = ROOT / "docs" / "design.md") -> None:
+    """Replace what stands between the marks `<!-- house -->` and `<!-- /house -->` of the page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- house -->")
+    after = rest.partition("<!-- /house -->")[2]
+    page.write_text(f"{before}<!-- house -->\n```\n{page_block()}\n```\n<!-- /house -->{after}", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the drawing and the counts; returns the exit code 0. tests/test_house.py checks the rules."""
     parser = argparse.ArgumentParser(prog="python tools/house.py",
                                      description="Draw the rooms of the package and count.")
     parser.add_argument("--json", action="store_true", help="print the counts alone, as JSON")
+    parser.add_argument("--write", action="store_true", help="put the drawing and the counts into docs/design.md")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="another package's folder, for its counts alone")
     args = parser.parse_args(argv)
-    found = counts(args.package)
     if args.json or args.package != PACKAGE:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(counts(args.package), indent=1))
+    elif args.write:
+        write_page()
     else:
-        print(drawing())
-        for name, value in found.items():
-            print(f"{name:26}{' '.join(map(str, value)) if isinstance(value, list) else value}")
+        print(page_block())
     return 0
 
 

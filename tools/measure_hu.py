@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from uniseg.datasets.find import CaseFiles, Dataset, find_datasets
+from uniseg.datasets.dataset import CaseFiles, Dataset
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.volume import read_ct, voxel_size_mm

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from uniseg import checkpoint
-from uniseg.datasets.find import in_order
+from uniseg.datasets.dataset import in_order
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine.console import fail
 from uniseg.machine.files import atomic_write

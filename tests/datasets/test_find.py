@@ -1,10 +1,15 @@
-"""datasets.py: what a dataset.json means, which classes it annotates, what is refused. Ids are those of docs/faults.md."""
+"""find.py and dataset_json.py: what a dataset.json means, which classes it annotates, what is refused.
+
+Ids (d01): docs/faults.md.
+"""
 
 import json
 
 import pytest
 
-from uniseg.datasets.find import DataError, find_datasets, read_dataset
+from uniseg.datasets.dataset import DataError
+from uniseg.datasets.dataset_json import read_dataset
+from uniseg.datasets.find import find_datasets
 
 
 def dataset_json(folder, content, cases=("x",)):
@@ -14,7 +19,8 @@ def dataset_json(folder, content, cases=("x",)):
         for case in cases:
             (folder / name / f"{case}.nii.gz").touch()
     if isinstance(content, dict):
-        content = json.dumps({"training": [{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"} for c in cases],
+        content = json.dumps({"training": [{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"}
+                                           for c in cases],
                               **content})
     (folder / "dataset.json").write_text(content, encoding="utf-8")
     return folder
@@ -27,7 +33,8 @@ def labels_of(dataset):
 # --------------------------------------------------------------------------------------------------------- dataset.json
 
 def test_d03_both_forms_of_dataset_json_mean_the_same(tmp_path):
-    decathlon = read_dataset(dataset_json(tmp_path / "a", {"labels": {"0": "background", "1": "liver", "2": "Liver Tumours"}}))
+    decathlon = read_dataset(dataset_json(tmp_path / "a",
+                                          {"labels": {"0": "background", "1": "liver", "2": "Liver Tumours"}}))
     nnunet = read_dataset(dataset_json(tmp_path / "b", {"labels": {"background": 0, "liver": 1, "Liver Tumours": 2}}))
     assert labels_of(decathlon) == labels_of(nnunet) == {("liver",): (1,), ("liver_tumor",): (2,)}
     assert decathlon.values == nnunet.values == (0, 1, 2)
@@ -42,7 +49,8 @@ def test_one_class_may_have_several_values(tmp_path):
 def test_decathlon_cases_are_those_listed_and_nnunet_cases_those_found(phantom_root):
     abdomen, chest, vessels = find_datasets(phantom_root)
     assert [case[0] for case in abdomen.cases] == ["a0", "a1"]
-    assert chest.cases[0] == ("c0", chest.folder / "imagesTr" / "c0_0000.nii.gz", chest.folder / "labelsTr" / "c0.nii.gz", None)
+    assert chest.cases[0] == ("c0", chest.folder / "imagesTr" / "c0_0000.nii.gz",
+                              chest.folder / "labelsTr" / "c0.nii.gz", None)
     assert [d.name for d in (abdomen, chest, vessels)] == ["Abdomen", "Chest", "Vessels"]
 
 
@@ -73,7 +81,8 @@ def test_a_map_names_a_label_or_drops_it(tmp_path):
     content = {"labels": {"0": "background", "1": "cancer", "2": "bone", "3": "ductus", "4": "renes", "5": "vena"}}
     name_map = {"cancer": "Lung Tumour", "bone": None, "ductus": "pancreatic_duct", "renes": "kidneys", "vena": "IVC"}
     found = read_dataset(dataset_json(tmp_path, content), name_map)
-    assert labels_of(found) == {("lung_tumor",): (1,), ("pancreatic_duct",): (3,), ("right_kidney", "left_kidney"): (4,),
+    assert labels_of(found) == {("lung_tumor",): (1,), ("pancreatic_duct",): (3,),
+                                ("right_kidney", "left_kidney"): (4,),
                                 ("postcava",): (5,)}
     assert found.values == (0, 1, 2, 3, 4, 5)                    # a dropped label may occur; it is nobody's
     assert found.annotated == ("right_kidney", "left_kidney", "postcava", "lung_tumor", "pancreatic_duct")
@@ -85,7 +94,8 @@ BAD_JSON = [
     ('{"labels": ["liver"]}', 'no "labels"'),
     ({"labels": {"1": "liver", "2": "Liver"}}, "labels 'liver' and 'Liver' are both class liver"),
     ({"labels": {"kidneys": 1, "right kidney": 2}}, "labels 'kidneys' and 'right kidney' are both class right_kidney"),
-    ({"labels": {"1": "livr"}}, 'unknown class name .livr.. Did you mean liver.*--map FILE with {"livr": "class"}, null to drop'),
+    ({"labels": {"1": "livr"}}, 'unknown class name .livr.. Did you mean liver.*--map FILE with {"livr": "class"}, '
+                                'null to drop'),
     ({"labels": {"1": "cancer"}}, "unknown class name 'cancer'"),
     ({"labels": {"liver": "organ"}}, """label 'liver': 'organ' is neither "1": "liver" nor "liver": 1"""),
     ({"labels": {"liver": True}}, "label 'liver': True is neither"),

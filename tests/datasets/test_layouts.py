@@ -1,7 +1,7 @@
 """layouts.py: every published dataset from a tree as its publisher ships it, drawn from one phantom patient.
 
-File names and label values are written down here by hand, not taken from the table under test. Files that must not be read
-hold no NIfTI. Ids like D05 are those of docs/faults.md.
+File names and label values are written down here by hand, not taken from the table under test. Files that must not be
+read hold no NIfTI. Ids like D05: docs/faults.md.
 """
 
 import json
@@ -17,7 +17,8 @@ from uniseg import taxonomy
 from uniseg.datasets import layouts
 from uniseg.datasets import masks as masks_module
 from uniseg.datasets.cases import prepare
-from uniseg.datasets.find import DataError, find_datasets
+from uniseg.datasets.dataset import DataError
+from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import drop_bit, get_bit
 from uniseg.imaging.preprocessing import Preprocessing
@@ -27,7 +28,8 @@ from uniseg.train import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
-BTCV_13 = ("spleen right_kidney left_kidney gall_bladder esophagus liver stomach aorta postcava portal_and_splenic_vein pancreas "
+BTCV_13 = ("spleen right_kidney left_kidney gall_bladder esophagus liver stomach aorta postcava "
+           "portal_and_splenic_vein pancreas "
            "right_adrenal_gland left_adrenal_gland")
 PARTIAL = "spleen - left_kidney gall_bladder esophagus liver stomach - - - pancreas - - duodenum"   # of Zenodo 1169361
 KIDNEYS, LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
@@ -48,7 +50,8 @@ SETS = {
         ["data/PANCREAS_0001.nii.gz", "TCIA_pancreas_labels-02-05-2017/label0002.nii.gz"]),
     "Pancreas-CT-NIH": ("NIH-Pancreas", "pancreas", {
         "PANCREAS_0001": ("PANCREAS_0001.nii.gz", "TCIA_pancreas_labels-02-05-2017/label0001.nii.gz")}, []),
-    "CHAOS": ("03_CHAOS", "liver", {"10_image": ("ct/img/10_image.nii.gz", "ct/liver_label/10_segmentation.nii.gz")}, []),
+    "CHAOS": ("03_CHAOS", "liver", {"10_image": ("ct/img/10_image.nii.gz", "ct/liver_label/10_segmentation.nii.gz")},
+              []),
     "LiTS": ("LiTS17", "liver liver_tumor", {
         "volume-0": ("Training Batch 1/volume-0.nii", "Training Batch 1/segmentation-0.nii"),
         "volume-30": ("Training Batch 2/volume-30.nii", "segmentations/segmentation-30.nii")},
@@ -64,10 +67,12 @@ SETS = {
     "KiTS23": ("KiTS23", "kidneys kidney_tumor kidney_cyst", {
         "case_00588": ("dataset/case_00588/imaging.nii.gz", "dataset/case_00588/segmentation.nii.gz")},
         ["dataset/case_00588/instances/kidney_instance-1_annotation-1.nii.gz"]),
-    "WORD": ("WORD-V0.1.0", "liver spleen left_kidney right_kidney stomach gall_bladder esophagus pancreas duodenum colon "
+    "WORD": ("WORD-V0.1.0", "liver spleen left_kidney right_kidney stomach gall_bladder esophagus pancreas duodenum "
+                            "colon "
              "intestine adrenals rectum bladder left_head_of_femur right_head_of_femur", {
                  "word_0001": ("imagesVal/word_0001.nii.gz", "labelsVal/word_0001.nii.gz"),
-                 "word_0002": ("imagesTr/word_0002.nii.gz", "labelsTr/word_0002.nii.gz")}, ["imagesTs/word_0014.nii.gz"]),
+                 "word_0002": ("imagesTr/word_0002.nii.gz", "labelsTr/word_0002.nii.gz")},
+                 ["imagesTs/word_0014.nii.gz"]),
     "AbdomenCT-1K": ("AbdomenCT-1K", "liver kidneys spleen pancreas", {
         "Case_00001": ("AbdomenCT-1K-ImagePart1/Case_00001_0000.nii.gz", "Mask/Case_00001.nii.gz")},
         ["AbdomenCT-1K-ImagePart3/Case_01062_0000.nii.gz"]),
@@ -78,10 +83,12 @@ SETS = {
                ["imagesTr/amos_0507.nii.gz", "labelsTr/amos_0507.nii.gz", "imagesTr/._amos_0001.nii.gz",
                 "imagesTs/amos_0002.nii.gz"]),
     "CT-ORG": ("CT-ORG", "liver bladder lungs kidneys - -", {"volume-0": ("volume-0.nii.gz", "labels-0.nii.gz")}, []),
-    "AbdomenCT-12organ": ("13_AbdomenCT-12organ", "liver kidneys spleen pancreas aorta postcava stomach gall_bladder esophagus "
+    "AbdomenCT-12organ": ("13_AbdomenCT-12organ", "liver kidneys spleen pancreas aorta postcava stomach gall_bladder "
+                                                  "esophagus "
                           "right_adrenal_gland left_adrenal_gland celiac_trunk", {
                               "Organ12_0020": ("img/Organ12_0020_0000.nii.gz", "label/Organ12_0020.nii.gz")}, []),
-    "FLARE22": ("FLARE22Train", "liver right_kidney spleen pancreas aorta postcava right_adrenal_gland left_adrenal_gland "
+    "FLARE22": ("FLARE22Train", "liver right_kidney spleen pancreas aorta postcava right_adrenal_gland "
+                                "left_adrenal_gland "
                 "gall_bladder esophagus stomach duodenum left_kidney", {
                     "FLARE22_Tr_0001": ("images/FLARE22_Tr_0001_0000.nii.gz", "labels/FLARE22_Tr_0001.nii.gz")},
                 ["unlabeled/Case_00001_0000.nii.gz"]),
@@ -93,16 +100,19 @@ MSD = {3: ("Liver", "liver_0", "liver liver_tumor", {"1": "liver", "2": "cancer"
        9: ("Spleen", "spleen_2", "spleen", {"1": "spleen"}),
        10: ("Colon", "colon_001", "colon_tumor", {"1": "colon cancer primaries"})}
 JSON = {"WORD-V0.1.0": {"labels": {"0": "background", **{str(v): name for v, name in enumerate(
-            "liver spleen left_kidney right_kidney stomach gallbladder esophagus pancreas duodenum colon intestine adrenal "
+            "liver spleen left_kidney right_kidney stomach gallbladder esophagus pancreas duodenum colon intestine "
+            "adrenal "
             "rectum bladder Head_of_femur_L Head_of_femur_R".split(), start=1)}}},
         "amos22": {"labels": {"0": "background", **{str(v): name for v, name in enumerate(
-            "spleen,right kidney,left kidney,gall bladder,esophagus,liver,stomach,arota,postcava,pancreas,right adrenal gland,"
+            "spleen,right kidney,left kidney,gall bladder,esophagus,liver,stomach,arota,postcava,pancreas,right "
+            "adrenal gland,"
             "left adrenal gland,duodenum,bladder,prostate/uterus".split(","), start=1)}},
             "training": [{"image": f"./imagesTr/amos_{n}.nii.gz", "label": f"./labelsTr/amos_{n}.nii.gz"}
                          for n in ("0001", "0507")]}}
 for number, (organ, case, values, names) in MSD.items():
     folder = f"10_Decathlon/Task{number:02d}_{organ}"
-    SETS[f"MSD Task{number:02d} {organ}"] = (folder, values, {case: (f"imagesTr/{case}.nii.gz", f"labelsTr/{case}.nii.gz")},
+    SETS[f"MSD Task{number:02d} {organ}"] = (folder, values,
+                                             {case: (f"imagesTr/{case}.nii.gz", f"labelsTr/{case}.nii.gz")},
                                             [f"imagesTr/._{case}.nii.gz", f"imagesTs/{case}9.nii.gz"])
     JSON[folder] = {"labels": {"0": "background", **names}, "training": [
         {"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"}]}
@@ -157,8 +167,10 @@ def write_masks(folder, patient, names, more=()):
         write(folder / "segmentations" / f"{file}.nii.gz", mask.astype(np.uint8), patient)
 
 
-TOTAL = {"spleen": "spleen", "kidney_right": "right_kidney", "kidney_left": "left_kidney", "gallbladder": "gall_bladder",
-         "liver": "liver", "stomach": "stomach", "aorta": "aorta", "inferior_vena_cava": "postcava", "pancreas": "pancreas",
+TOTAL = {"spleen": "spleen", "kidney_right": "right_kidney", "kidney_left": "left_kidney",
+         "gallbladder": "gall_bladder",
+         "liver": "liver", "stomach": "stomach", "aorta": "aorta", "inferior_vena_cava": "postcava",
+         "pancreas": "pancreas",
          "portal_vein_and_splenic_vein": "portal_and_splenic_vein", "adrenal_gland_right": "right_adrenal_gland",
          "adrenal_gland_left": "left_adrenal_gland", "esophagus": "esophagus", "duodenum": "duodenum", "colon": "colon",
          "small_bowel": "intestine", "urinary_bladder": "bladder", "prostate": "prostate_or_uterus",
@@ -169,9 +181,13 @@ ATLAS = {"aorta": "aorta", "gall_bladder": "gall_bladder", "kidney_left": "left_
 
 
 def write_total(root, patient):
-    """Two cases as published: kidneys without their cysts, lungs by lobe; the second with empty prostate, no lower left lobe."""
+    """Two cases as published: kidneys without their cysts, lungs by lobe.
+
+    The second has an empty prostate and no lower left lobe.
+    """
     cyst, nothing = patient.masks["kidney_cyst"], np.zeros_like(patient.masks["liver"])
-    parts = {**lobes("right", 3, patient), **lobes("left", 2, patient), "kidney_cyst_right": cyst, "kidney_cyst_left": nothing,
+    parts = {**lobes("right", 3, patient), **lobes("left", 2, patient), "kidney_cyst_right": cyst,
+             "kidney_cyst_left": nothing,
              "kidney_right": patient.masks["right_kidney"] & ~cyst}
     write_masks(root / "Totalsegmentator_dataset_v201" / "s0011", patient, TOTAL, parts)
     del parts["lung_lower_lobe_left"]
@@ -183,7 +199,8 @@ def write_atlas(root, patient):
     folder = root / "_AbdomenAtlas1.1Mini"
     write_masks(folder / "BDMAP_00000001", patient, ATLAS)
     (folder / "BDMAP_00000001" / "combined_labels.nii.gz").write_bytes(b"not to be read")
-    write(folder / "BDMAP_00005196" / "segmentations" / "liver.nii.gz", patient.masks["liver"].astype(np.uint8), patient)
+    write(folder / "BDMAP_00005196" / "segmentations" / "liver.nii.gz", patient.masks["liver"].astype(np.uint8),
+          patient)
     return folder
 
 
@@ -213,7 +230,7 @@ def classes_of(values):
     return {c for name in values.split() if name != "-" for c in PAIRS.get(name, (name,))}
 
 
-# --------------------------------------------------------------------------------------------------- every dataset at once
+# ---------------------------------------------------------------------------------------------- every dataset at once
 
 def test_every_published_dataset_is_recognised_by_its_folder(found):
     assert set(found[0]) == {*SETS, "TotalSegmentator", "AbdomenAtlas"}
@@ -263,7 +280,8 @@ def test_d09_late_btcv_cases_annotate_fewer_classes_in_the_cache_too(found, tmp_
     dataset = found[0]["BTCV"]
     early, late = (prepare(dataset, case, COARSE, tmp_path) for case in dataset.cases)
     assert len(early.names) == 14 and set(late.names) == classes_of(PARTIAL)
-    assert np.array_equal(get_bit(early.bits, early.names.index("duodenum")), get_bit(late.bits, late.names.index("duodenum")))
+    assert np.array_equal(get_bit(early.bits, early.names.index("duodenum")),
+                          get_bit(late.bits, late.names.index("duodenum")))
 
 
 def test_the_classes_of_a_case_are_part_of_the_caches_key(found, tmp_path):
@@ -283,7 +301,7 @@ def test_what_is_left_out_is_said(found):
     assert not [note for note in found[1] if "LiTS" in note or "WORD" in note]
 
 
-# ------------------------------------------------------------------------------------------------------- folders of masks
+# --------------------------------------------------------------------------------------------------- folders of masks
 
 def test_lobes_are_united_cysts_folded_femurs_and_others_dropped(found, patient):
     dataset = found[0]["TotalSegmentator"]
@@ -300,7 +318,8 @@ def test_d09_a_missing_mask_file_and_an_empty_prostate_are_not_annotated(found, 
     full, fewer = (prepare(dataset, case, COARSE, tmp_path) for case in dataset.cases)
     assert set(full.names) - set(fewer.names) == {"left_lung", "prostate_or_uterus"}
     for name in fewer.names:                                                   # the other bits are still the right ones
-        assert np.array_equal(get_bit(full.bits, full.names.index(name)), get_bit(fewer.bits, fewer.names.index(name))), name
+        assert np.array_equal(get_bit(full.bits, full.names.index(name)),
+                              get_bit(fewer.bits, fewer.names.index(name))), name
         assert full.voxels[name] == fewer.voxels[name]
 
 
@@ -357,7 +376,8 @@ def test_a_mask_is_not_held_with_the_others(found, monkeypatch):
 # ------------------------------------------------------------------------------------------- which name, which edition
 
 @pytest.mark.parametrize("folder, name", [
-    ("04_LiTS", "LiTS"), ("lits", "LiTS"), ("KiTS2023", "KiTS23"), ("Task03_Liver", "MSD Task03 Liver"), ("CTORG", "CT-ORG"),
+    ("04_LiTS", "LiTS"), ("lits", "LiTS"), ("KiTS2023", "KiTS23"), ("Task03_Liver", "MSD Task03 Liver"),
+    ("CTORG", "CT-ORG"),
     ("MSD Task10 Colon", "MSD Task10 Colon"), ("amos22", "AMOS22"), ("AbdomenAtlas1.0Mini", "AbdomenAtlas"),
     ("Totalsegmentator_dataset_v201", "TotalSegmentator"), ("3D-IRCADb-01", "3D-IRCADb")])
 def test_folder_names_are_known_whatever_their_case_and_number(folder, name):
@@ -388,18 +408,21 @@ def test_a_folder_kits_is_2021_by_its_aggregated_labels_and_2019_without(name, e
 
 
 @pytest.mark.parametrize("name, other, value", [("KiTS23", "KiTS19", 3), ("BTCV", "BTCV-Synapse", 14)])
-def test_d07_the_richer_edition_taken_for_the_poorer_is_refused_at_its_first_case(name, other, value, patient, tmp_path):
+def test_d07_the_richer_edition_taken_for_the_poorer_is_refused_at_its_first_case(name, other, value, patient,
+                                                                                  tmp_path):
     """Never the other way round: a class would count as annotated and absent."""
     folder = write_set(tmp_path, name, patient)
     if name == "BTCV":
         shutil.rmtree(folder / "RawData" / "Training" / "label")
         (folder / "label_btcv_multiorgan").rename(folder / "label")
     [dataset] = find_datasets(None, named=[(other, folder)])
-    with pytest.raises(DataError, match=rf"label values {value} \(\d+ voxels\) are not those of {other}, 0 to {value - 1}. Ano"):
+    words = rf"label values {value} \(\d+ voxels\) are not those of {other}, 0 to {value - 1}. Ano"
+    with pytest.raises(DataError, match=words):
         prepare(dataset, dataset.cases[0], COARSE, tmp_path / "cache")
 
 
-def test_a_name_given_with_dataset_wins_over_the_folders_and_may_be_any_for_a_dataset_json(patient, phantom_root, tmp_path):
+def test_a_name_given_with_dataset_wins_over_the_folders_and_may_be_any_for_a_dataset_json(patient, phantom_root,
+                                                                                           tmp_path):
     shutil.move(write_set(tmp_path, "CT-ORG", patient), tmp_path / "whatever")
     notes = []
     named = [("ct-org", tmp_path / "whatever"), ("Mine", phantom_root / "Chest")]
@@ -413,10 +436,11 @@ def test_the_data_root_may_itself_be_a_published_dataset(assembly, monkeypatch):
     monkeypatch.chdir(assembly / "CT-ORG")
     assert [d.name for d in find_datasets(".")] == ["CT-ORG"]
     assert [d.name for d in find_datasets(assembly / "LiTS17")] == ["LiTS"]
-    assert [d.name for d in find_datasets(assembly / "10_Decathlon")] == [n for n in sorted(SETS) if n.startswith("MSD")]
+    assert [d.name for d in find_datasets(assembly / "10_Decathlon")] == [n for n in sorted(SETS)
+                                                                          if n.startswith("MSD")]
 
 
-# ------------------------------------------------------------------------------------------------- dataset.json or preset
+# --------------------------------------------------------------------------------------------- dataset.json or preset
 
 def test_a_dataset_json_of_ones_own_wins_over_the_folders_name(patient, tmp_path):
     folder = write_set(tmp_path, "LiTS", patient)
@@ -440,11 +464,13 @@ def test_the_publishers_dataset_json_says_which_cases_not_what_they_mean(patient
 
 
 @pytest.mark.parametrize("content, message", [
-    ({"labels": {"1": "spleen"}}, r"label 'spleen' is \[1\], in the published MSD Task06 Lung it is not. Rename the folder"),
+    ({"labels": {"1": "spleen"}},
+     r"label 'spleen' is \[1\], in the published MSD Task06 Lung it is not. Rename the folder"),
     ({"labels": {"1": "cancer", "2": "edema"}}, "its labels are not the 1 to 1 of the published MSD Task06 Lung"),
     ({"labels": {"1": "cancer"}, "training": [{"image": "../../etc/x.nii.gz", "label": "labelsTr/lung_001.nii.gz"}]},
      "'../../etc/x.nii.gz' leads out of the dataset's folder"),
-    ({"labels": {"1": "cancer"}, "training": [{"image": "imagesTr/lung_9.nii.gz", "label": "labelsTr/lung_001.nii.gz"}]},
+    ({"labels": {"1": "cancer"}, "training": [{"image": "imagesTr/lung_9.nii.gz",
+                                               "label": "labelsTr/lung_001.nii.gz"}]},
      "1 files it needs are missing: .*lung_9.nii.gz"),
 ], ids=["other meaning", "other values", "out of the folder", "missing"])
 def test_d02_a_dataset_json_that_does_not_fit_the_published_dataset_is_refused(content, message, patient, tmp_path):
@@ -454,7 +480,7 @@ def test_d02_a_dataset_json_that_does_not_fit_the_published_dataset_is_refused(c
         find_datasets(folder.parent)
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------------------------- refusals
 
 def refusal(root, **options):
     with pytest.raises(DataError) as error:
@@ -472,8 +498,9 @@ def touch(folder, *names):
 def test_d05_images_and_labels_without_partner_are_listed_all_at_once(tmp_path):
     touch(tmp_path / "LiTS", *(f"volume-{n}.nii" for n in range(8)), "segmentation-0.nii", "segmentation-99.nii")
     assert refusal(tmp_path) == (
-        f"{tmp_path / 'LiTS'}: 7 images (volume-1.nii, volume-2.nii, volume-3.nii, volume-4.nii, volume-5.nii, ...) without "
-        "label; 1 labels (segmentation-99.nii) without image. Add what is missing or move them away, or leave them out with --skip-bad.")
+        f"{tmp_path / 'LiTS'}: 7 images (volume-1.nii, volume-2.nii, volume-3.nii, volume-4.nii, volume-5.nii, ...) "
+        "without label; 1 labels (segmentation-99.nii) without image. "
+        "Add what is missing or move them away, or leave them out with --skip-bad.")
 
 
 def test_d05_on_request_they_are_left_out_with_a_note(tmp_path):
@@ -485,7 +512,8 @@ def test_d05_on_request_they_are_left_out_with_a_note(tmp_path):
 
 
 def test_d05_only_the_side_that_is_published_without_partner_may_lack_it(tmp_path):
-    touch(tmp_path / "KiTS19", "case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz", "case_00001/segmentation.nii.gz",
+    touch(tmp_path / "KiTS19", "case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz",
+          "case_00001/segmentation.nii.gz",
           "case_00210/imaging.nii.gz")
     assert "KiTS19: 1 labels (case_00001/segmentation.nii.gz) without image" in refusal(tmp_path)
 
@@ -549,7 +577,8 @@ def test_d02_a_case_behind_a_linked_folder_is_refused_not_passed_over(patient, t
 
 def test_names_and_folders_that_do_not_exist_are_refused(tmp_path):
     touch(tmp_path / "x", "a.nii.gz")
-    assert "--dataset LiTSS=" in (message := refusal(None, named=[("LiTSS", tmp_path / "x")])) and "prints the names" in message
+    message = refusal(None, named=[("LiTSS", tmp_path / "x")])
+    assert "--dataset LiTSS=" in message and "prints the names" in message
     assert "no such folder" in refusal(None, named=[("LiTS", tmp_path / "y")])
 
 
@@ -558,10 +587,11 @@ def test_one_dataset_twice_is_refused(assembly):
     assert 'both have the "name" LiTS. Change one dataset.json, or leave one of them out' in message
 
 
-# ------------------------------------------------------------------------------------------------------- from end to end
+# ---------------------------------------------------------------------------------------------------- from end to end
 
 TINY = ["--backbone", "unet", "--width", "2", "--lpg-hidden", "8", "--spacing", "12", "--patch-size", "16", "16", "16",
-        "--batch-size", "2", "--steps-per-epoch", "1", "--epochs", "1", "--warmup-epochs", "0", "--folds", "1", "--workers", "0",
+        "--batch-size", "2", "--steps-per-epoch", "1", "--epochs", "1", "--warmup-epochs", "0", "--folds", "1",
+        "--workers", "0",
         "--device", "cpu"]
 
 
@@ -599,13 +629,14 @@ def test_an_option_dataset_without_name_or_folder_is_refused(given, tmp_path, ca
     assert end.value.code == 2 and "is not NAME=FOLDER" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------- the page
+# ----------------------------------------------------------------------------------------------------------- the page
 
 def test_the_page_holds_the_table(capsys):
     assert layouts.main(["--markdown"]) == 0
     table = capsys.readouterr().out
     assert len(table.splitlines()) == 2 + len(layouts.LAYOUTS)
-    assert table in PAGE.read_text(encoding="utf-8"), "run `python -m uniseg layouts --markdown` and put it into docs/datasets.md"
+    assert table in PAGE.read_text(encoding="utf-8"), \
+        "run `python -m uniseg layouts --markdown` and put it into docs/datasets.md"
 
 
 def test_the_printed_table_names_every_dataset(capsys):

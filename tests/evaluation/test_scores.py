@@ -1,4 +1,4 @@
-"""Means, intervals, tests and the paper's tables, from rows written by hand: scores.py, significance.py, paper_tables.py."""
+"""Means, intervals, tests and the paper's tables, from rows written by hand: scores.py, significance.py, tables.py."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ from uniseg.taxonomy import BY_NAME
 
 
 def test_the_median_of_hd95_counts_infinite_distances_as_larger_than_all():
-    rows = [{"dataset": "", "case": str(i), "class": "liver", "kind": "organ", "present": True, "found": True, "dice": 0.5,
+    rows = [{"dataset": "", "case": str(i), "class": "liver", "kind": "organ", "present": True, "found": True,
+             "dice": 0.5,
              "nsd": 0.5, "hd95_mm": d} for i, d in enumerate((3.0, 5.0, float("inf")))]
     liver = scores.summarise(rows, 0)["classes"]["liver"]
     assert (liver["hd95_median_mm"], liver["hd95_infinite"]) == (5.0, 1)
@@ -35,17 +36,18 @@ def test_groups_are_means_of_class_means_and_cysts_are_no_tumours_of_the_paper()
         "organs": 0.8, "vessels": 0.6, "tumours": 0.4, "all classes": 0.56}
 
 
-def test_a_class_that_only_the_second_reader_drew_is_an_agreement_of_prediction_and_first_reader_where_both_have_nothing():
-    row = {"dataset": "", "case": "a", "class": "liver", "present": False, "dice": None, "dice_reader2": 0.0, "dice_readers": 0.0}
+def test_where_only_the_second_reader_drew_a_class_prediction_and_first_reader_agree_by_having_nothing():
+    row = {"dataset": "", "case": "a", "class": "liver", "present": False, "dice": None, "dice_reader2": 0.0,
+           "dice_readers": 0.0}
     for predicted, mean in ((0, 1.0), (5, 0.0)):
         assert scores.readers([{**row, "predicted_voxels": predicted}])["liver"]["prediction_reader1"]["mean"] == mean
 
 
-# ------------------------------------------------------------------------------------------------------------- significance
+# ------------------------------------------------------------------------------------------------------- significance
 
 def test_the_bootstrap_of_two_patients_has_the_ends_that_resampling_can_give():
     low, high = bootstrap_interval([[0.2], [0.6]], 1000, 0)
-    assert (round(low, 9), round(high, 9)) == (0.2, 0.6)                     # both drawn twice in a quarter of the resamples each
+    assert (round(low, 9), round(high, 9)) == (0.2, 0.6)  # both drawn twice in a quarter of the resamples each
     assert bootstrap_interval([[0.2]]) is None and bootstrap_interval([[0.2], [np.nan]]) is None
     assert bootstrap_interval([[0.2, 0.3], [0.6, np.nan]]) is None           # one patient has the second class
     assert bootstrap_interval([[0.5]] * 9) == [0.5, 0.5]
@@ -81,7 +83,7 @@ def test_too_few_pairs_get_a_mean_and_no_p():
     assert (test["patients"], round(test["mean"], 9), test["p"], test["p_holm"]) == (3, 0.2, None, None)
 
 
-# ------------------------------------------------------------------------------------------------------ the paper's tables
+# ------------------------------------------------------------------------------------------------- the paper's tables
 
 def test_the_papers_rows_are_internally_consistent():
     mean = average
@@ -107,9 +109,10 @@ def test_tables_print_ours_below_the_papers_with_a_dash_for_what_was_not_evaluat
     text = "\n".join(table_lines(rows))
     table_4 = text.split("Table 4.")[1].split("\n")
     assert table_4[2].split()[-3:] == ["70.52", "86.13", "[1]"]
-    assert table_4[3].split() == ["ours"] + ["50.00"] * 11 + ["60.00", f"{(11 * 50 + 60) / 12:.2f}"]      # AG: the glands' mean
+    # AG: the glands' mean
+    assert table_4[3].split() == ["ours"] + ["50.00"] * 11 + ["60.00", f"{(11 * 50 + 60) / 12:.2f}"]
     table_8 = next(line for line in text.split("Table 8.")[1].split("\n") if "ours " in line and ":" not in line)
-    assert table_8.split() == ["ours"] + ["50.00"] * 7 + ["-", "-", "50.00", "-"]                         # no lungs: mDSC* alone
+    assert table_8.split() == ["ours"] + ["50.00"] * 7 + ["-", "-", "50.00", "-"]  # no lungs: mDSC* alone
     liver = text.split("Task03 liver")[1].split("ours ")[1].split("\n")[0].split()
     assert liver == ["50.00", "30.00", "40.00"] * 2
     assert OTHER_DATA in text and max(map(len, text.splitlines())) <= 130

@@ -17,7 +17,7 @@ from runs import assert_same_run, interrupted_by
 from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import prepare
-from uniseg.datasets.find import read_dataset
+from uniseg.datasets.dataset_json import read_dataset
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine.command_line import (
     HelpFormatter,

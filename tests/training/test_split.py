@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from uniseg.datasets.cases import Case
-from uniseg.datasets.find import CaseFiles, DataError, Dataset
+from uniseg.datasets.dataset import CaseFiles, DataError, Dataset
 from uniseg.training.split import fold_of, select_cases, without_copies
 
 

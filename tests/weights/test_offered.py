@@ -93,14 +93,17 @@ def test_a_checkpoint_carries_the_reasons_and_its_description_marks_the_classes(
 
 
 def test_naming_an_experimental_class_takes_the_option_an_alias_of_a_pair_too():
-    model = segmenter(Bands({n: (60, 10) for n in ("left_kidney", "right_kidney", "left_lung", "right_lung", "postcava")}),
+    model = segmenter(Bands({n: (60, 10) for n in ("left_kidney", "right_kidney", "left_lung", "right_lung",
+                                                   "postcava")}),
                       {"left_lung": REASON, "postcava": REASON})
     assert model.select(["Kidneys"]) == ("left_kidney", "right_kidney")
     for name, class_name in (("IVC", "postcava"), ("lungs", "left_lung")):
-        with pytest.raises(ValueError, match=f"^class {class_name} is experimental in these weights .stand-in.: {REASON}. Add --exp"):
+        with pytest.raises(ValueError, match=f"^class {class_name} is experimental in these weights .stand-in.: "
+                                             f"{REASON}. Add --exp"):
             model.select([name])
         assert class_name in model.select([name], experimental=True)
-    with pytest.raises(ValueError, match="class liver is not in these weights .stand-in.. They offer left_kidney, right_kidney, right_"):
+    with pytest.raises(ValueError, match="class liver is not in these weights .stand-in.. They offer left_kidney, "
+                                         "right_kidney, right_"):
         model.select(["liver"])                                             # what is not offered is not praised
     with pytest.raises(ValueError, match="class postcava is experimental"):
         model.segment("unread.nii.gz", threshold={"IVC": 0.7})
@@ -109,7 +112,7 @@ def test_naming_an_experimental_class_takes_the_option_an_alias_of_a_pair_too():
 def test_a_tumour_whose_organ_is_experimental_is_held_to_the_organ_only_where_that_is_computed():
     hu, masks, affine = paint()
     stray = np.zeros(hu.shape, bool)
-    stray[8:13, 13:18, 5:10] = True                                         # 125 voxels of body, 8 ml, on the other side
+    stray[8:13, 13:18, 5:10] = True  # 125 voxels of body, 8 ml, on the other side
     assert (hu[stray] == BODY).all()
     hu[stray] = 90
     model = segmenter(Bands({"liver": (66, 14), "liver_tumor": (90, 8)}), {"liver": REASON})
@@ -154,7 +157,8 @@ def test_an_evaluation_computes_and_scores_every_class_and_notes_the_experimenta
     patient = Patient(*make_phantom((15.0, 15.0, 15.0)))
     write_dataset(tmp_path / "Set", {"liver": ("liver",), "aorta": ("aorta",)}, {"a": patient})
     out = tmp_path / "out"
-    assert evaluate.main(["--data-root", str(tmp_path / "Set"), "--weights", str(weights), "--device", "cpu", "--bootstrap", "0",
+    assert evaluate.main(["--data-root", str(tmp_path / "Set"), "--weights", str(weights), "--device", "cpu",
+                          "--bootstrap", "0",
                           "--out", str(out)]) == 0
     assert set(json.loads((out / "summary.json").read_text())["classes"]) == {"liver", "aorta"}
     assert "note: experimental in these weights, computed all the same: aorta, left_kidney" in capsys.readouterr().out
@@ -164,7 +168,10 @@ def test_an_evaluation_computes_and_scores_every_class_and_notes_the_experimenta
 
 @pytest.fixture
 def ship(tmp_path, monkeypatch, capsys):
-    """Run tools/ship_weights.py on a run's checkpoint of liver and spleen, with a JSON file: (exit code, stderr, folder)."""
+    """Run tools/ship_weights.py on a run's checkpoint of liver and spleen, with a JSON file.
+
+    Returns (exit code, stderr, folder).
+    """
     path = Path(__file__).resolve().parents[2] / "tools" / "ship_weights.py"
     spec = importlib.util.spec_from_file_location("ship_weights", path)
     tool = importlib.util.module_from_spec(spec)
@@ -178,7 +185,8 @@ def ship(tmp_path, monkeypatch, capsys):
 
     def run(text=None, *more, others=()):
         (tmp_path / "reasons.json").write_text(text or "")
-        code = tool.main([str(source), *map(str, others), *(["--experimental", str(tmp_path / "reasons.json")] if text else []), *more])
+        code = tool.main([str(source), *map(str, others),
+                          *(["--experimental", str(tmp_path / "reasons.json")] if text else []), *more])
         return code, capsys.readouterr().err, tmp_path / "shipped"
     return run
 
@@ -188,7 +196,8 @@ def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     data = {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}
     about = {"command": "train", "data": data, "steps": 7, "recipe": {"lr": 1e-3}, "experimental": {"spleen": REASON}}
     assert code == 0 and checkpoint.read(folder / "default.pt")["about"] == about
-    in_short = {"A": {"cases": 2, "classes": ["spleen", "liver"]}, "B": {"cases": 1, "classes": []}}        # in the order of Table 2
+    # in the order of Table 2
+    in_short = {"A": {"cases": 2, "classes": ["spleen", "liver"]}, "B": {"cases": 1, "classes": []}}
     assert json.loads((folder / "default.json").read_text())["about"] == {**about, "data": in_short}
     assert uniseg.load(folder / "default.pt", device="cpu").offered == ("liver",)
 
@@ -215,13 +224,15 @@ def moved_by(path, source, change, **parts):
     content = checkpoint.read(source)
     weights = {n: t + change if t.is_floating_point() else t for n, t in content["weights"].items()}
     about = {"command": "train more", "data": {"C/1": ["spleen"]}}
-    checkpoint.write(path, {**content, "weights": weights, "about": about, "training": {"step": 9, "config": {"lr": 1e-4}}, **parts})
+    checkpoint.write(path, {**content, "weights": weights, "about": about,
+                            "training": {"step": 9, "config": {"lr": 1e-4}}, **parts})
     return path
 
 
 def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
     source = tmp_path / "last.pt"
-    code, _, folder = ship(None, others=[moved_by(tmp_path / "b.pt", source, 0.25), moved_by(tmp_path / "c.pt", source, 0.5)])
+    code, _, folder = ship(None, others=[moved_by(tmp_path / "b.pt", source, 0.25),
+                                         moved_by(tmp_path / "c.pt", source, 0.5)])
     assert code == 0
     before, mean = checkpoint.read(source)["weights"], checkpoint.read(folder / "default.pt")["weights"]
     for name, tensor in before.items():
@@ -234,10 +245,12 @@ def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
 
 def test_runs_of_another_grid_have_no_mean(ship, tmp_path):
     source = tmp_path / "last.pt"
-    other = moved_by(tmp_path / "b.pt", source, 0.0, preprocessing={**checkpoint.read(source)["preprocessing"], "spacing_mm": [9.0] * 3})
+    other = moved_by(tmp_path / "b.pt", source, 0.0,
+                     preprocessing={**checkpoint.read(source)["preprocessing"], "spacing_mm": [9.0] * 3})
     code, err, folder = ship(None, others=[other])
     assert code == 2 and not folder.exists()
-    assert f"{other}: another preprocessing than {source}. Only runs of one network and one grid have a mean." in one_line(err)
+    words = f"{other}: another preprocessing than {source}. Only runs of one network and one grid have a mean."
+    assert words in one_line(err)
 
 
 def test_weights_are_shipped_without_reasons_as_well(ship):
@@ -258,7 +271,7 @@ def test_reasons_that_are_none_are_one_line_and_nothing_is_written(ship, text, s
 # --- Hardly anything found
 
 KNOWN = {"liver": (60, 10), "right_lung": (200, 5), "left_lung": (220, 5)}  # no voxel below has a lung's HU
-BLOCK = 30                                                                  # voxels of 4 mm: 27000, 1.728 litres; 2 % are 540
+BLOCK = 30  # voxels of 4 mm: 27000, 1.728 litres; 2 % are 540
 
 
 def block(liver, side=BLOCK):
@@ -273,16 +286,20 @@ def hardly(stats):
     return [w for w in stats["warnings"] if w.startswith("hardly anything found")]
 
 
-@pytest.mark.parametrize("liver, share, warned", [((0, 0, 0), 0, True), ((8, 8, 8), 512 / 27000, True), ((9, 8, 8), 576 / 27000, False)])
+@pytest.mark.parametrize("liver, share, warned", [((0, 0, 0), 0, True), ((8, 8, 8), 512 / 27000, True),
+                                                  ((9, 8, 8), 576 / 27000, False)])
 def test_organs_of_less_than_2_percent_of_a_body_are_a_warning_nothing_at_all_too(liver, share, warned):
     assert warned is (share < 0.02)
     stats = stand_in(Bands(KNOWN)).segment(block(liver)).stats
     assert stats["classes"]["liver"]["voxels"] == np.prod(liver) and stats["empty"] is not any(liver)
-    assert hardly(stats) == ([f"hardly anything found: {np.prod(liver) * 0.064:.0f} ml of organs in 1.7 litres of body. These weights "
-                              "know chest and abdomen. Check that the CT shows these, in Hounsfield units"] if warned else [])
+    assert hardly(stats) == ([f"hardly anything found: {np.prod(liver) * 0.064:.0f} ml of organs in 1.7 litres of "
+                              f"body. These weights "
+                              "know chest and abdomen. Check that the CT shows these, in Hounsfield units"] if warned
+                              else [])
 
 
-@pytest.mark.parametrize("bowel, warned", [((10, 10, 10), True), ((11, 10, 10), False)])         # 3.7 and 4.1 % of 27000 voxels
+# 3.7 and 4.1 % of 27000 voxels
+@pytest.mark.parametrize("bowel, warned", [((10, 10, 10), True), ((11, 10, 10), False)])
 def test_without_liver_and_lungs_organs_of_less_than_4_percent_are_a_warning(bowel, warned):
     """Bowel found in the air of a head, for one."""
     model = stand_in(Bands({"colon": (60, 10), "liver": (150, 5), "right_lung": (200, 5), "left_lung": (220, 5)}))
@@ -297,14 +314,15 @@ def test_no_warning_where_classes_were_named_but_where_all_of_them_were():
 
 
 def test_no_warning_for_less_than_a_litre_of_body():
-    assert not hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=24)).stats)              # 24^3 voxels: 0.88 litres
+    assert not hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=24)).stats)  # 24^3 voxels: 0.88 litres
     assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=26)).stats)                  # 1.12
 
 
 def test_no_warning_of_weights_that_do_not_know_liver_and_lungs():
     """Weights for a pancreas alone find some 80 ml in a patient, those for a tumour nothing in most."""
     for missing in KNOWN:
-        assert not hardly(stand_in(Bands({n: b for n, b in KNOWN.items() if n != missing})).segment(block((0, 0, 0))).stats)
+        assert not hardly(stand_in(Bands({n: b for n, b in KNOWN.items()
+                                          if n != missing})).segment(block((0, 0, 0))).stats)
 
 
 def test_what_an_experimental_class_finds_does_not_count():

@@ -1,7 +1,7 @@
-"""Released files: each of docs/released_weights.md is recognised by its keys and renamed; what does not fit is reported.
+"""Released files: each file of docs/released_weights.md is recognised and renamed; what does not fit is reported.
 
-The files are stand-ins with the real containers, names and shapes (released_files.py); that the networks they make compute
-what the originals do is in test_model.py and test_backbones.py.
+The files are stand-ins with the real containers, names and shapes (released_files.py); that the networks they make
+compute what the originals do is in test_model.py and test_backbones.py.
 """
 
 import json
@@ -59,7 +59,8 @@ def refused(path, **options):
 
 def run(*arguments):
     """(exit code, stdout, stderr) of python -m uniseg.checkpoint."""
-    done = subprocess.run([sys.executable, "-m", "uniseg.checkpoint", *map(str, arguments)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "uniseg.checkpoint", *map(str, arguments)], capture_output=True,
+                          text=True,
                           cwd=Path(__file__).parents[2])
     return done.returncode, done.stdout, done.stderr
 
@@ -73,7 +74,8 @@ def test_every_released_file_is_recognised_by_its_keys(file):
     state = {name: relative_position_index() if name.endswith("relative_position_index") else torch.empty(shape)
              for name, shape in shapes.items()}
     config, weights, report = translate({container: state, "optimizer": {"state": {}}, "epoch": 400})
-    assert (config["backbone"], config["width"], config.get("lpg"), len(config["classes"])) == (backbone, width, lpg, classes)
+    assert (config["backbone"], config["width"], config.get("lpg"), len(config["classes"])) == (backbone, width, lpg,
+                                                                                                classes)
     assert config["merging"] == ("v090" if backbone == "swin_unetr" else "standard")
     assert (report.container, report.entries) == (container, len(shapes))
     assert (len(report.loaded), len(report.missing), len(report.ignored)) == (loaded, missing, ignored)
@@ -87,12 +89,14 @@ def test_the_lists_of_names_are_those_of_the_real_files():
     if not path.is_file():
         pytest.skip(f"no list of the real files' entries at {path}")
     for file, content in json.loads(path.read_text()).items():
-        assert FILES[file] == (content["container"], {name: tuple(shape) for name, (shape, _) in content["entries"].items()}), file
+        assert FILES[file] == (content["container"],
+                               {name: tuple(shape) for name, (shape, _) in content["entries"].items()}), file
 
 
 def test_the_32_classes_are_table_2_and_the_continual_ones_go_on_with_six_of_jhh():
     for file, more in [(UNET, ()), ("continual_swin_unetr_38class.pth", (
-            "common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein", "cbd_stent"))]:
+            "common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
+            "cbd_stent"))]:
         entries = {our_name(n): torch.empty(s, device="meta") for n, s in FILES[file][1].items()}
         assert tuple(recognise(entries)["classes"]) == NAMES + more
 
@@ -186,7 +190,8 @@ def test_nan_in_a_released_file_is_refused(tmp_path):
 def test_a_backbone_or_a_part_does_not_segment(tmp_path):
     for file, words in [(GENESIS, "a backbone without class heads"), (SWINVIT, "part of a model only")]:
         path = write_released(tmp_path / file, file)
-        with pytest.raises(CheckpointError, match=f"{words}, it cannot segment. Train from it: python -m uniseg.train --init"):
+        with pytest.raises(CheckpointError, match=f"{words}, it cannot segment. Train from it: python -m uniseg.train "
+                                                  f"--init"):
             checkpoint.load_network(checkpoint.read(path, partial=True), path)
 
 
@@ -243,13 +248,14 @@ def test_the_command_describes_a_checkpoint_of_ones_own(tmp_path, capsys):
                     {"command": "train it"})
     assert checkpoint.main([str(tmp_path / "own.pt")]) == 0
     out = capsys.readouterr().out
-    for line in ("what       Universal Model, U-Net, independent LPG, 2 classes", "classes    2: liver, spleen", "made by    train it",
+    for line in ("what       Universal Model, U-Net, independent LPG, 2 classes", "classes    2: liver, spleen",
+                 "made by    train it",
                  "input      2 x 2 x 3 mm, HU -100 to 200, windows 64 x 64 x 32", "backbone   U-Net, width 4,"):
         assert line in out
     assert "entries" not in out
 
 
-# ------------------------------------------------------------------------------------------------------ starting from it
+# --------------------------------------------------------------------------------------------------- starting from it
 
 def small(classes, width=4, text=3, lpg="independent", backbone="unet", seed=0):
     torch.manual_seed(seed)
@@ -293,14 +299,16 @@ def test_another_backbone_or_width_is_refused_with_the_options_that_would_do(tmp
             checkpoint.initialise(network, content, "init.pt")
 
 
-TINY = ["--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size", "1", "--steps-per-epoch", "1", "--warmup-epochs", "0",
+TINY = ["--spacing", "12", "--patch-size", "16", "16", "16", "--batch-size", "1", "--steps-per-epoch", "1",
+        "--warmup-epochs", "0",
         "--folds", "1", "--workers", "0", "--device", "cpu", "--classes", "spleen,liver"]
 
 
 @pytest.mark.slow
 def test_training_starts_from_a_released_backbone(phantom_root, tmp_path, capsys):
     path = write_released(tmp_path / SEGRESNET, SEGRESNET)
-    start = ["--data-root", str(phantom_root), "--out", str(tmp_path / "run"), "--backbone", "segresnet", "--lpg-hidden", "8", *TINY]
+    start = ["--data-root", str(phantom_root), "--out", str(tmp_path / "run"), "--backbone", "segresnet",
+             "--lpg-hidden", "8", *TINY]
     assert train.main([*start, "--init", str(path), "--epochs", "1", "--lr", "1e-12"]) == 0
     assert "79 tensors taken" in capsys.readouterr().err
     content = checkpoint.read(tmp_path / "run" / "last.pt")
@@ -311,12 +319,15 @@ def test_training_starts_from_a_released_backbone(phantom_root, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_of_corners(phantom_root, tmp_path, capsys):
+def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_of_corners(phantom_root, tmp_path,
+                                                                                          capsys):
     """A Swin UNETR of 12 channels, whose file stands for model_swinvit.pt."""
     donor = UniversalModel(ModelConfig(("liver",), "swin_unetr", 12, text_width=3), torch.ones(1, 3))
-    state = {n.removeprefix("backbone.swinViT."): t for n, t in donor.state_dict().items() if n.startswith("backbone.swinViT.")}
+    state = {n.removeprefix("backbone.swinViT."): t for n, t in donor.state_dict().items()
+             if n.startswith("backbone.swinViT.")}
     torch.save({"state_dict": {"module." + n.replace("linear", "fc"): t for n, t in state.items()}}, tmp_path / "v.pt")
-    start = ["--data-root", str(phantom_root), "--out", str(tmp_path / "run"), "--backbone", "swin_unetr", "--width", "12", *TINY,
+    start = ["--data-root", str(phantom_root), "--out", str(tmp_path / "run"), "--backbone", "swin_unetr", "--width",
+             "12", *TINY,
              "--patch-size", "64", "32", "32", "--epochs", "1", "--init", str(tmp_path / "v.pt")]
     assert train.main(start) == 2
     assert "126 loaded, 31 missing" in capsys.readouterr().err
@@ -333,15 +344,18 @@ def test_training_from_the_transformer_alone_needs_partial_and_keeps_its_order_o
 def test_a_file_of_the_continual_form_segments_with_38_classes_numbered_on_after_table_2(tmp_path, phantom_ct):
     """Narrow (12 channels), in the container and under the names of the released one, on the middle of a phantom."""
     torch.manual_seed(0)
-    network = UniversalModel(ModelConfig(tuple(f"c{i}" for i in range(38)), "swin_unetr", 12, merging="v090"), torch.randn(38, 512))
+    network = UniversalModel(ModelConfig(tuple(f"c{i}" for i in range(38)), "swin_unetr", 12, merging="v090"),
+                             torch.randn(38, 512))
     released = {"module." + n.removeprefix("lpg.").removeprefix("backbone."):
-                t[..., None, None, None] if n.startswith("lpg.") and t.ndim == 2 else t for n, t in network.state_dict().items()}
+                t[..., None, None, None] if n.startswith("lpg.") and t.ndim == 2 else t for n,
+                t in network.state_dict().items()}
     torch.save({"net": released, "epoch": 1}, tmp_path / "continual.pth")
     whole = nib.load(phantom_ct.path)
     middle = whole.slicer[tuple(slice(n // 2 - 4, n // 2 + 4) for n in whole.shape)]                # 64 mm: one window
     seg = uniseg.load(tmp_path / "continual.pth", device="cpu").segment(middle)
     numbers = {name: c["label"] for name, c in seg.stats["classes"].items()}
-    assert list(numbers.values()) == list(range(1, 39)) and numbers["common_bile_duct"] == 33 and numbers["cbd_stent"] == 38
+    assert list(numbers.values()) == list(range(1, 39))
+    assert numbers["common_bile_duct"] == 33 and numbers["cbd_stent"] == 38
     assert seg.stats["weights"]["sha256"] == checkpoint.file_sha256(tmp_path / "continual.pth")
     assert seg.label_map.shape == middle.shape and seg.label_map.max() > 0
     network.eval()

@@ -1,10 +1,28 @@
-"""A case, preprocessed and cached on disk as memory-mapped arrays (Sections 3.2.4 and 4.1.2)."""
+"""A case, preprocessed and cached on disk as memory-mapped arrays (Sections 3.2.4 and 4.1.2).
+
+    CACHE/KEY/image.npy       (D, H, W) int16 HU on the model's grid, cropped to the body
+              bits.npy        (D, H, W) unsigned, bit k: class names[k]
+              foreground.npy, voxels_K.npy, lesions.npy    flat indices of possible patch centres
+              meta.json       names of the bits, voxels per class, hash of the image; written last
+
+KEY has to differ wherever one of these bytes may differ. It covers the contents of the image and of its label files,
+the label values and their classes, the classes annotated in the case, spacing and antialiasing (`_cache_key`). All
+that the *code* decides is covered by FORMAT alone: resampling, body mask, margin of the crop, which masks belong to
+an organ, the numbers of voxels that are kept. tests/datasets/test_cases.py pins the bytes beside FORMAT and fails
+where they change without it. The HU window and the padding are not part of the key: they are applied when a patch is
+drawn.
+
+Read masks.py first, data.py next: it draws the patches.
+"""
+
+from __future__ import annotations
 
 import functools
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,39 +33,45 @@ from .. import taxonomy
 from ..imaging.bits import bit_dtype, bounding_box, drop_bit, get_bit
 from ..imaging.body import body_mask
 from ..imaging.components import CONNECTED_26
+from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
-from ..imaging.volume import AIR_HU, read_ct, voxel_size_mm
-from ..machine.files import atomic_write
+from ..imaging.volume import AIR_HU, Volume, read_ct, voxel_size_mm
+from ..machine.files import atomic_write, file_sha256
 from . import layouts
+from .dataset import CaseFiles, Dataset
 from .masks import case_masks
 
-FORMAT = 3                        # of the cache; part of its key
-FOREGROUND_KEPT = 1 << 20         # voxels remembered a case as possible patch centres
-CLASS_VOXELS_KEPT = 1 << 12       # the same for each class
-LESION_VOXELS_KEPT = 16           # the same for each lesion
+FORMAT = 4                        # part of the cache's key: raise it with every change of the cached bytes
+MOST_HU = 3071                    # the largest value of a 12-bit CT
+MARGIN = 2                        # voxels around body and labels that the crop keeps
+FOREGROUND_KEPT = 1 << 20         # voxels per case that are remembered as possible patch centres
+CLASS_VOXELS_KEPT = 1 << 12       # the same per class
+LESION_VOXELS_KEPT = 16           # the same per lesion
 
 
 @dataclass(frozen=True)
 class Case:
-    """A preprocessed case on disk; arrays are memory-mapped, so that a patch reads only its own pages."""
+    """A preprocessed case on disk. Its arrays are memory-mapped, so that a patch reads only its own pages."""
 
     folder: Path
     dataset: str
     id: str
-    names: tuple                               # class of each bit: the classes annotated in this case
-    voxels: dict = field(hash=False)           # class -> voxels on the model grid
-    content: str = ""                          # sha256 of the resampled image: the same CT, however its file is packed
+    names: tuple[str, ...]                     # class of each bit: the classes annotated in this case
+    voxels: dict[str, int] = field(hash=False)  # class -> voxels on the model's grid
+    content: str = ""                          # sha256 of the resampled image: equal for the same CT in any compression
 
     @property
-    def image(self):
-        return self.array("image")                                     # (D, H, W) int16 HU
+    def image(self) -> np.ndarray:
+        """(D, H, W) int16 HU."""
+        return self.array("image")
 
     @property
-    def bits(self):
-        return self.array("bits")                                      # (D, H, W) unsigned, bit k: names[k]
+    def bits(self) -> np.ndarray:
+        """(D, H, W) unsigned integers; bit k is class names[k]."""
+        return self.array("bits")
 
-    def array(self, name):
-        """One of the folder's arrays, memory-mapped. Raises OSError where the file was lost or cut since it was made."""
+    def array(self, name: str) -> np.ndarray:
+        """One of the folder's arrays, memory-mapped. Raises OSError where its file is missing or truncated."""
         path = self.folder / f"{name}.npy"
         try:
             stat = path.stat()
@@ -58,83 +82,85 @@ class Case:
 
 
 @functools.lru_cache(maxsize=256)
-def _mapped(path, size, changed):
-    """A .npy file as a memory-mapped array. The maps last used stay open: to map a case anew for each patch and fault its
-    pages in is a fifth of a patch's time or more. Size and time are for the cache: a file that was cut is not read beyond
-    its end, which would end the process without a word."""
+def _mapped(path: Path, size: int, changed: int) -> np.ndarray:
+    """Memory-map a file; recent maps stay open, as remapping costs a fifth of a patch's time.
+
+    Size and time are part of the cache key: reading past the end of a truncated file would crash the process.
+    """
     return np.load(path, mmap_mode="r")
 
 
-def prepare(dataset, case, preprocessing, cache):
-    """The cached form of one case of a Dataset, made if it is not there. Returns a Case."""
-    masks = layouts.mask_files(case.label, case.annotated or ()) if case.label.is_dir() else {"": (case.label,)}
-    key = hashlib.sha256(json.dumps([
-        FORMAT, _content_hash(case.image, cache),
-        [(name, [_content_hash(path, cache) for path in paths]) for name, paths in masks.items()], preprocessing.spacing_mm,
-        preprocessing.antialias, [(label.values, label.classes) for label in dataset.labels],
-        dataset.annotated_in(case)]).encode()).hexdigest()[:24]
-    folder = Path(cache) / key
+def prepare(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cache: Path) -> Case:
+    """The cached form of one case of a Dataset, made where it does not exist.
+
+    Raises DataError, VolumeError or OSError.
+    """
+    folder = Path(cache) / _cache_key(dataset, case, preprocessing, cache)
     if not (folder / "meta.json").is_file():
         _preprocess(dataset, case, preprocessing, folder)
     meta = json.loads((folder / "meta.json").read_text())
-    return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"], meta["content"])
+    return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"],
+                meta["content"])
 
 
-def array_hash(array):
-    """sha256 of shape and values of a (D, H, W) array, whatever its order in memory; one plane is copied at a time."""
-    digest = hashlib.sha256(repr(array.shape).encode())
-    for k in range(array.shape[2]):
-        digest.update(np.ascontiguousarray(array[:, :, k].T))
-    return digest.hexdigest()
+# -------------------------------------------------------------------------------------------------------------- the key
+
+def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cache: Path) -> str:
+    """Name of the case's folder: a hash of everything that decides what is in it (see the module)."""
+    if case.label.is_dir():
+        label_files = layouts.mask_files(case.label, case.annotated or ())
+    else:
+        label_files = {"": (case.label,)}
+    labels = [(name, [_content_hash(path, cache) for path in paths]) for name, paths in label_files.items()]
+    meanings = [(label.values, label.classes) for label in dataset.labels]
+    parts = [FORMAT, _content_hash(case.image, cache), labels, preprocessing.spacing_mm, preprocessing.antialias,
+             meanings, dataset.annotated_in(case)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _content_hash(path, cache):
-    """sha256 of a file's bytes, remembered by path, size and time so that a second start need not read it again."""
+def _content_hash(path: Path, cache: Path) -> str:
+    """sha256 of a file's bytes, remembered by path, size and time, so that a second start need not read the file
+    again.
+    """
     stat = Path(path).stat()
     stamp = f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     memo = Path(cache) / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
     if memo.is_file():
         return memo.read_text()
-    h = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            h.update(block)
+    digest = file_sha256(path)
     memo.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(memo) as temporary:
-        Path(temporary).write_text(h.hexdigest())
-    return h.hexdigest()
+        Path(temporary).write_text(digest)
+    return digest
 
 
-def _preprocess(dataset, case, preprocessing, folder):
-    """RAS+, 1.5 mm, cropped to the body (Section 4.1.2); the folder appears complete or not at all."""
+def array_hash(array: np.ndarray) -> str:
+    """sha256 of shape and values of a (D, H, W) array, whatever its order in memory; only one plane is copied at a
+    time.
+    """
+    digest = hashlib.sha256(repr(array.shape).encode())
+    for k in range(array.shape[2]):
+        digest.update(np.ascontiguousarray(array[:, :, k].T).data)
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------- preprocessing
+
+def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, folder: Path) -> None:
+    """RAS+, 1.5 mm, cropped to the body (Section 4.1.2). The folder appears complete or not at all."""
     ct, spacing = read_ct(case.image), preprocessing.spacing_mm
     image, affine = resample(ct.array, ct.affine, spacing, antialias=preprocessing.antialias)
-    image = np.clip(np.rint(image), AIR_HU, 3071).astype(np.int16)
+    image = np.clip(np.rint(image), AIR_HU, MOST_HU).astype(np.int16)
     content = array_hash(image)
-    names = list(dataset.annotated_in(case))
-    bits = np.zeros(image.shape, bit_dtype(len(names)))
-    voxels = {}
-    for name, mask in case_masks(dataset, case, ct):
-        coarse = resample_mask(mask, ct.affine, spacing)
-        voxels[name] = int(coarse.sum())
-        bits[coarse] |= bits.dtype.type(1 << names.index(name))
-    for name in set(names) - set(voxels):      # nobody can tell whether it is absent; its bit gives way to those after it
-        bits, names = drop_bit(bits, names.index(name)), [n for n in names if n != name]
+    bits, names, voxels = _labels_on_grid(dataset, case, ct, image.shape, spacing)
     body = body_mask(image, voxel_size_mm(affine))
-    box = bounding_box(body | (bits != 0), margin=2) or tuple(slice(0, n) for n in image.shape)
+    box = bounding_box(body | (bits != 0), margin=MARGIN) or tuple(slice(0, n) for n in image.shape)
     image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    np.save(temporary / "image.npy", image)
-    np.save(temporary / "bits.npy", bits)
-    foreground = np.flatnonzero(bits)
-    keep = np.random.default_rng(0)
-    np.save(temporary / "foreground.npy", _some(foreground, FOREGROUND_KEPT, keep))
-    for k, name in enumerate(names):
-        own = np.flatnonzero(bits >> bits.dtype.type(k) & bits.dtype.type(1))
-        np.save(temporary / f"voxels_{k}.npy", _some(own, CLASS_VOXELS_KEPT, keep))
-    np.save(temporary / "lesions.npy", _lesions(bits, names, keep))
+    for name, array in {"image": image, "bits": bits, **_patch_centres(bits, names)}.items():
+        np.save(temporary / f"{name}.npy", array)
     (temporary / "meta.json").write_text(json.dumps(
         {"names": names, "voxels": voxels, "content": content, "image": str(case.image), "shape": image.shape,
          "spacing_mm": spacing}))
@@ -146,20 +172,49 @@ def _preprocess(dataset, case, preprocessing, folder):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _some(indices, most, rng):
+def _labels_on_grid(dataset: Dataset, case: CaseFiles, ct: Volume, shape: tuple[int, ...],
+                    spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[str], dict[str, int]]:
+    """Bits (D, H, W) of the case's masks on the model's grid, the class of each bit, and {class: voxels}."""
+    names = list(dataset.annotated_in(case))
+    bits = np.zeros(shape, bit_dtype(len(names)))
+    voxels = {}
+    for name, mask in case_masks(dataset, case, ct):
+        coarse = resample_mask(mask, ct.affine, spacing_mm)
+        voxels[name] = int(coarse.sum())
+        bits[coarse] |= bits.dtype.type(1 << names.index(name))
+    for name in set(names) - set(voxels):      # nothing tells whether the class is absent: it is not annotated here
+        bits, names = drop_bit(bits, names.index(name)), [n for n in names if n != name]
+    return bits, names, voxels
+
+
+def _patch_centres(bits: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """{name of the array: flat indices into `bits`} of voxels that patches may be centred on."""
+    rng = np.random.default_rng(0)             # the same voxels are kept whenever a case is preprocessed
+    centres = {"foreground": _some(np.flatnonzero(bits), FOREGROUND_KEPT, rng)}
+    for k in range(len(names)):
+        in_class = np.flatnonzero(bits >> bits.dtype.type(k) & bits.dtype.type(1))
+        centres[f"voxels_{k}"] = _some(in_class, CLASS_VOXELS_KEPT, rng)
+    centres["lesions"] = _lesions(bits, names, rng)
+    return centres
+
+
+def _some(indices: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """At most `most` of the flat voxel indices, sorted, int64."""
     if len(indices) > most:
         indices = np.sort(rng.choice(indices, most, replace=False))
     return indices.astype(np.int64)
 
 
-def _lesions(bits, names, rng):
-    """Flat indices of some voxels of each lesion (26-connected component of a tumour class), (lesions, LESION_VOXELS_KEPT)."""
-    kept = []
+def _lesions(bits: np.ndarray, names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Flat indices of some voxels of each lesion, (lesions, LESION_VOXELS_KEPT) int64.
+
+    A lesion is a 26-connected component of a tumour class. A small one has voxels that occur several times.
+    """
+    drawn = []
     for k, name in enumerate(names):
-        if name in taxonomy.BY_NAME and taxonomy.BY_NAME[name].kind == taxonomy.TUMOUR:
+        if taxonomy.kind_of(name) == taxonomy.TUMOUR:
             labels, _ = ndimage.label(get_bit(bits, k), structure=CONNECTED_26)
             for lesion, box in enumerate(ndimage.find_objects(labels), start=1):
                 inside = np.argwhere(labels[box] == lesion) + [s.start for s in box]
-                kept.append(rng.choice(np.ravel_multi_index(inside.T, bits.shape), LESION_VOXELS_KEPT))
-    return np.array(kept, np.int64).reshape(-1, LESION_VOXELS_KEPT)
+                drawn.append(rng.choice(np.ravel_multi_index(inside.T, bits.shape), LESION_VOXELS_KEPT))
+    return np.array(drawn, np.int64).reshape(-1, LESION_VOXELS_KEPT)

@@ -1,17 +1,22 @@
 """A look at the data before training: `python -m uniseg.data ROOT [--preview DIR]`. Sections 3.1, 4.1.1 and 4.1.2.
 
-Every case of every dataset is read as training would read it, one at a time, and what is in it is listed: grid, HU, label
-values, classes. Whatever training would refuse is an error; what it would take although it is probably a mistake (right
-and left exchanged, grey values that are no HU, a class without a voxel, one image twice) is a warning. No case stops the
-others. Read datasets.py and data.py first.
+Every case of every dataset is read as training would read it, one at a time, and its contents are listed: grid, HU,
+label values, classes. Whatever training would refuse is an error. What training would accept although it is probably
+a mistake (right and left exchanged, grey values that are not HU, a class without a voxel, one image twice) is a
+warning. An error in one case does not stop the check of the others. Read find.py and masks.py first; check_table.py
+prints the result.
 """
+
+from __future__ import annotations
 
 import json
 import math
 import re
 import shutil
 import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,35 +29,41 @@ from ..imaging.body import body_mask
 from ..imaging.nifti import format_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
-from ..imaging.volume import read_ct, read_label_map, voxel_size_mm
+from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm
 from ..machine.about import NOT_A_MEDICAL_DEVICE
 from ..machine.console import Parser, error_line, say
 from ..machine.files import atomic_write
 from ..pictures.canvas import write_png
 from ..pictures.slices import overlay
-from .cases import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, array_hash
+from .cases import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, MARGIN, array_hash
 from .check_table import problems_of, table, totals
-from .find import DataError, dataset_folders, find_datasets, named_folder, read_folder, read_map
+from .dataset import CaseFiles, DataError, Dataset
+from .dataset_json import NameMap, read_map
+from .find import dataset_folders, find_datasets, named_folder, read_folder
 from .masks import case_masks, check_same_grid, class_masks
 
 PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
-LEAST_ML = 1.0                    # of a structure whose side is judged: less may be a crumb at the edge of the view
+LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
+# The side of the body on which a class lies.
 SIDES = {c.name: c.name.split("_")[0] for c in taxonomy.CLASSES if c.partner} | {"liver": "right", "spleen": "left"}
 SPACING_MM = Preprocessing().spacing_mm[0]
-DESCRIPTION = ("Check the datasets of a folder before training. Exit code: 0 nothing but warnings, 1 errors in some case, 2 a "
-               "dataset or the folder cannot be used at all.")
+DESCRIPTION = ("Check the datasets of a folder before training. "
+               "Exit code: 0 nothing but warnings, 1 errors in some case, "
+               "2 a dataset or the folder cannot be used at all.")
 
 
-# -------------------------------------------------------------------------------------------------------------- one case
+# ----------------------------------------------------------------------------------------------------------- one case
 
-def check_case(dataset, case, spacing_mm, picture=None):
-    """What one case of a Dataset holds and what is wrong with it, as a dict for the table and for --json; never raises DataError.
+def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Path | None = None) -> dict[str, Any]:
+    """What one case of a Dataset holds and what is wrong with it, as a dict for the table and for --json.
 
-    picture: path of its PNG, or None
+    picture: path of the PNG to write, or None
+
+    It never raises DataError: an error is one of the row's "problems".
     """
-    row = {"case": case.id, "problems": [], "values": {}, "voxels": {}}
+    row: dict[str, Any] = {"case": case.id, "problems": [], "values": {}, "voxels": {}}
     ct = _read(read_ct, case.image, "image", row["problems"])
-    in_files = case.label.is_dir()                                          # a file of its own for each structure
+    in_files = case.label.is_dir()                                          # one mask file per structure
     label = None if in_files else _read(read_label_map, case.label, "label", row["problems"])
     if ct is not None:
         _describe_image(ct, row)
@@ -62,7 +73,8 @@ def check_case(dataset, case, spacing_mm, picture=None):
     if ct is None or (label is None and not in_files):
         return row
     try:
-        if in_files:
+        masks: Iterable[tuple[str, np.ndarray]]
+        if label is None:
             masks = case_masks(dataset, case, ct)
         else:
             check_same_grid(ct, label, case.image, case.label)
@@ -81,8 +93,8 @@ def check_case(dataset, case, spacing_mm, picture=None):
     return row
 
 
-def _read(reader, path, what, problems):
-    """The Volume of a file, its warnings noted; None and an error noted where it cannot be read."""
+def _read(reader: Callable[[Path], Volume], path: Path, what: str, problems: list[str]) -> Volume | None:
+    """The Volume of a file, or None where it cannot be read. Its warnings, or the error, are added to `problems`."""
     try:
         volume = reader(path)
     except (ValueError, OSError, MemoryError) as error:
@@ -92,19 +104,27 @@ def _read(reader, path, what, problems):
     return volume
 
 
-def _describe_image(ct, row):
-    """Shape and spacing in RAS+, orientation as stored, HU, and a hash of grid size and HU that no recompression changes."""
+def _describe_image(ct: Volume, row: dict[str, Any]) -> None:
+    """Add to the row: shape and spacing in RAS+, orientation as stored, HU, and a hash of shape and HU.
+
+    The hash does not change when the file is compressed again.
+    """
     spacing = voxel_size_mm(ct.affine)
+    hu = ct.array.min(), *np.percentile(ct.array[::3, ::5, ::7], (0.5, 99.5)), ct.array.max()
     row |= {"shape": list(ct.array.shape), "spacing_mm": [round(float(s), 4) for s in spacing],
             "orientation": "".join(nib.aff2axcodes(ct.geometry.affine)),
-            "hu": [float(v) for v in (ct.array.min(), *np.percentile(ct.array[::3, ::5, ::7], (0.5, 99.5)), ct.array.max())]}
+            "hu": [float(v) for v in hu]}
     if not PLAUSIBLE_MM[0] <= spacing.min() <= spacing.max() <= PLAUSIBLE_MM[1]:
         row["problems"].append(f"warning: voxels of {format_mm(spacing)} mm are unusual for a CT")
     row["hash"] = array_hash(ct.array)
 
 
-def _check_classes(dataset, ct, masks, row):
-    """masks: (class name, mask) one by one. Count the voxels of each class and judge its side. Returns a label map (D, H, W) uint8 of class numbers; tumours on top."""
+def _check_classes(dataset: Dataset, ct: Volume, masks: Iterable[tuple[str, np.ndarray]],
+                   row: dict[str, Any]) -> np.ndarray:
+    """Count the voxels of each class and judge its side. masks: (class name, mask) one by one.
+
+    Returns a label map (D, H, W) uint8 for the picture; where classes overlap, it shows the one with the larger number.
+    """
     shown, plane, wrong = np.zeros(ct.array.shape, np.uint8, order="F"), None, {}
     numbers = taxonomy.label_values(dataset.annotated)
     voxel_ml = float(np.prod(voxel_size_mm(ct.affine))) / 1000
@@ -114,7 +134,8 @@ def _check_classes(dataset, ct, masks, row):
         if name in SIDES and row["voxels"][name] * voxel_ml >= LEAST_ML:
             plane = plane or anatomy.midsagittal_plane(ct.array, ct.affine)
             box = bounding_box(mask)
-            right = np.count_nonzero(mask[box] & anatomy.right_side(mask.shape, ct.affine, plane, box)) / row["voxels"][name]
+            on_the_right = mask[box] & anatomy.right_side(mask.shape, ct.affine, plane, box)
+            right = np.count_nonzero(on_the_right) / row["voxels"][name]
             away = right if SIDES[name] == "left" else 1 - right
             if away > 0.5:
                 wrong[name] = away
@@ -123,7 +144,7 @@ def _check_classes(dataset, ct, masks, row):
     return shown
 
 
-def _wrong_side(wrong):
+def _wrong_side(wrong: Mapping[str, float]) -> str:
     """The warning about {class: share of its voxels beyond the mid-sagittal plane}."""
     listed = ", ".join(f"{name} ({share:.0%})" for name, share in wrong.items())
     cause = ("Is the image or the label map flipped, or is it situs inversus?" if {"liver", "spleen"} & set(wrong)
@@ -131,14 +152,17 @@ def _wrong_side(wrong):
     return f"warning: on the wrong side of the patient: {listed}. {cause}"
 
 
-def estimate(ct, shown, classes, spacing_mm):
-    """Bytes of the cached case and of the memory that `data.prepare` needs for it. Both are estimates."""
+def estimate(ct: Volume, shown: np.ndarray, classes: int, spacing_mm: float) -> tuple[int, int]:
+    """Bytes of the cached case, and bytes of memory that `cases.prepare` needs for it. Both are estimates.
+
+    shown: (D, H, W) label map of the case; classes: number of classes that the dataset annotates
+    """
     spacing = voxel_size_mm(ct.affine)
     shape = resampled_shape(ct.array.shape, spacing, spacing_mm)
     body = body_mask(ct.array, spacing)
     body |= shown > 0
     box = bounding_box(body) or tuple(slice(0, n) for n in body.shape)
-    crop = [min(n, math.ceil((b.stop - b.start) * s / spacing_mm) + 4) for n, b, s in zip(shape, box, spacing)]  # + its margin
+    crop = [min(n, math.ceil((b.stop - b.start) * s / spacing_mm) + 2 * MARGIN) for n, b, s in zip(shape, box, spacing)]
     labelled = np.count_nonzero(shown) * float(np.prod(spacing)) / spacing_mm ** 3
     indices = 8 * (min(labelled, FOREGROUND_KEPT) + min(labelled, classes * CLASS_VOXELS_KEPT))
     native, model = math.prod(ct.array.shape), math.prod(shape)
@@ -149,21 +173,27 @@ def estimate(ct, shown, classes, spacing_mm):
 
 # ---------------------------------------------------------------------------------------------------------- one dataset
 
-def check_dataset(dataset, spacing_mm, preview, seen):
-    """All cases of a Dataset: a dict for the table and for --json. seen: {image hash: case} of all datasets, added to."""
-    block = {"dataset": dataset.name, "folder": str(dataset.folder), "classes": taxonomy.label_values(dataset.annotated),
-             "problems": [], "cases": []}
+def check_dataset(dataset: Dataset, spacing_mm: float, preview: Path | None, seen: dict[str, str]) -> dict[str, Any]:
+    """All cases of a Dataset, as a dict for the table and for --json.
+
+    preview: folder for the pictures, or None
+    seen: {image hash: case} of all datasets so far; the images of this one are added
+    """
+    block: dict[str, Any] = {"dataset": dataset.name, "folder": str(dataset.folder),
+                             "classes": taxonomy.label_values(dataset.annotated), "problems": [], "cases": []}
     for case in tqdm(dataset.cases, desc=dataset.name, leave=False, disable=not sys.stderr.isatty()):
         picture = preview / (re.sub(r"[^\w.-]+", "_", f"{dataset.name}_{case.id}") + ".png") if preview else None
         row = check_case(dataset, case, spacing_mm, picture)
         name = f"{dataset.name}/{case.id}"
         first = seen.setdefault(row.get("hash", name), name)
         if first != name:
-            row["problems"].append(f"warning: the same image as {first}. One of them may validate what the other trained")
+            row["problems"].append(f"warning: the same image as {first}. "
+                                   "One of them may validate what the other trained")
         block["cases"].append(row)
     block["labels"] = _label_table(dataset, block["cases"])
     seen_classes = {name for row in block["cases"] for name, n in row["voxels"].items() if n}
-    if any(row["voxels"] for row in block["cases"]) and (never := [n for n in dataset.annotated if n not in seen_classes]):
+    never = [name for name in dataset.annotated if name not in seen_classes]
+    if never and any(row["voxels"] for row in block["cases"]):
         block["problems"].append(f"warning: annotated, but without a voxel in any case: {', '.join(never)}")
     if len(dataset.cases) == 1:
         block["problems"].append("warning: one case: it trains or validates, never both")
@@ -171,8 +201,8 @@ def check_dataset(dataset, spacing_mm, preview, seen):
     return block
 
 
-def _label_table(dataset, rows):
-    """One entry a label of the dataset.json: values, name, classes, voxels in all cases, number of cases that have it."""
+def _label_table(dataset: Dataset, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per label of the dataset: values, name, classes, voxels in all cases, number of cases that have it."""
     used = {value for entry in dataset.labels for value in entry.values}
     labels = [(list(entry.values), entry.name, list(entry.classes)) for entry in dataset.labels]
     labels += [([value], "dropped", []) for value in dataset.values if value and value not in used]
@@ -181,41 +211,63 @@ def _label_table(dataset, rows):
             for (values, name, classes), n in zip(labels, counts)]
 
 
-def _unlisted(dataset):
-    """What lies in imagesTr and labelsTr without being a case: halves of a case are errors, whole cases a warning."""
-    if dataset.published:                                                     # its files are paired by datasets.read_published
+def _unlisted(dataset: Dataset) -> list[str]:
+    """Problems about files in imagesTr and labelsTr that belong to no case.
+
+    An image without its label, or a label without its image, is an error; a complete case that is not listed is a
+    warning.
+    """
+    if dataset.published:                                                     # published.py has paired its files
         return []
     listed = {Path(path).resolve() for case in dataset.cases for path in (case.image, case.label)}
-    images, labels = ({re.sub(r"(_0000)?\.nii(\.gz)?$", "", f.name): f for f in sorted((dataset.folder / name).glob("*.nii*"))
-                       if not f.name.startswith(".")} for name in ("imagesTr", "labelsTr"))
+    images, labels = (_nifti_files(dataset.folder / name) for name in ("imagesTr", "labelsTr"))
 
-    def found(text, files):
-        files = [f.name for f in files if f.resolve() not in listed]
-        return [f"{text}: {', '.join(files)}"] if files else []
+    def problem(text: str, files: Iterable[Path]) -> list[str]:
+        names = [f.name for f in files if f.resolve() not in listed]
+        return [f"{text}: {', '.join(names)}"] if names else []
 
-    return (found("error: images without a label in imagesTr", (f for k, f in images.items() if k not in labels))
-            + found("error: labels without an image in labelsTr", (f for k, f in labels.items() if k not in images))
-            + found("warning: cases that the dataset.json does not list", (f for k, f in images.items() if k in labels)))
+    return (problem("error: images without a label in imagesTr", (f for k, f in images.items() if k not in labels))
+            + problem("error: labels without an image in labelsTr", (f for k, f in labels.items() if k not in images))
+            + problem("warning: cases that the dataset.json does not list",
+                      (f for k, f in images.items() if k in labels)))
 
 
-def _wrong_number(dataset):
-    path, many = dataset.folder / "dataset.json", len(dataset.cases)
-    if dataset.published:                                                     # MR cases are left out, for one
+def _nifti_files(folder: Path) -> dict[str, Path]:
+    """{case id: path} of the NIfTI files in imagesTr or labelsTr, hidden files left out."""
+    files = [f for f in sorted(folder.glob("*.nii*")) if not f.name.startswith(".")]
+    return {re.sub(r"(_0000)?\.nii(\.gz)?$", "", f.name): f for f in files}
+
+
+def _wrong_number(dataset: Dataset) -> list[str]:
+    """A warning where numTraining of the dataset.json is not the number of cases."""
+    path, cases = dataset.folder / "dataset.json", len(dataset.cases)
+    if dataset.published:                                                     # its MR cases, for example, are left out
         return []
-    number = json.loads(path.read_text(encoding="utf-8-sig")).get("numTraining", many) if path.is_file() else many
-    return [f"warning: numTraining is {number}, there are {many} cases"] if number != many else []
+    number = json.loads(path.read_text(encoding="utf-8-sig")).get("numTraining", cases) if path.is_file() else cases
+    return [f"warning: numTraining is {number}, there are {cases} cases"] if number != cases else []
 
 
-# -------------------------------------------------------------------------------------------------------------- all of it
+# --------------------------------------------------------------------------------------------------------- all datasets
 
-def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=None, allow=(), show=say):
-    """Check every dataset of a root and of `named` (datasets.find_datasets), showing each as it is done. Returns a dict, see --json.
+def check_root(root: Path | None, name_map: NameMap | None = None, named: Iterable[tuple[str, Path]] = (),
+               spacing_mm: float = SPACING_MM, preview: Path | None = None, allow: Collection[str] = (),
+               show: Callable[[str], object] = say) -> dict[str, Any]:
+    """Check every dataset that find.find_datasets finds, and show each one when it is done. Returns the dict of --json.
 
-    A dataset that cannot be used is "unusable" and does not stop the others. Raises DataError where there is none at all.
+    root, name_map, named, allow: see find.find_datasets
+    spacing_mm: of the model's grid, for the estimates
+    preview: folder for one picture per case, or None
+    show: takes the text to print
+
+    A dataset that cannot be used is marked "unusable" and does not stop the others. Raises DataError where there is no
+    dataset at all.
     """
-    blocks, seen, notes = [], {}, []
+    named = tuple(named)
+    blocks: list[dict[str, Any]] = []
+    seen: dict[str, str] = {}
+    notes: list[str] = []
     for folder, name in dataset_folders(root, named, notes):
-        left_out = []
+        left_out: list[str] = []
         try:
             dataset = read_folder(folder, name, name_map, left_out, {"missing", *allow})
         except (ValueError, OSError) as error:
@@ -223,46 +275,58 @@ def check_root(root, name_map=None, named=(), spacing_mm=SPACING_MM, preview=Non
                            "problems": [f"error: {error}"], "cases": [], "labels": []})
         else:
             blocks.append(check_dataset(dataset, spacing_mm, preview, seen))
-            blocks[-1]["problems"] += [f"{'error' if note.endswith('--skip-bad') else 'warning'}: {note}" for note in left_out]
+            levels = ["error" if note.endswith("--skip-bad") else "warning" for note in left_out]
+            blocks[-1]["problems"] += [f"{level}: {note}" for level, note in zip(levels, left_out)]
         show("\n".join(table(blocks[-1])))
-    result = {"root": str(root), "spacing_mm": spacing_mm, "datasets": blocks, "problems": [f"warning: {note}" for note in notes]}
+    result: dict[str, Any] = {"root": str(root), "spacing_mm": spacing_mm, "datasets": blocks,
+                              "problems": [f"warning: {note}" for note in notes]}
     if not any(p.startswith("error") for p in problems_of(result)):
         try:
-            find_datasets(root, name_map, named, allow=allow)                   # what holds between datasets
+            find_datasets(root, name_map, named, allow=allow)                   # refuses what datasets must not share
         except DataError as error:
             result |= {"unusable": True, "problems": [*result["problems"], f"error: {error}"]}
     result["cache_bytes"] = sum(row.get("cache_bytes", 0) for block in blocks for row in block["cases"])
     free = shutil.disk_usage(Path.cwd()).free
     if result["cache_bytes"] > free:
-        result["problems"].append(f"warning: {free / 1e9:.1f} GB are free in {Path.cwd()}. Give --cache a larger disk's folder")
+        result["problems"].append(f"warning: {free / 1e9:.1f} GB are free in {Path.cwd()}. "
+                                  "Give --cache a larger disk's folder")
     show("\n".join(totals(result)))
     return result
 
 
-def exit_code(result):
-    """0: nothing but warnings; 1: errors in some case; 2: a dataset that training cannot even list."""
+def exit_code(result: Mapping[str, Any]) -> int:
+    """0: nothing but warnings; 1: errors in some case; 2: a dataset whose cases training cannot even list."""
     if result.get("unusable") or any(block.get("unusable") for block in result["datasets"]):
         return 2
     return int(any(p.startswith("error") for p in problems_of(result)))
 
 
-# -------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------------------------- the command
 
-def build_parser():
+def build_parser() -> Parser:
+    """The options of `python -m uniseg.data`."""
     parser = Parser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
-    parser.add_argument("root", type=Path, nargs="?", metavar="ROOT", help="folder with one sub-folder per dataset: --data-root of training")
+    parser.add_argument("root", type=Path, nargs="?", metavar="ROOT",
+                        help="folder with one sub-folder per dataset: the --data-root of training")
     parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                        help="a dataset that the name of its folder does not tell (python -m uniseg layouts); repeat for more")
-    parser.add_argument("--allow-outside", action="store_true", help="allow files that lie outside their dataset's folder")
+                        help="a dataset whose folder has another name (`python -m uniseg layouts` lists the names); "
+                             "repeat for more")
+    parser.add_argument("--allow-outside", action="store_true",
+                        help="allow files that lie outside their dataset's folder")
     parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
-    parser.add_argument("--spacing", type=float, default=SPACING_MM, help="mm, of the estimates (default %(default)s)")
-    parser.add_argument("--preview", type=Path, metavar="DIR", help="write a PNG per case: three slices, contours, class numbers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
+    parser.add_argument("--spacing", type=float, default=SPACING_MM,
+                        help="voxel size in mm for which cache and memory are estimated (default %(default)s)")
+    parser.add_argument("--preview", type=Path, metavar="DIR",
+                        help="write one PNG per case: three slices with contours and class numbers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
     return parser
 
 
-def main(argv=None):
-    """Returns the exit code."""
+def main(argv: list[str] | None = None) -> int:
+    """The command `python -m uniseg.data`.
+
+    Returns the exit code of `exit_code`, or 1 where an output cannot be written.
+    """
     args = build_parser().parse_args(argv)
     try:
         if not 0.1 <= args.spacing <= 20:

@@ -1,45 +1,87 @@
-"""From the labels of a case to one mask a class: transfer, inclusion, left and right (Section 4.1.1)."""
+"""From the labels of a case to one mask per class: transfer, inclusion, left and right (Section 4.1.1).
+
+    transfer   label values become classes, as the Dataset says
+    inclusion  a tumour or vessel inside an organ is part of that organ too
+    sides      a label that holds both sides of a paired organ is split by the CT's mid-sagittal plane
+
+Read find.py first, cases.py next.
+"""
+
+from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from .. import taxonomy
 from ..imaging import anatomy
-from ..imaging.volume import read_label_map
+from ..imaging.volume import Volume, read_label_map
 from . import layouts
-from .find import DataError
+from .dataset import CaseFiles, DataError, Dataset, Label
+
+# (mask of both sides, its Label) -> (mask of the right side, mask of the left side)
+Split = Callable[[np.ndarray, Label], "tuple[np.ndarray, np.ndarray]"]
 
 
-def class_masks(dataset, labels, hu, affine, where="label"):
-    """Yield (class name, bool mask) for each class the dataset annotates, on the grid of the label map.
+def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (class name, (D, H, W) bool mask) for each class annotated in one case of a Dataset, on the grid of its CT.
 
-    labels: (D, H, W) integers, hu: (D, H, W) of the same grid, needed for the mid-sagittal plane of merged pairs.
-    Tumours and vessels are put back into the organ that holds them (Section 4.1.1); merged pairs are split into right
-    and left by the plane. Raises DataError for values that the dataset does not have.
+    ct: the case's image. Where the label is a folder of masks, only one of its files is in memory at a time.
+    Raises DataError or VolumeError for files that cannot be used.
+    """
+    if case.label.is_dir():
+        yield from _folder_masks(case, ct)
+        return
+    label = read_label_map(case.label)
+    check_same_grid(ct, label, case.image, case.label)
+    annotated = dataset.annotated_in(case)
+    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
+        if name in annotated:
+            yield name, mask
+
+
+# ----------------------------------------------------------------------------------------------------------- label maps
+
+def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray,
+                path: str | Path = "label") -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (class name, bool mask) for each class that the dataset annotates, on the grid of the label map.
+
+    labels: (D, H, W) integers
+    hu: (D, H, W) of the same grid; the mid-sagittal plane that splits merged pairs is found in it
+    path: of the label map, for the message
+
+    Tumours and vessels are added to the organ that holds them, and merged pairs are split into right and left (Section
+    4.1.1). Raises DataError for values that the dataset does not have.
     """
     values, counts = np.unique(labels.ravel(order="K"), return_counts=True)
-    strange = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
-    if strange:
-        remedy = f"are not those of {dataset.name}, 0 to {max(dataset.values)}. Another edition? docs/datasets.md lists them." \
-            if dataset.published else f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
-        raise DataError(f"{where}: label values {', '.join(strange[:5])} {remedy}")
-    split = by_the_plane(hu, affine)
+    unknown = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
+    if unknown:
+        if dataset.published:
+            remedy = (f"are not those of {dataset.name}, 0 to {max(dataset.values)}. "
+                      "Another edition? docs/datasets.md lists them.")
+        else:
+            remedy = f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
+        raise DataError(f"{path}: label values {', '.join(unknown[:5])} {remedy}")
+    split = split_by_plane(hu, affine)
     for label in dataset.labels:
         yield from label_masks(labels, label, dataset.labels, split)
 
 
-def by_the_plane(hu, affine):
-    """`split` of label_masks by the CT's mid-sagittal plane, which is found when it is first asked for."""
+def split_by_plane(hu: np.ndarray, affine: np.ndarray) -> Split:
+    """The `split` of label_masks that uses the CT's mid-sagittal plane. The plane is found at the first call."""
     plane = functools.lru_cache(lambda: anatomy.midsagittal_plane(hu, affine))
     return lambda mask, label: anatomy.split_left_right(mask, affine, plane())
 
 
-def label_masks(labels, label, others, split):
-    """Yield (class name, bool mask) of one Label of a label map: two of a merged pair, else one.
+def label_masks(labels: np.ndarray, label: Label, others: Iterable[Label],
+                split: Split) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (class name, bool mask) of one Label of a label map: two masks of a merged pair, else one.
 
-    labels: (D, H, W) integers; others: all its Labels, of which those inside this one are put back (Section 4.1.1)
-    split:  function (mask, label) -> (right, left) halves of a mask of both sides
+    labels: (D, H, W) integers
+    others: all Labels of the map; those that lie inside this one are added to its mask (Section 4.1.1)
+    split:  function (mask of both sides, Label) -> (right, left)
     """
     mask = has_value(labels, label.values)
     inner = [other for other in others if _lies_in(other, label)]
@@ -58,36 +100,25 @@ def label_masks(labels, label, others, split):
     yield name, mask
 
 
-def has_value(labels, values):
-    """Where `labels` is one of `values`. (np.isin copies a Fortran-ordered map first, slowly.)"""
+def has_value(labels: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
+    """Bool mask of where `labels` is one of `values`.
+
+    (np.isin first copies an array in Fortran order, which is slow.)
+    """
     mask = labels == values[0]
     for value in values[1:]:
         mask |= labels == value
     return mask
 
 
-def _lies_in(inner, outer):
+def _lies_in(inner: Label, outer: Label) -> bool:
     """True where label `inner` (a tumour or vessel) is part of the organ of label `outer`."""
     return any(set(taxonomy.BY_NAME[c].parents) & set(outer.classes) for c in inner.classes if c in taxonomy.BY_NAME)
 
 
-def case_masks(dataset, case, ct):
-    """Yield (class name, bool mask) for each class that is annotated in one case of a Dataset, on the grid of its CT.
+# ----------------------------------------------------------------------------------------------------- folders of masks
 
-    case: CaseFiles, ct: its image as a Volume. Of a folder of masks one file at a time is in memory.
-    """
-    if case.label.is_dir():
-        yield from _folder_masks(case, ct)
-        return
-    label = read_label_map(case.label)
-    check_same_grid(ct, label, case.image, case.label)
-    annotated = dataset.annotated_in(case)
-    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
-        if name in annotated:
-            yield name, mask
-
-
-def _folder_masks(case, ct):
+def _folder_masks(case: CaseFiles, ct: Volume) -> Iterator[tuple[str, np.ndarray]]:
     for name, paths in layouts.mask_files(case.label, case.annotated or ()).items():
         whole = np.zeros(ct.array.shape, bool, order="F")
         for path in paths:
@@ -96,17 +127,18 @@ def _folder_masks(case, ct):
             yield name, whole
 
 
-def read_mask(path, like, like_path):
-    """The bool mask (D, H, W) of a file of 0 and 1 on the grid of the Volume `like`. Raises DataError."""
+def read_mask(path: Path, like: Volume, like_path: str | Path) -> np.ndarray:
+    """The (D, H, W) bool mask in a file of 0 and 1, on the grid of the Volume `like`. Raises DataError."""
     part = read_label_map(path)
     check_same_grid(like, part, like_path, path)
     if part.array.min() < 0 or part.array.max() > 1:
-        raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. Save it again.")
+        raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. "
+                        "Save it again.")
     return part.array != 0
 
 
-def check_same_grid(image, label, image_path, label_path):
-    """Raise DataError unless image and label share shape and affine (to 1e-3 mm at every corner)."""
+def check_same_grid(image: Volume, label: Volume, image_path: str | Path, label_path: str | Path) -> None:
+    """Raise DataError unless image and label have the same shape and affine (to 1e-3 mm at every corner)."""
     if image.array.shape != label.array.shape:
         raise DataError(f"{label_path}: shape {label.array.shape} differs from the image's {image.array.shape} "
                         f"({image_path}). Resample the label onto the image's grid.")

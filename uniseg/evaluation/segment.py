@@ -1,31 +1,50 @@
-"""`python -m uniseg.evaluate --data-root`: segments the cases first and keeps the predictions beside the scores."""
+"""`python -m uniseg.evaluate --data-root`: segments the cases first and keeps the predictions beside the scores.
 
+Read segmenter.py and pairs.py first.
+"""
+
+from __future__ import annotations
+
+import argparse
 import json
-import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from ..datasets.find import DataError, find_datasets
-from ..imaging import file_names
-from ..imaging.file_names import RESULT, SUFFIXES, complete, masks_folder
-from ..machine.console import fail, say
-from .readings import in_folder, predictions, safe, stem
+from ..datasets.dataset import DataError
+from ..datasets.find import find_datasets
+from ..imaging.file_names import RESULT, SUFFIXES, complete, json_path, masks_folder, stem
+from ..machine.console import fail, note
+from .pairs import find_predictions
+from .readings import Reading, as_folder_name, case_name, in_folder
 
 
-def segmented(args, segmenter, wanted, about):
-    """({name: prediction} of the wanted cases, predictions of the healthy), made in --out and kept there. Raises ValueError."""
-    folder, healthy = args.out / "predictions", args.out / "healthy"
-    jobs = [(r.name, r.source[1].image, folder / safe(r.dataset) / f"{r.case}{RESULT}.nii.gz") for r in wanted if r.source]
-    if len(jobs) < len(wanted):
+def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Reading],
+              outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[Reading]]:
+    """({name of a reference: its prediction}, predictions of the healthy), made in --out and kept there.
+
+    args: the options of the command
+    segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
+    outcome: its "notes" and "failed" get entries, "weights" is set
+
+    Predictions that a former run has finished are not made again. Raises ValueError.
+    """
+    folder, healthy_folder = args.out / "predictions", args.out / "healthy"
+    jobs = [(r.name, r.source[1].image, folder / as_folder_name(r.dataset) / f"{r.case}{RESULT}.nii.gz")
+            for r in references if r.source]
+    if len(jobs) < len(references):
         raise DataError(f"{args.data_root}: holds labels without CTs. Give datasets, or --pred with --ref.")
     if args.healthy:
-        jobs += [(case, ct, healthy / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
-    about["weights"] = segmenter.weights
+        jobs += [(case, ct, healthy_folder / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
+    outcome["weights"] = segmenter.weights
     if segmenter.experimental:
-        about["notes"].append(f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
-    left = [job for job in jobs if not is_made(job[2], segmenter, args)]
-    if len(left) < len(jobs):
-        say(f"uniseg: {len(jobs) - len(left)} of {len(jobs)} predictions are complete and stay as they are", sys.stderr)
+        outcome["notes"].append(
+            f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
+    to_do = [job for job in jobs if not is_made(job[2], segmenter, args)]
+    if len(to_do) < len(jobs):
+        note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")
     failed = set()
-    for name, ct, result in left:
+    for name, ct, result in to_do:
         try:
             segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True, experimental=True)
             result.parent.mkdir(parents=True, exist_ok=True)
@@ -33,32 +52,38 @@ def segmented(args, segmenter, wanted, about):
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             fail(error, 1, args.verbose, ct)
             failed.add(masks_folder(result))
-            about["failed"].append(name)
-    made = predictions(folder, wanted) if folder.is_dir() else {}
-    without = list(in_folder(healthy).values()) if args.healthy and healthy.is_dir() else []
-    return {name: r for name, r in made.items() if r.path not in failed}, [r for r in without if r.path not in failed]
+            outcome["failed"].append(name)
+    predictions = find_predictions(folder, references) if folder.is_dir() else {}
+    healthy = list(in_folder(healthy_folder).values()) if args.healthy and healthy_folder.is_dir() else []
+    return ({name: r for name, r in predictions.items() if r.path not in failed},
+            [r for r in healthy if r.path not in failed])
 
 
-def healthy_cts(folder):
+def healthy_cts(folder: Path) -> list[tuple[str, Path]]:
     """[(case, CT)] of a folder of CTs, or of datasets, whose labels are not read. Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"--healthy {folder}: no such folder. Give the one with CTs of patients without tumour.")
     files = [f for f in sorted(folder.iterdir()) if f.name.endswith(SUFFIXES) and not f.name.startswith(".")
-             and not file_names.stem(f).endswith(RESULT)]
+             and not stem(f).endswith(RESULT)]
     if files and not (folder / "dataset.json").is_file():
-        return [(stem(f.name), f) for f in files]
-    return [(safe(f"{d.name}_{case.id}"), case.image) for d in find_datasets(folder) for case in d.cases]
+        return [(case_name(f.name), f) for f in files]
+    return [(as_folder_name(f"{dataset.name}_{case.id}"), case.image)
+            for dataset in find_datasets(folder) for case in dataset.cases]
 
 
-def is_made(result, segmenter, args):
-    """Whether a former run finished this prediction with these weights. Raises ValueError for others, unless --overwrite."""
+def is_made(result: Path, segmenter: Any, args: argparse.Namespace) -> bool:
+    """Whether a former run finished this prediction with the same weights and settings.
+
+    Raises ValueError where it was made with others, unless --overwrite is given.
+    """
     if not complete(result, masks=True):
         return False
     try:
-        stats = json.loads(result.with_name(f"{file_names.stem(result)}.json").read_text(encoding="utf-8"))
+        stats = json.loads(json_path(result).read_text(encoding="utf-8"))
         same = stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess
     except (ValueError, KeyError, TypeError):                  # of another program
         same = False
     if not same and not args.overwrite:
-        raise ValueError(f"{result}: was made with other weights or settings. Give --overwrite to replace it, or another --out.")
+        raise ValueError(f"{result}: was made with other weights or settings. "
+                         "Give --overwrite to replace it, or another --out.")
     return same

@@ -1,1 +1,1 @@
-"""The paper's own numbers: its tables, and the cost of its networks."""
+"""The paper's own numbers beside ours: its tables (tables.py) and the cost of its networks (complexity.py)."""

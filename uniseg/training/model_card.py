@@ -124,17 +124,18 @@ def scores_table(classes: Sequence[str], records: Sequence[Record], train_cases:
     """A row per class: its training and validation cases, and its Dice at the best and at the last validation."""
     both = ("best", best_record(records)), ("last", last_validation(records))
     validations = [(title, record) for title, record in both if record]
-    heads = ["class", "label", "training cases that annotate it", "that have it", "voxels in these",
+    heads: list[object] = ["class", "label", "training cases that annotate it", "that have it", "voxels in these",
              "validation cases that have it",
              *(f"Dice, {title} (epoch {record['epoch']})" for title, record in validations)]
-    rows = []
+    rows: list[list[object]] = []
     for name, value in taxonomy.label_values(classes).items():
         having = cases_with(name, train_cases)
         rows.append([name, value, sum(name in c.names for c in train_cases), len(having),
                      sum(c.voxels[name] for c in having), len(cases_with(name, val_cases)),
                      *(rounded(record["dice"].get(name)) for _, record in validations)])
     rows.append(["mean", "", "", "", "", "", *(rounded(record["mean_dice"]) for _, record in validations)])
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, ["---"] * len(heads), *rows])
+    table: list[list[object]] = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table)
 
 
 def last_validation(records: Sequence[Record]) -> Record | None:

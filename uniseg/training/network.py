@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from .. import checkpoint, continual
-from ..backbones.swin_unetr import SwinUNETR
+from ..backbones import SwinUNETR
 from ..baselines import PlainModel
 from ..embeddings import class_embeddings
 from ..machine.console import say
@@ -31,7 +31,7 @@ def make_network(args: argparse.Namespace, config: TrainConfig, classes: Sequenc
     if config.freeze == "old":
         continual.freeze_old(network, len(args.old["network"]["classes"]))
     if config.activation_checkpointing:
-        assert isinstance(network.backbone, SwinUNETR)               # refusals.py refuses the others
+        assert isinstance(network.backbone, SwinUNETR)     # refusals.py refuses it for other backbones
         network.backbone.checkpoint_activations()
     if summary and rank == 0:
         say(summary, sys.stderr)

@@ -100,5 +100,5 @@ def positive_weights(cases: Sequence[Case], classes: Sequence[str], power: float
     def weight(mean: float) -> float:
         return max((patch_voxels / mean) ** power if power else min((10000 / mean) ** 0.6, 12.0), 1.0)
 
-    means = [np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000]) for name in classes]
+    means = [float(np.mean([c.voxels[name] for c in cases if c.voxels.get(name)] or [10000])) for name in classes]
     return torch.tensor([weight(mean) for mean in means], dtype=torch.float32)

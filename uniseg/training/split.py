@@ -14,7 +14,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ..datasets.cases import Case, prepare
-from ..datasets.find import CaseFiles, DataError, Dataset, find_datasets, in_order, read_map
+from ..datasets.dataset import CaseFiles, DataError, Dataset, in_order
+from ..datasets.dataset_json import read_map
+from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..machine.console import say
 from ..machine.processes import from_all_ranks

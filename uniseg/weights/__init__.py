@@ -1,1 +1,1 @@
-"""The built-in weights, and how weights that others have published are read."""
+"""The built-in weights, weights of others (released.py), and the text about a weights file (description.py)."""

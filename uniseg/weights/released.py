@@ -1,4 +1,4 @@
-"""Weights published by others: recognised by their keys, renamed entry by entry, nothing skipped in silence.
+"""Weights that others have published: recognised by their keys, renamed entry by entry, nothing skipped silently.
 
     Universal Model (ICCV 2023), SuPreM      net         shared LPG, 32 classes; Swin UNETR or U-Net
     continual learning (MedIA 2024)          net         independent LPG, 38 classes; Swin UNETR
@@ -6,11 +6,15 @@
     MONAI's self-supervised Swin UNETR       state_dict  backbone only; model_swinvit.pt: its transformer only
     Models Genesis                           state_dict  U-Net backbone only
 
-Where each is published: docs/released_weights.md. Read checkpoint.py for the project's own files.
+docs/released_weights.md says where each is published. checkpoint.py reads the project's own files.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -19,15 +23,16 @@ from ..imaging.preprocessing import Preprocessing
 from ..model import build
 from ..taxonomy import NAMES
 
-CONTAINERS = ("net", "state_dict", "model")            # keys under which weights lie; a bare state dict will do too
-# Classes 33 to 38 of the continual model: https://github.com/MrGiovanni/ContinualLearning, utils/label_transfer_felix.py
+CONTAINERS = ("net", "state_dict", "model")            # keys that may hold the weights
+# Classes 33 to 38 of the continual model, as in utils/label_transfer_felix.py of
+# https://github.com/MrGiovanni/ContinualLearning
 JHH_NAMES = ("common_bile_duct", "pancreatic_duct", "superior_mesenteric_artery", "left_renal_vein", "right_renal_vein",
              "cbd_stent")
 # No released file stores these: they are the paper's (Section 4.1.2).
 PREPROCESSING = Preprocessing()
 TITLES = {"swin_unetr": "Swin UNETR", "unet": "U-Net", "segresnet": "SegResNet"}
 
-# The tensor that tells each backbone and its width: its first axis is the width.
+# The tensor by which each backbone is recognised; its first axis is the width.
 ANCHORS = {"swin_unetr": "swinViT.patch_embed.proj.weight", "unet": "down_tr64.ops.1.conv1.weight",
            "segresnet": "convInit.conv.weight"}
 FIRST_CONV = {"swin_unetr": "swinViT.patch_embed.proj.weight", "unet": "down_tr64.ops.0.conv1.weight",
@@ -44,7 +49,7 @@ IGNORED = (
 
 @dataclass
 class Report:
-    """What became of every entry of a released file. Shapes are tuples."""
+    """What became of every entry of a released file. Names map to shapes, which are tuples, unless said otherwise."""
 
     container: str                                     # key of the weights in the file; "" for a bare state dict
     entries: int = 0
@@ -52,14 +57,21 @@ class Report:
     missing: dict = field(default_factory=dict)        # our name: shape
     unexpected: dict = field(default_factory=dict)     # the file's name: shape
     ignored: dict = field(default_factory=dict)        # the file's name: why it is not needed
-    mismatched: dict = field(default_factory=dict)     # the file's name: (its shape, ours)
+    mismatched: dict = field(default_factory=dict)     # the file's name: (its shape, our shape)
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
+        """True where every entry has been loaded and none is missing."""
         return not (self.missing or self.unexpected or self.mismatched)
 
+    def summary(self) -> str:
+        """"117 loaded, 2 missing" """
+        counts = {"loaded": self.loaded, "missing": self.missing, "unexpected": self.unexpected,
+                  "of another shape": self.mismatched}
+        return ", ".join(f"{len(entries)} {what}" for what, entries in counts.items() if entries)
 
-def find_weights(content):
+
+def find_weights(content: Any) -> tuple[str, dict[str, torch.Tensor]]:
     """(key, state dict) of an unpickled file: under one of CONTAINERS, or the file itself. Raises ValueError."""
     for key in (*CONTAINERS, ""):
         inner = content.get(key) if key and isinstance(content, dict) else content
@@ -70,8 +82,8 @@ def find_weights(content):
                      "state_dict or model")
 
 
-def our_name(name):
-    """Name in the state dict of model.UniversalModel of the entry that a released file calls `name`.
+def our_name(name: str) -> str:
+    """The name in the state dict of model.UniversalModel for the entry that a released file calls `name`.
 
     >>> our_name("module.swinViT.patch_embed.proj.weight"), our_name("controller.bias")
     ('backbone.swinViT.patch_embed.proj.weight', 'lpg.controller.bias')
@@ -89,8 +101,10 @@ def our_name(name):
     return "backbone." + name
 
 
-def recognise(entries):
-    """The ModelConfig, as a dict, that fits the entries {our name: tensor}; `classes` is empty for a backbone without heads.
+def recognise(entries: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The ModelConfig, as a dict, that fits the entries; its `classes` are empty for a backbone without heads.
+
+    entries: {our name: tensor}
 
     Raises ValueError where no backbone, or more than one input channel, is found.
     """
@@ -116,8 +130,8 @@ def recognise(entries):
     return config
 
 
-def expected_shapes(config):
-    """{our name: shape} of what a file of this kind has to hold: the whole model, or the backbone alone."""
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """{our name: shape} of what a file of this kind must hold: the whole model, or only the backbone."""
     backbone_only = not config["classes"]
     with torch.device("meta"):
         network = build({**config, "classes": ["any"]} if backbone_only else config)
@@ -125,10 +139,10 @@ def expected_shapes(config):
             if not backbone_only or name.startswith("backbone.")}
 
 
-def translate(content):
-    """An unpickled released file -> (configuration, weights, report), weights under our names in float32.
+def translate(content: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Report]:
+    """(configuration, weights, report) of an unpickled released file, the weights in float32 under our names.
 
-    `weights` holds what was loaded, whether or not the report is complete. Raises ValueError where nothing matches.
+    The weights are those that fit, whether or not the report is complete. Raises ValueError where none fits.
     """
     container, state = find_weights(content)
     report = Report(container, len(state))
@@ -161,13 +175,14 @@ def translate(content):
     return config, weights, report
 
 
-def _why_ignored(theirs):
+def _why_ignored(theirs: str) -> str | None:
+    """Why an entry of a released file is not needed; None where it is."""
     name = theirs.removeprefix("module.").removeprefix("backbone.")
     return next((reason for pattern, reason in IGNORED if re.search(pattern, name)), None)
 
 
-def title(config):
-    """What a file of this configuration is, in words."""
+def title(config: Mapping[str, Any]) -> str:
+    """What a file of this configuration holds, in words."""
     backbone = TITLES[config["backbone"]]
     if not config["classes"]:
         return f"{backbone} backbone, without class heads"
