@@ -283,6 +283,7 @@ def test_a_baseline_extends_a_softmax_and_the_result_segments(first, tmp_path, m
     assert result.classes == ("spleen", "liver", "liver_tumor")
 
 
+@pytest.mark.slow
 def test_what_a_baseline_cannot_do_is_refused_in_one_line(first, tmp_path, capsys):
     def refused(*arguments):
         assert train.main([*map(str, arguments), "--out", str(tmp_path / "run"), "--workers", "0"]) == 2

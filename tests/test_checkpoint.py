@@ -157,6 +157,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(network, file):
     assert os.listdir(file.parent) == [file.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_numbers_are_not_written_over_good_ones(network, file, value):
     before = file.read_bytes()
@@ -253,6 +254,7 @@ def test_w04_weights_exchanged_in_a_right_container_are_refused(file):
     assert "damaged, its weights do not match their sha256" in refused(file)
 
 
+@pytest.mark.slow
 def test_w04_a_flipped_bit_anywhere_is_refused_or_changes_nothing(network, file):
     """At its end the file has zip's own tables, where a bit may be a date or a spare field."""
     whole = file.read_bytes()

@@ -257,6 +257,7 @@ def extended(assembly, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_after(assembly, extended, tmp_path,
                                                                                    capsys):
     content = checkpoint.read(extended / "last.pt")
@@ -278,6 +279,7 @@ def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_aft
     assert "mean of old classes" in said and "paper, Section 5.4: 9.44e-4" in said
 
 
+@pytest.mark.slow
 def test_its_defaults_are_those_of_section_5_1_3_and_of_the_checkpoint(assembly):
     args = train.parse(["--extend", str(assembly / "first" / "last.pt"), "--data-root", "x"])
     assert (args.epochs, args.warmup_epochs, args.batch_size, args.lr, args.weight_decay) == (100, 0, 2, 1e-4, 1e-5)
@@ -308,6 +310,7 @@ def test_dice_of_present_classes_alone_is_not_for_an_extension(assembly, tmp_pat
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
+@pytest.mark.slow
 def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, extended):
     segmentation = uniseg.load(extended / "last.pt").segment(assembly / "ct.nii.gz", threshold=1e-6)
     assert segmentation.stats["classes"]["superior_mesenteric_artery"]["label"] == 33

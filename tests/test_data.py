@@ -229,6 +229,7 @@ def test_the_right_kidney_is_on_the_patients_right_on_an_oblique_grid(patient, t
     assert_sides_are_right(*both_ways(oblique, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_lone_kidney_is_on_the_side_where_it_lies(patient, tmp_path):
     """A label `kidneys` after a nephrectomy: the half that is missing is annotated and empty."""
     for present, missing in (("left_kidney", "right_kidney"), ("right_kidney", "left_kidney")):
@@ -734,6 +735,7 @@ def test_image_and_labels_are_turned_together(tiny, size, possible):
     assert seen == possible
 
 
+@pytest.mark.slow
 def test_one_patch_in_ten_is_turned_and_one_in_five_is_brighter_or_darker(tiny):
     """Section 4.1.2: p = 0.1 and p = 0.2. Standard deviations of the shares of 1000: 0.009 and 0.013."""
     turned = shifted = 0

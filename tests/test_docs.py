@@ -349,6 +349,7 @@ def test_every_file_that_a_page_names_exists(page):
 
 # ------------------------------------------------------------------------------------------- design, faults, citation
 
+@pytest.mark.slow
 def test_the_drawing_of_the_house_is_that_of_the_sources():
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     assert house.drawing().strip() in text.split("<!-- house -->")[1].split("<!-- /house -->")[0]

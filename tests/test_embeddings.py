@@ -76,6 +76,7 @@ def test_the_shipped_vectors_are_raw_and_no_two_are_alike(table):
     assert np.abs(table["v1"] - table["v3"]).max(axis=1).min() > 0.1  # the prompt matters in every row
 
 
+@pytest.mark.slow
 def test_further_names_are_plain_and_none_hides_behind_a_class_of_table_2(table):
     for row in table[32:]:
         name, text = str(row["name"]), str(row["text"])

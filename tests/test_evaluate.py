@@ -207,6 +207,7 @@ def test_classes_beyond_table_2_are_found_by_the_names_of_the_json(tmp_path, eva
     assert list(summary["classes"]) == ["liver", "superior_mesenteric_artery"]
 
 
+@pytest.mark.slow
 def test_a_dataset_s_label_is_the_class_beyond_table_2_that_the_predictions_name(tmp_path, patients, evaluate):
     write_dataset(tmp_path / "Set", {"Superior mesenteric artery": ("aorta",), "left elbow": ("rectum",)},
                   {"c0": patients[0]})
@@ -232,6 +233,7 @@ def patients():
     return [Patient(*make_phantom((12.0, 12.0, 12.0), seed=seed)) for seed in range(3)]
 
 
+@pytest.mark.slow
 def test_a_dataset_is_scored_only_where_it_is_annotated_and_its_merged_pairs_are_split(tmp_path, patients, evaluate):
     """The prediction is the phantom's own masks in one label map, in which the tumour covers its kidney."""
     write_dataset(tmp_path / "Kidneys", {"kidneys": ("right_kidney", "left_kidney"), "kidney tumor": ("kidney_tumor",)},
@@ -345,6 +347,7 @@ def seven_cases(tmp_path):
         save(tmp_path / "two" / f"c{i}.nii.gz", drawn(liver=(0, 4 if i else 2), spleen=(6, 8)))
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_compared_patient_by_patient_and_the_assumptions_are_said(tmp_path, evaluate, refused):
     seven_cases(tmp_path)
     evaluate("--pred", "one", "--ref", "ref", out="first")
@@ -445,6 +448,7 @@ def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evalu
     assert rows["n0", "kidney_tumor"]["present"] == "0" and rows["n0", "kidney_tumor"]["dataset"] == "healthy"
 
 
+@pytest.mark.slow
 def test_a_case_that_cannot_be_segmented_does_not_stop_the_others_and_ends_with_1(finished, tmp_path, patients,
                                                                                   evaluate):
     write_dataset(tmp_path / "Set", {"liver": ("liver",)}, {"c0": patients[0], "c1": patients[1]})
@@ -489,6 +493,7 @@ def test_a_json_that_is_no_result_is_refused(two_cases, refused):
 BOTH = ("--pred", "pred", "--ref", "ref")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, said", [
     ((), "nothing to score: give one of"),
     (("--pred", "pred"), "--pred and --ref go together"),
@@ -542,6 +547,7 @@ def test_a_damaged_evaluation_is_refused(two_cases, evaluate, refused):
     assert "its columns are not dataset, case" in refused("--read", "evaluation")
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_command_needs_no_torch_to_score_and_says_that_this_is_no_medical_device(two_cases):
     code = "import sys, uniseg.evaluate as e; e.main(['--pred', 'pred', '--ref', 'ref']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=two_cases,

@@ -38,6 +38,7 @@ def test_lines_of_code_leave_out_docstrings_comments_and_blank_lines(tmp_path):
     assert house.counts(package)["longest function"] == ["a.f", 3]
 
 
+@pytest.mark.slow
 def test_the_drawing_sees_the_package(arrows):
     assert ("heads", "kernels.class_heads") in arrows and ("segmenter", "checkpoint") in arrows
     assert ("infer", "segmenter") in arrows                                  # inside a function

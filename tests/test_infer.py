@@ -96,6 +96,7 @@ def one_line(err):
 
 # --- What is written, and where
 
+@pytest.mark.slow
 def test_the_label_map_and_its_json_stand_beside_the_ct(segment, here):
     code, out, err = segment("ct.nii.gz")
     assert code == 0 and files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz"]
@@ -233,6 +234,7 @@ def test_o04_an_output_that_cannot_be_written_is_found_before_any_work(segment, 
 
 # --- Several cases
 
+@pytest.mark.slow
 def test_a_bad_case_in_the_middle_does_not_stop_the_others(segment, here):
     folder = here / "cases"
     folder.mkdir()
@@ -495,9 +497,11 @@ def interrupted(shared, here, target, call, signals):
     return process.returncode, err.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("signals, code, target, call", [
-    pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network"),
+    pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network",
+                 marks=pytest.mark.slow),
     pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 5, id="SIGTERM while writing"),
     pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network",
                  marks=pytest.mark.slow),
@@ -629,6 +633,7 @@ def test_a_file_name_that_is_no_text_works(segment, here):
     assert sorted(os.listdir(os.fsencode(here))) == [b"ct\xff.nii.gz", b"ct\xff_seg.json", b"ct\xff_seg.nii.gz"]
 
 
+@pytest.mark.slow
 def test_five_cases_in_a_row_leave_no_open_files(segment, here):
     for n in range(5):
         Path(f"{n}.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())

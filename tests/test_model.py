@@ -262,6 +262,7 @@ def test_every_encoding_of_the_embeddings_file_builds_a_model(encoding, width):
 
 # -------------------------------------------------------------------------------------------------------- configuration
 
+@pytest.mark.slow
 def test_describe_is_plain_json_from_which_build_makes_the_same_network():
     model = small_model("swin_unetr", lpg_hidden=9, merging="v090", encoding="random").eval()
     described = json.loads(json.dumps(model.describe()))

@@ -58,6 +58,7 @@ def installed(wheel, tmp_path_factory):
     return commands
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_embeddings_the_weights_and_nothing_but_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"uniseg/embeddings.npy", "uniseg/weights/default.pt", "uniseg/weights/default.json"} <= set(names)

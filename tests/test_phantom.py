@@ -36,6 +36,7 @@ def test_a_class_beyond_table_2_can_be_drawn_and_changes_no_other(patient):
     assert hu[artery].mean() < 60 < more_hu[artery].mean()
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_patient_and_another_seed_is_another(patient):
     again, masks, _ = make_phantom((4.0, 4.0, 4.0), seed=0)
     other = make_phantom((4.0, 4.0, 4.0), seed=1)
@@ -44,6 +45,7 @@ def test_the_same_seed_is_the_same_patient_and_another_seed_is_another(patient):
     assert not np.array_equal(other[1]["liver"], patient[1]["liver"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_organs_lie_on_their_side_in_their_order(seed):
     _, masks, affine = make_phantom((5.0, 5.0, 5.0), seed=seed)
@@ -57,6 +59,7 @@ def test_organs_lie_on_their_side_in_their_order(seed):
     assert at["right_kidney"][1] < at["pancreas"][1] and at["aorta"][1] < at["pancreas"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_lesions_and_vessels_are_inside_their_organs_and_organs_are_apart(seed):
     _, masks, _ = make_phantom((4.0, 4.0, 4.0), seed=seed)
@@ -71,6 +74,7 @@ def test_lesions_and_vessels_are_inside_their_organs_and_organs_are_apart(seed):
     assert overlap.max() == 1
 
 
+@pytest.mark.slow
 def test_another_voxel_size_shows_the_same_anatomy():
     _, cubic, affine = make_phantom((4.0, 4.0, 4.0), seed=2)
     _, slices, thick = make_phantom((2.5, 2.5, 6.0), seed=2)

@@ -63,6 +63,7 @@ def test_empty_masks_of_all_classes_stay_empty():
     assert not result.any() and notes == [] and result.dtype == np.uint32
 
 
+@pytest.mark.slow
 def test_the_phantom_is_left_alone_and_the_input_unchanged():
     _, masks, affine = make_phantom((3.0, 3.0, 3.0), seed=0)
     bits = pack(masks.values())

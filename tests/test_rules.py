@@ -159,6 +159,7 @@ def writers():
         yield from visit(ast.parse(path.read_text(encoding="utf-8")), "", False)
 
 
+@pytest.mark.slow
 def test_r13_every_file_is_written_through_the_one_helper_that_leaves_no_half_of_it():
     found = list(writers())
     assert {place for place, _, atomic in found if atomic} >= {"nifti.write_nifti", "checkpoint.write", "result.save",

@@ -159,6 +159,7 @@ def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_fo
             assert result.stats["classes"][name] == plain.stats["classes"][name]
 
 
+@pytest.mark.slow
 def test_with_any_voxel_size_flips_and_permuted_axes_are_exact():
     hu, _, affine = paint((50, 47, 16), (2.3, 2.7, 7.7))
     plain = stand_in().segment(image(hu, affine))
@@ -559,6 +560,7 @@ def test_a_mask_at_the_edge_of_the_volume_comes_back_up_to_the_edge():
 
 # --- Only what is asked for
 
+@pytest.mark.slow
 def test_classes_are_computed_on_their_own_and_are_the_same_as_in_the_full_run():
     names = ["spleen", "liver", "aorta", "kidney_cyst", "right_lung"]
     network = small_network(names)
@@ -758,6 +760,7 @@ def test_the_notes_of_the_post_processing_say_what_it_changed():
 
 # --- In and out
 
+@pytest.mark.slow
 def test_a_path_a_string_and_a_nibabel_image_give_the_same_result(tmp_path):
     hu, _, affine = paint()
     nib.save(image(hu, affine), tmp_path / "ct.nii.gz")
@@ -809,6 +812,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
     assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_loaded_with_its_own_classes_and_preprocessing(tmp_path):
     network = small_network(["liver", "spleen"])
     checkpoint.save(tmp_path / "tiny.pt", network, replace(PREPROCESSING, window=(24, 16, 16)))

@@ -427,6 +427,7 @@ def test_one_case_is_learned_by_heart(tmp_path):
     assert last["mean_dice"] > 0.9
 
 
+@pytest.mark.slow
 def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(batches, "PatchDataset", lambda *arguments: made.append(PatchDataset(*arguments)) or made[0])

@@ -51,6 +51,7 @@ def deviations(outputs, file):
 
 # ---------------------------------------------------------------------------------------------- contract of all three
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_parameter_counts_are_the_papers(name):
     assert count(without_memory(name)) == PAPER_PARAMETERS[name]
@@ -79,6 +80,7 @@ def test_state_dict_has_the_names_and_shapes_of_the_released_file(name):
     assert ours == released
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, e, c", [("swin_unetr", 768, 48), ("unet", 512, 64), ("segresnet", 128, 16)])
 @pytest.mark.parametrize("size", [(96, 96, 96), (64, 96, 32)])
 def test_shapes_at_the_papers_width(name, e, c, size):

@@ -50,6 +50,7 @@ def test_each_step_labels_its_own_classes_and_the_test_set_all(assembly):
     assert set(datasets["test"].annotated) == every
 
 
+@pytest.mark.slow
 def test_patients_are_others_in_every_step_and_carry_every_class_that_is_learned(assembly):
     protocol, datasets = assembly
     volumes = {}

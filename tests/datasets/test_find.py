@@ -46,6 +46,7 @@ def test_one_class_may_have_several_values(tmp_path):
     assert labels_of(found) == {("liver",): (1, 2), ("liver_tumor",): (2,)}
 
 
+@pytest.mark.slow
 def test_decathlon_cases_are_those_listed_and_nnunet_cases_those_found(phantom_root):
     abdomen, chest, vessels = find_datasets(phantom_root)
     assert [case[0] for case in abdomen.cases] == ["a0", "a1"]

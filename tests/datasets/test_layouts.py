@@ -232,6 +232,7 @@ def classes_of(values):
 
 # ---------------------------------------------------------------------------------------------- every dataset at once
 
+@pytest.mark.slow
 def test_every_published_dataset_is_recognised_by_its_folder(found):
     assert set(found[0]) == {*SETS, "TotalSegmentator", "AbdomenAtlas"}
     assert {row.name for row in layouts.LAYOUTS} == {*found[0], "3D-IRCADb"}           # which is published as DICOM

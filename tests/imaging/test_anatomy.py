@@ -61,6 +61,7 @@ def test_body_of_air_and_of_a_constant_image_is_empty():
     assert not body_mask(np.zeros((20, 20, 5), np.int16), (3, 3, 3)).any()
 
 
+@pytest.mark.slow
 def test_body_holds_organs_and_lungs_but_no_table(patient):
     hu, masks, affine = patient
     body = body_mask(hu, (4, 4, 4))
@@ -199,6 +200,7 @@ def test_plane_of_an_upright_patient_is_the_spine(patient):
     assert abs(plane.a) < 2.0 and abs(plane.b) < 0.03 and abs(plane.c) < 0.03
 
 
+@pytest.mark.slow
 def test_plane_moves_with_the_affine(patient):
     hu, _, affine = patient
     moved = affine.copy()
@@ -315,6 +317,7 @@ def test_organs_that_touch_are_cut_by_the_plane():
     assert left[2:6].all() and not left[6:].any()
 
 
+@pytest.mark.slow
 def test_splitting_the_mirrored_patient_gives_the_mirrored_and_swapped_sides(patient):
     hu, masks, affine = patient                    # the phantom's world origin is the array's middle
     kidneys = masks["right_kidney"] | masks["left_kidney"]

@@ -106,6 +106,7 @@ def test_every_place_that_merges_gives_one_label_map(case):
     assert native.ravel().tolist() == expected
 
 
+@pytest.mark.slow
 def test_no_other_file_goes_through_the_kinds_itself():
     users = [path.relative_to(ROOT).as_posix() for folder in ("uniseg", "tools", "benchmarks", "tests")
              for path in sorted((ROOT / folder).rglob("*.py"))

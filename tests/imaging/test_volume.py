@@ -446,6 +446,7 @@ def test_memory_grows_with_the_bytes_that_arrive_not_with_the_promise(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_consistent_bomb_is_held_to_the_voxel_limit_and_to_its_header(tmp_path):  # F16, F17
     path = save(tmp_path / "a.nii.gz", gzip.compress(nifti(np.zeros((100, 100, 100), np.int16))))
     assert "1,000,000 voxels (100 x 100 x 100), more than the limit of 999,999" in refusal(path, max_voxels=999_999)

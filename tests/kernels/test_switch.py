@@ -88,6 +88,7 @@ def objective_of(kind):
     return Extension(small_network(CLASSES[:2], seed=7).eval().requires_grad_(False)), None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["partial labels", "without the Dice of absent classes", "extension"])
 def test_a_short_training_gives_the_same_numbers_with_either_form(kind, only):
     results = []

@@ -52,6 +52,7 @@ def closed_pipe():
         yield stream
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_o11_every_command_goes_on_when_its_reader_leaves(answer, monkeypatch, capsys):
     """As in `python -m uniseg layouts | head -1`."""
@@ -61,6 +62,7 @@ def test_o11_every_command_goes_on_when_its_reader_leaves(answer, monkeypatch, c
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_o13_every_command_answers_on_an_ascii_terminal(answer, monkeypatch):
     printed = io.BytesIO()

@@ -61,6 +61,7 @@ def test_the_formulas_give_what_can_be_counted_on_paper():
     assert macs_by_hand(attention, (torch.empty(4, 27, 6),), None) == 4 * 2 * 27 * 27 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lpg", ["independent", "shared"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_part_costs_what_the_formulas_say(backbone, lpg):
@@ -72,6 +73,7 @@ def test_every_part_costs_what_the_formulas_say(backbone, lpg):
     assert all(cost.macs > 0 for cost in costs.values()) and set(costs) >= {HEADS, "decoder", "LPG, Eq. (1)"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone, millions, giga", [("swin_unetr", 62_186_610, 317.9), ("unet", 19_073_600, 824.2),
                                                       ("segresnet", 4_700_848, 61.3)])
 def test_the_papers_backbones(backbone, millions, giga):

@@ -139,6 +139,7 @@ def test_the_ct_is_in_hounsfield_units_on_an_isotropic_ras_grid_and_masks_are_th
     assert all(mask.shape == hu.shape and mask.dtype == bool for mask in masks.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_left_stays_left_whatever_the_motion(seed):
     _, masks, affine, _ = draw(seed, view="whole")
@@ -162,6 +163,7 @@ def test_a_map_stored_with_a_flipped_axis_gives_the_same_ct(axis, patient, tmp_p
     assert np.array_equal(hu, patient[0]) and np.array_equal(masks["left_kidney"], patient[1]["left_kidney"])
 
 
+@pytest.mark.slow
 def test_lesions_are_inside_their_organs_and_organs_are_apart():
     always = {name: kind._replace(probability=1.0) for name, kind in lesions.KINDS.items()}
     _, masks, _, _ = draw(4, spacing_mm=5.0, view="whole", kinds=always)
@@ -206,6 +208,7 @@ def test_the_field_of_view_cuts_the_patient_and_one_that_the_map_cannot_give_is_
         draw(3, view="chest")                                                        # lungs of 124 mm are no chest
 
 
+@pytest.mark.slow
 def test_a_small_field_of_view_cuts_the_sides_of_the_patient_not_its_height(patient, monkeypatch):
     """The same seed with and without: less width and depth, the same height, and each organ no larger."""
     monkeypatch.setattr(synthetic, "CUT", 1.0)
@@ -427,6 +430,7 @@ def test_the_command_writes_a_dataset_whose_masks_come_back_with_tumours_in_thei
             assert np.array_equal(back[name], masks[name]), name
 
 
+@pytest.mark.slow
 def test_a_second_start_keeps_the_cases_and_adds_more(root, maps, capsys):
     folder = root / "Synthetic"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")}

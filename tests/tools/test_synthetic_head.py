@@ -111,6 +111,7 @@ def test_the_command_writes_heads_without_a_label_and_with_the_classes_of_the_ma
     assert set(masks) == set(annotated) and not any(mask.any() for mask in masks.values())
 
 
+@pytest.mark.slow
 def test_training_reads_heads_beside_others_and_weighs_no_class_by_them(root, tmp_path):
     for folder in ("imagesTr", "labelsTr"):
         (root / "Others" / folder).mkdir(parents=True)

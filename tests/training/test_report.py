@@ -490,6 +490,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_goes_on(flags,
     assert (out / "MODEL_CARD.md").is_file() and (out / "last.pt").is_file()
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_drawing_is_a_warning_too(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "progress_picture", lambda *_: {}["no such key"])
     assert main(flags(tmp_path / "run", "--epochs", 1)) == 0

@@ -313,6 +313,7 @@ def test_d24_sigterm_to_the_whole_job_saves_and_exits_143(flags, finished, tmp_p
     assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, finished, tmp_path, monkeypatch):
     out, step, handler = tmp_path / "run", training_step, signal.getsignal(signal.SIGTERM)
     done = []
@@ -372,6 +373,7 @@ def test_a_second_ctrl_c_leaves_at_once(monkeypatch):
             signal.pause()
 
 
+@pytest.mark.slow
 def test_what_leaves_at_once_keeps_the_last_checkpoint_and_gives_the_folder_back(flags, tmp_path, monkeypatch, capsys):
     out, step, done = tmp_path / "run", training_step, []
 
@@ -395,6 +397,7 @@ def test_sigterm_before_the_first_step_ends_the_run_at_once_and_gives_the_folder
 
 # ------------------------------------------------------------------------------------------------- two runs, one folder
 
+@pytest.mark.slow
 def test_r10_a_run_holds_its_folder_while_it_works(flags, tmp_path, monkeypatch):
     out, step, seen = tmp_path / "run", training_step, set()
     monkeypatch.setattr(train, "training_step", lambda *a: seen.add((out / "run.lock").read_text()) or step(*a))
@@ -415,6 +418,7 @@ def test_r10_a_second_run_in_the_folder_is_refused(ended, refused, lock, said):
     assert {p: p.read_bytes() for p in ended.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_r10_the_lock_of_a_process_that_is_dead_is_replaced(flags, ended):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -523,6 +527,7 @@ def two_bad(tmp_path_factory):
     return folder.parent
 
 
+@pytest.mark.slow
 def test_d13_bad_cases_are_left_out_on_request_and_counted(flags, two_bad, refused, tmp_path, capsys):
     options = ("--folds", 1, "--fold", 0, "--spacing", 24, "--epochs", 2)
     assert refused(*options, root=two_bad).startswith(f"{two_bad / 'set' / 'imagesTr' / 'b.nii.gz'}: truncated")
@@ -560,6 +565,7 @@ def test_d13_a_cached_case_that_went_bad_stops_the_run_and_is_named(flags, refus
     assert re.match(rf"{cache}/\w+/image.npy: the cached case \w+/\w+ is damaged \(.*\). Remove this", error)
 
 
+@pytest.mark.slow
 def test_d16_a_worker_that_is_killed_ends_the_run_with_a_remedy(refused, tmp_path, monkeypatch):
     draw = data.PatchDataset.__getitem__
 
@@ -650,6 +656,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(flags, short, tmp
     assert_same_run(out, short)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option, difference", [
     (("--lr", "2e-3"), "lr: 0.001 -> 0.002"), (("--seed", "7"), "seed: 0 -> 7"), (("--width", "4"), "width: 2 -> 4"),
     (("--patch-size", "16", "16", "24"), r"patch_size: \(16, 16, 16\) -> \(16, 16, 24\)"),
@@ -673,6 +680,7 @@ def test_best_pt_cannot_be_resumed(finished, refused, tmp_path):
     assert "holds weights only. Start a new run." in refused("--resume", out=tmp_path)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_does_nothing(flags, finished, ended):
     before = (ended / "last.pt").stat().st_mtime_ns
     assert main(flags(ended, "--resume")) == 0
@@ -700,6 +708,7 @@ def test_a_checkpoint_of_before_a_setting_existed_is_resumed_with_its_default(fl
     assert_same_run(ended, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, value", [("deform", 6.0), ("compile", True)])
 def test_a_checkpoint_with_a_setting_that_this_version_lacks_is_resumed_where_it_changed_nothing(name, value, flags,
                                                                                                  finished, ended,

@@ -123,6 +123,7 @@ def test_a_tumour_whose_organ_is_experimental_is_held_to_the_organ_only_where_th
 
 # --- The command
 
+@pytest.mark.slow
 def test_the_option_adds_the_experimental_classes_to_json_table_and_masks(segment):
     code, out, _ = segment("--masks")
     assert code == 0 and "experimental" not in out
@@ -134,6 +135,7 @@ def test_the_option_adds_the_experimental_classes_to_json_table_and_masks(segmen
     assert f"ml  experimental: {REASON}" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--classes=aorta", "--classes=liver,Aorta", "--threshold=aorta=0.4"])
 def test_naming_one_without_the_option_is_exit_2_before_any_work_and_with_it_works(segment, tmp_path, option):
     code, _, err = segment(option)
@@ -153,6 +155,7 @@ def test_the_list_of_classes_tells_offered_experimental_and_unknown_apart(tmp_pa
     assert marks == {**dict.fromkeys(taxonomy.NAMES, "-"), "spleen": "experimental", "liver": "yes"}
 
 
+@pytest.mark.slow
 def test_an_evaluation_computes_and_scores_every_class_and_notes_the_experimental_ones(weights, tmp_path, capsys):
     patient = Patient(*make_phantom((15.0, 15.0, 15.0)))
     write_dataset(tmp_path / "Set", {"liver": ("liver",), "aorta": ("aorta",)}, {"a": patient})
@@ -191,6 +194,7 @@ def ship(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     code, _, folder = ship(json.dumps({"spleen": REASON}))
     data = {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}
@@ -229,6 +233,7 @@ def moved_by(path, source, change, **parts):
     return path
 
 
+@pytest.mark.slow
 def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
     source = tmp_path / "last.pt"
     code, _, folder = ship(None, others=[moved_by(tmp_path / "b.pt", source, 0.25),
@@ -258,6 +263,7 @@ def test_weights_are_shipped_without_reasons_as_well(ship):
     assert code == 0 and "experimental" not in json.loads((folder / "default.json").read_text())["about"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text, said", [
     ('{"splen": "why"}', "reasons.json: splen: no class of the network. It has spleen, liver."),
     ('["spleen"]', "reasons.json: not {class: reason"), ('{"spleen": 0.12}', "reasons.json: not {class: reason"),
@@ -286,6 +292,7 @@ def hardly(stats):
     return [w for w in stats["warnings"] if w.startswith("hardly anything found")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("liver, share, warned", [((0, 0, 0), 0, True), ((8, 8, 8), 512 / 27000, True),
                                                   ((9, 8, 8), 576 / 27000, False)])
 def test_organs_of_less_than_2_percent_of_a_body_are_a_warning_nothing_at_all_too(liver, share, warned):
@@ -299,6 +306,7 @@ def test_organs_of_less_than_2_percent_of_a_body_are_a_warning_nothing_at_all_to
 
 
 # 3.7 and 4.1 % of 27000 voxels
+@pytest.mark.slow
 @pytest.mark.parametrize("bowel, warned", [((10, 10, 10), True), ((11, 10, 10), False)])
 def test_without_liver_and_lungs_organs_of_less_than_4_percent_are_a_warning(bowel, warned):
     """Bowel found in the air of a head, for one."""
@@ -307,6 +315,7 @@ def test_without_liver_and_lungs_organs_of_less_than_4_percent_are_a_warning(bow
     assert stats["classes"]["colon"]["voxels"] == np.prod(bowel) and bool(hardly(stats)) is warned
 
 
+@pytest.mark.slow
 def test_no_warning_where_classes_were_named_but_where_all_of_them_were():
     model = stand_in(Bands(KNOWN))
     assert not hardly(model.segment(block((2, 2, 2)), classes=["liver", "right_lung"]).stats)
@@ -318,6 +327,7 @@ def test_no_warning_for_less_than_a_litre_of_body():
     assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=26)).stats)                  # 1.12
 
 
+@pytest.mark.slow
 def test_no_warning_of_weights_that_do_not_know_liver_and_lungs():
     """Weights for a pancreas alone find some 80 ml in a patient, those for a tumour nothing in most."""
     for missing in KNOWN:
@@ -325,6 +335,7 @@ def test_no_warning_of_weights_that_do_not_know_liver_and_lungs():
                                           if n != missing})).segment(block((0, 0, 0))).stats)
 
 
+@pytest.mark.slow
 def test_what_an_experimental_class_finds_does_not_count():
     model = segmenter(Bands({"colon": (BODY, 20), **KNOWN}), {"colon": REASON})
     plain, everything = (model.segment(block((2, 2, 2)), experimental=e).stats for e in (False, True))

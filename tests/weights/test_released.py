@@ -146,6 +146,7 @@ def test_an_old_file_format_of_torch_is_read_too(tmp_path):
 
 # --------------------------------------------------------------------------------------------------- what does not fit
 
+@pytest.mark.slow
 def test_an_entry_that_is_missing_left_over_or_of_another_shape_needs_partial(tmp_path):
     state = zeros(GENESIS)
     del state["module.up_tr64.ops.1.bn1.bias"]
@@ -162,6 +163,7 @@ def test_an_entry_that_is_missing_left_over_or_of_another_shape_needs_partial(tm
     assert content["part"] == "partial" and len(content["weights"]) == 60
 
 
+@pytest.mark.slow
 def test_an_index_of_another_window_is_no_match(tmp_path):
     state = released_state(SWINVIT)
     name = "module.layers2.0.blocks.1.attn.relative_position_index"
