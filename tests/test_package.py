@@ -69,6 +69,7 @@ def test_the_wheel_holds_the_embeddings_the_weights_and_nothing_but_the_package(
     assert sources <= {str(Path(n)) for n in names}
 
 
+@pytest.mark.slow
 def test_the_wheel_is_universal_and_names_its_version_and_few_requirements(wheel):
     import uniseg
 
