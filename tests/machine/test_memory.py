@@ -182,6 +182,7 @@ TOO_LITTLE = """
 import resource, sys
 from pathlib import Path
 import uniseg.infer as infer
+import uniseg.segmenter
 from test_memory import bands
 def load(*_):
     import torch
@@ -193,7 +194,7 @@ def load(*_):
     used = int(next(line for line in status if line.startswith("VmSize")).split()[1])
     resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 120 * 2 ** 20,) * 2)
     return segmenter
-infer.load = load
+uniseg.segmenter.load = load
 sys.exit(infer.main(["big.nii", "small.nii"]))
 """
 
