@@ -1,5 +1,6 @@
 """What several test files share: few threads, synthetic patients, a small assembly of datasets, the real CTs."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -21,27 +22,38 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", metavar="I/N", help="run the I-th of N parts of the selected tests, divided by file")
+    parser.addoption("--share", metavar="FOLDER", type=Path,
+                     help="processes of pytest that are given the same new FOLDER divide the test files among them")
+    parser.addoption("--backwards", action="store_true", help="with --share: begin with the last file")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Keep the tests of --part: files in turn, the one with most tests first, go to the part that has fewest."""
-    if not (part := config.getoption("--part")):
-        return
-    number, parts = map(int, part.split("/"))
-    if not 1 <= number <= parts:
-        raise pytest.UsageError(f"--part {part}: I goes from 1 to N.")
+def pytest_runtestloop(session):
+    """With --share: run the files that no other process has claimed, each claimed just before it is needed."""
+    folder = session.config.getoption("--share")
+    if folder is None or session.config.option.collectonly:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    for item in items:
+    for item in session.items:
         files.setdefault(item.path, []).append(item)
-    sizes, chosen = [0] * parts, []
-    for path in sorted(files, key=lambda path: (-len(files[path]), path)):
-        fewest = sizes.index(min(sizes))
-        sizes[fewest] += len(files[path])
-        chosen += files[path] if fewest == number - 1 else []
-    kept = set(map(id, chosen))
-    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
-    items[:] = [item for item in items if id(item) in kept]
+    waiting = list(files.values())[::-1 if session.config.getoption("--backwards") else 1]
+
+    def claim():
+        while waiting:
+            items = waiting.pop(0)
+            with contextlib.suppress(FileExistsError):
+                (folder / items[0].path.name).touch(exist_ok=False)
+                return items
+        return []
+
+    items = claim()
+    while items:
+        item = items.pop(0)
+        items = items or claim()                          # fixtures that the next file needs as well are kept
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=items[0] if items else None)
+        if session.shouldstop or session.shouldfail:
+            raise session.Interrupted(session.shouldstop or session.shouldfail)
+    return True
 
 
 class Patient(NamedTuple):
