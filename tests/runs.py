@@ -5,6 +5,7 @@ A U-Net of 2 channels on phantoms of 12 mm voxels; two steps an epoch take a ten
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -69,6 +70,38 @@ def in_a_process(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True,
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **options)
+
+
+FORKS = multiprocessing.get_context("forkserver")        # a server that has imported torch starts a run in a moment
+FORKS.set_forkserver_preload(["torch._dynamo", "uniseg.train"])
+
+
+class ForkedRun:
+    """`uniseg.train` in a process of its own that need not import torch; used as a subprocess.Popen, without output."""
+
+    def __init__(self, *arguments):
+        self.process = FORKS.Process(target=_train_quietly, args=(arguments,))
+        self.process.start()
+
+    def poll(self):
+        return self.process.exitcode
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self):
+        self.process.join()
+        return self.process.exitcode
+
+    def communicate(self):
+        return "", f"the run ended with exit code {self.wait()}"
+
+
+def _train_quietly(arguments):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    torch.set_num_threads(1)
+    sys.exit(train.main(list(arguments)))
 
 
 def interrupted_by(number, monkeypatch, function, call, module=train):

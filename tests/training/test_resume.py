@@ -28,6 +28,7 @@ from conftest import Patient, write_dataset
 from runs import (
     ROOT,
     RUN_FILES,
+    ForkedRun,
     assert_same_run,
     batch_of,
     in_a_process,
@@ -110,12 +111,11 @@ def test_r2_a_run_killed_20_times_ends_like_one_that_never_was(flags, tmp_path):
             return (out / "last.pt").stat().st_mtime_ns
     for _ in range(20):
         before = stamp()
-        process = in_a_process(*flags(out, *options, *["--resume"] * (out / "config.json").exists()))
+        process = ForkedRun(*flags(out, *options, *["--resume"] * (out / "config.json").exists()))
         wait_until(lambda: stamp() not in (None, before), process)
         time.sleep(draw.uniform(0, 1.5 * epoch_seconds))
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        process.stderr.close()
         last = out / ("last.pt" if stamp() else "last.prev.pt")
         steps.append(checkpoint.read(last)["training"]["step"])                       # never a torn file
     assert steps == sorted(set(steps)) and steps[-1] < 200
