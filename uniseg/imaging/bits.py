@@ -1,7 +1,7 @@
 """Overlapping masks as one integer volume: bit k of a voxel says whether it belongs to the k-th class of a list.
 
-32 classes fit exactly one uint32 per voxel; one float32 map per class would need 32 times the memory. A voxel of a tumour
-can still belong to the liver too.
+32 classes fit exactly one uint32 per voxel; one float32 map per class would need 32 times the memory. A voxel of a
+tumour can still belong to the liver too.
 """
 
 from collections.abc import Sequence
