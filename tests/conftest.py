@@ -23,8 +23,8 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 
 def pytest_addoption(parser):
     parser.addoption("--share", metavar="FOLDER", type=Path,
-                     help="processes of pytest that are given the same new folder, as --share=FOLDER in one word, divide "
-                     "the test files among them")
+                     help="processes of pytest that are given the same new folder, as --share=FOLDER in one word, "
+                     "divide the test files among them")
     parser.addoption("--backwards", action="store_true", help="with --share: begin with the last file")
 
 
