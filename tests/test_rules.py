@@ -50,7 +50,8 @@ def imports():
 
 
 def test_the_rules_see_the_package():
-    assert {p.name for p in SOURCES} >= {"__init__.py", "heads.py", "losses.py", "checkpoint.py", "train.py", "unet.py"}
+    files = {p.name for p in SOURCES}
+    assert files >= {"__init__.py", "heads.py", "losses.py", "checkpoint.py", "train.py", "infer.py", "unet.py"}
     assert {name for _, name in imports()} >= LIBRARIES
     assert "torch.load" in {name for _, name, _ in calls()}
 

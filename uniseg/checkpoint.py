@@ -126,9 +126,9 @@ def read(path: str | Path, partial: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format {content['format']}, this version reads up to {FORMAT}. Upgrade uniseg.")
     elif digest(content["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
-    settings = content.get("training", {}).get("config", {})
-    if "pad_slices" in settings:                                   # former name; training then padded along z only
-        settings["pad"] = settings.pop("pad_slices")
+    for settings in (content["preprocessing"], content.get("training", {}).get("config", {})):
+        if "pad_slices" in settings:                               # another name of "pad"; it padded along z only
+            settings["pad"] = settings.pop("pad_slices")
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content

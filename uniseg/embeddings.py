@@ -15,7 +15,6 @@ Read taxonomy.py first, heads.py next.
 """
 
 import difflib
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ import numpy as np
 
 from . import taxonomy
 from .machine.console import Parser, error_line, say
+from .machine.files import file_sha256
 
 # V1, V2, V3 of Table 7, where V3 is the best. The paper's prompts also say "a aorta".
 PROMPTS = {
@@ -77,7 +77,7 @@ def load_table(path: str | Path | None = None) -> np.ndarray:
         fail(f"cannot be read as a .npy file ({error})")
     fields = ("name", "text", "encoder", *PROMPTS)
     if table.dtype.names is None or table.ndim != 1:
-        fail(f"an array of shape {table.shape} without names, not a table with one row a name")
+        fail(f"an array of shape {table.shape} without names, not a table with one row per name")
     if missing := [field for field in fields if field not in table.dtype.names]:
         fail(f"the table has no field {' or '.join(missing)}")
     if not len(table):
@@ -161,7 +161,7 @@ def provenance(path: str | Path | None = None) -> dict[str, Any]:
     table = load_table(path)
     encoders = list(dict.fromkeys(table["encoder"].tolist()))
     return {"encoder": ", ".join(encoders), "width": table.dtype["v3"].shape[0], "rows": len(table),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            "sha256": file_sha256(path)}
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import scipy
 from tqdm import tqdm
 
 from . import taxonomy
-from .datasets.dataset import DataError
+from .datasets.dataset import DataError, few
 from .datasets.dataset_json import read_map
 from .datasets.find import named_folder
 from .evaluation import folder as evaluation_folder
@@ -35,7 +35,6 @@ from .evaluation.comparison import compare
 from .evaluation.folds import fold_means, pool
 from .evaluation.pairs import (
     chosen_classes,
-    few,
     find_predictions,
     healthy_predictions,
     match_readers,

@@ -15,7 +15,7 @@ contains it. The other annotated cases count only for false positives and specif
 empty pairs would hide the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 from scipy import ndimage
 
 from .imaging.bits import bounding_box
+from .imaging.components import CONNECTED_26
 
 
 def dice_from_counts(overlap: float, predicted: float, reference: float) -> float:
@@ -250,7 +251,7 @@ def lesion_detection(predicted: np.ndarray, reference: np.ndarray) -> dict[str, 
 
 def _touched(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
     """The number of components of `mask` that touch `other`, and the number of those that do not."""
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    labels, count = ndimage.label(mask, structure=CONNECTED_26)
     touched = len(np.unique(labels[mask & other]))
     return touched, count - touched
 
@@ -258,3 +259,21 @@ def _touched(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
 def _ratio(part: int, whole: int) -> float | None:
     """part / whole; None if `whole` is 0."""
     return part / whole if whole else None
+
+
+# --------------------------------------------------------------------------------------------------------------- means
+
+def complete_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values; None where there are none, or where one is missing: fewer have another mean.
+
+    >>> complete_mean([1.0, 2.0]), complete_mean([1.0, None]), complete_mean([])
+    (1.5, None, None)
+    """
+    values = list(values)
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers and len(numbers) == len(values) else None
+
+
+def sample_sd(values: Sequence[float] | np.ndarray) -> float | None:
+    """The standard deviation (n - 1); None for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -16,6 +16,7 @@ from scipy import ndimage
 from .imaging.anatomy import Plane, split_left_right
 from .imaging.bits import bounding_box, get_bit, set_bit
 from .imaging.components import keep_components, largest, largest_components
+from .imaging.volume import voxel_size_mm, voxel_volume_mm3
 from .taxonomy import BY_NAME, PAIRS
 
 Box = tuple[slice, ...]
@@ -53,9 +54,9 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
     if "components" in steps:
         keep_once(bits, names, notes, in_pieces)
     if "stubs" in steps:
-        drop_stubs(bits, names, abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3])), notes)
+        drop_stubs(bits, names, voxel_volume_mm3(affine), notes)
     if "regions" in steps:
-        restrict_to_regions(bits, names, np.linalg.norm(np.asarray(affine)[:3, :3], axis=0), notes)
+        restrict_to_regions(bits, names, voxel_size_mm(affine), notes)
     return bits, notes
 
 

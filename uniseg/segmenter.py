@@ -30,6 +30,7 @@ from .inference.result import Segmentation, find_class
 from .inference.second_view import central_part, view_weight
 from .inference.statistics import Clock, count_voxels, record
 from .machine.device import autocast, choose_device
+from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .postprocess import ALL_STEPS
 from .postprocess import postprocess as refine
@@ -51,7 +52,7 @@ def load(weights: str | Path | None = None, device: str = "auto") -> "Segmenter"
     about = {name: value for name, value in content.get("about", {}).items()
              if name in ("experimental", "in_pieces", "second_view")}
     return Segmenter(checkpoint.load_network(content, path), Preprocessing.from_dict(content["preprocessing"]),
-                     choose_device(device), {"file": path.name, "sha256": checkpoint.file_sha256(path)}, **about)
+                     choose_device(device), {"file": path.name, "sha256": file_sha256(path)}, **about)
 
 
 class Request(NamedTuple):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from . import checkpoint
 from .embeddings import provenance
 from .machine.console import error_line, explain, note
+from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
     Process,
@@ -124,7 +125,7 @@ def provenance_of(args: argparse.Namespace, train_cases: Sequence[Any]) -> dict[
              "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
     for start, file in (("init", args.init), ("extend", args.extend)):
         if file is not None:
-            about[start] = {"file": file.name, "sha256": checkpoint.file_sha256(file)}
+            about[start] = {"file": file.name, "sha256": file_sha256(file)}
     return about
 
 

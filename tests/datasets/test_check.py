@@ -312,8 +312,7 @@ def test_a_crumb_has_no_wrong_side(tmp_path, patients):
     """A voxel of 8 mm is 0.5 ml: what a lung leaves in the first slice of an abdomen says nothing about its side."""
     hu, masks, affine = patients[0]
     for voxels, side in ((1, []), (3, ["warning: on the wrong side of the patient: right_lung (100%). Are the names of "
-                                       "right and "
-                                       "left exchanged, or is the label map flipped?"])):
+                                       "right and left exchanged, or is the label map flipped?"])):
         crumb = np.zeros(hu.shape, bool)
         crumb[5, 15, 20:20 + voxels] = True
         folder = tmp_path / str(voxels)

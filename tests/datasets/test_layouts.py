@@ -29,8 +29,7 @@ from uniseg.train import main
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 BTCV_13 = ("spleen right_kidney left_kidney gall_bladder esophagus liver stomach aorta postcava "
-           "portal_and_splenic_vein pancreas "
-           "right_adrenal_gland left_adrenal_gland")
+           "portal_and_splenic_vein pancreas right_adrenal_gland left_adrenal_gland")
 PARTIAL = "spleen - left_kidney gall_bladder esophagus liver stomach - - - pancreas - - duodenum"   # of Zenodo 1169361
 KIDNEYS, LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
 PAIRS = {"kidneys": KIDNEYS, "lungs": LUNGS, "adrenals": ("right_adrenal_gland", "left_adrenal_gland")}
@@ -68,8 +67,7 @@ SETS = {
         "case_00588": ("dataset/case_00588/imaging.nii.gz", "dataset/case_00588/segmentation.nii.gz")},
         ["dataset/case_00588/instances/kidney_instance-1_annotation-1.nii.gz"]),
     "WORD": ("WORD-V0.1.0", "liver spleen left_kidney right_kidney stomach gall_bladder esophagus pancreas duodenum "
-                            "colon "
-             "intestine adrenals rectum bladder left_head_of_femur right_head_of_femur", {
+             "colon intestine adrenals rectum bladder left_head_of_femur right_head_of_femur", {
                  "word_0001": ("imagesVal/word_0001.nii.gz", "labelsVal/word_0001.nii.gz"),
                  "word_0002": ("imagesTr/word_0002.nii.gz", "labelsTr/word_0002.nii.gz")},
                  ["imagesTs/word_0014.nii.gz"]),
@@ -84,12 +82,10 @@ SETS = {
                 "imagesTs/amos_0002.nii.gz"]),
     "CT-ORG": ("CT-ORG", "liver bladder lungs kidneys - -", {"volume-0": ("volume-0.nii.gz", "labels-0.nii.gz")}, []),
     "AbdomenCT-12organ": ("13_AbdomenCT-12organ", "liver kidneys spleen pancreas aorta postcava stomach gall_bladder "
-                                                  "esophagus "
-                          "right_adrenal_gland left_adrenal_gland celiac_trunk", {
+                          "esophagus right_adrenal_gland left_adrenal_gland celiac_trunk", {
                               "Organ12_0020": ("img/Organ12_0020_0000.nii.gz", "label/Organ12_0020.nii.gz")}, []),
     "FLARE22": ("FLARE22Train", "liver right_kidney spleen pancreas aorta postcava right_adrenal_gland "
-                                "left_adrenal_gland "
-                "gall_bladder esophagus stomach duodenum left_kidney", {
+                "left_adrenal_gland gall_bladder esophagus stomach duodenum left_kidney", {
                     "FLARE22_Tr_0001": ("images/FLARE22_Tr_0001_0000.nii.gz", "labels/FLARE22_Tr_0001.nii.gz")},
                 ["unlabeled/Case_00001_0000.nii.gz"]),
 }
@@ -101,12 +97,10 @@ MSD = {3: ("Liver", "liver_0", "liver liver_tumor", {"1": "liver", "2": "cancer"
        10: ("Colon", "colon_001", "colon_tumor", {"1": "colon cancer primaries"})}
 JSON = {"WORD-V0.1.0": {"labels": {"0": "background", **{str(v): name for v, name in enumerate(
             "liver spleen left_kidney right_kidney stomach gallbladder esophagus pancreas duodenum colon intestine "
-            "adrenal "
-            "rectum bladder Head_of_femur_L Head_of_femur_R".split(), start=1)}}},
+            "adrenal rectum bladder Head_of_femur_L Head_of_femur_R".split(), start=1)}}},
         "amos22": {"labels": {"0": "background", **{str(v): name for v, name in enumerate(
             "spleen,right kidney,left kidney,gall bladder,esophagus,liver,stomach,arota,postcava,pancreas,right "
-            "adrenal gland,"
-            "left adrenal gland,duodenum,bladder,prostate/uterus".split(","), start=1)}},
+            "adrenal gland,left adrenal gland,duodenum,bladder,prostate/uterus".split(","), start=1)}},
             "training": [{"image": f"./imagesTr/amos_{n}.nii.gz", "label": f"./labelsTr/amos_{n}.nii.gz"}
                          for n in ("0001", "0507")]}}
 for number, (organ, case, values, names) in MSD.items():

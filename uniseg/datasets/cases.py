@@ -119,9 +119,7 @@ def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, 
 
 
 def _content_hash(path: Path, cache: Path) -> str:
-    """sha256 of a file's bytes, remembered by path, size and time, so that a second start need not read the file
-    again.
-    """
+    """sha256 of a file's bytes, remembered by path, size and time: a second start does not read the file again."""
     stat = Path(path).stat()
     stamp = f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     memo = Path(cache) / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
@@ -135,9 +133,7 @@ def _content_hash(path: Path, cache: Path) -> str:
 
 
 def array_hash(array: np.ndarray) -> str:
-    """sha256 of shape and values of a (D, H, W) array, whatever its order in memory; only one plane is copied at a
-    time.
-    """
+    """sha256 of shape and values of a (D, H, W) array, whatever its order in memory. It copies a plane at a time."""
     digest = hashlib.sha256(repr(array.shape).encode())
     for k in range(array.shape[2]):
         digest.update(np.ascontiguousarray(array[:, :, k].T).data)

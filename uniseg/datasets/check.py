@@ -29,7 +29,7 @@ from ..imaging.body import body_mask
 from ..imaging.nifti import format_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
-from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm
+from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm, voxel_volume_mm3
 from ..machine.about import NOT_A_MEDICAL_DEVICE
 from ..machine.console import Parser, error_line, say
 from ..machine.files import atomic_write
@@ -40,7 +40,7 @@ from .check_table import problems_of, table, totals
 from .dataset import CaseFiles, DataError, Dataset
 from .dataset_json import NameMap, read_map
 from .find import dataset_folders, find_datasets, named_folder, read_folder
-from .masks import case_masks, check_same_grid, class_masks
+from .masks import case_masks
 
 PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
 LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
@@ -73,15 +73,7 @@ def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Pa
     if ct is None or (label is None and not in_files):
         return row
     try:
-        masks: Iterable[tuple[str, np.ndarray]]
-        if label is None:
-            masks = case_masks(dataset, case, ct)
-        else:
-            check_same_grid(ct, label, case.image, case.label)
-            annotated = dataset.annotated_in(case)
-            masks = ((name, mask) for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label)
-                     if name in annotated)
-        shown = _check_classes(dataset, ct, masks, row)
+        shown = _check_classes(dataset, ct, case_masks(dataset, case, ct, label), row)
         row["cache_bytes"], row["memory_bytes"] = estimate(ct, shown, len(dataset.annotated), spacing_mm)
         if in_files:
             row["labelled"] = int(np.count_nonzero(shown))
@@ -127,7 +119,7 @@ def _check_classes(dataset: Dataset, ct: Volume, masks: Iterable[tuple[str, np.n
     """
     shown, plane, wrong = np.zeros(ct.array.shape, np.uint8, order="F"), None, {}
     numbers = taxonomy.label_values(dataset.annotated)
-    voxel_ml = float(np.prod(voxel_size_mm(ct.affine))) / 1000
+    voxel_ml = voxel_volume_mm3(ct.affine) / 1000
     for name, mask in masks:
         row["voxels"][name] = int(np.count_nonzero(mask))
         np.maximum(shown, np.uint8(numbers[name]), out=shown, where=mask)

@@ -35,8 +35,8 @@ def table(block: Mapping[str, Any]) -> Iterator[str]:
         for name, n in counts.items():
             yield _line((f"{block['classes'][name]:>2} {name}", 32), (sum(n), -14), (sum(map(bool, n)), -5))
     if labels:
-        shown = [" + ".join(f"{block['classes'][name]:>2} "
-                            f"{name}" for name in entry["classes"]) or "-" for entry in labels]
+        shown = [" + ".join(f"{block['classes'][name]:>2} {name}" for name in entry["classes"]) or "-"
+                 for entry in labels]
         width = max(9, *map(len, shown))
         yield _line(("value", -8), ("label", 24), ("no. class", width), ("voxels", -14), ("cases", -5))
         for entry, classes in zip(labels, shown):
@@ -75,12 +75,10 @@ def totals(result: Mapping[str, Any]) -> Iterator[str]:
     classes = {name for _, row in rows for name, n in row["voxels"].items() if n}
     empty = sum(set(row["values"]) == {0} or row.get("labelled") == 0 for _, row in rows)
     yield from _wrapped(result["problems"], 0)
-    yield (f"datasets {len(result['datasets'])}, cases {len(rows)} (with an empty label map {empty}), classes with "
-           "voxels "
-           f"{len(classes)}; errors {levels.count('error')}, warnings {levels.count('warning')}")
+    yield (f"datasets {len(result['datasets'])}, cases {len(rows)} (with an empty label map {empty}), "
+           f"classes with voxels {len(classes)}; errors {levels.count('error')}, warnings {levels.count('warning')}")
     sized = [(row["memory_bytes"], name) for name, row in rows if "memory_bytes" in row]
     if sized:
         memory, name = max(sized)
         yield (f"estimate at {result['spacing_mm']:g} mm: {result['cache_bytes'] / 1e6:,.0f} MB of cache for "
-               f"{len(sized)} of "
-               f"{len(rows)} cases, {memory / 1e6:,.0f} MB of memory to preprocess {name}")
+               f"{len(sized)} of {len(rows)} cases, {memory / 1e6:,.0f} MB of memory to preprocess {name}")

@@ -7,7 +7,7 @@ published.py next: they make a Dataset of a folder.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +64,16 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in the order of Table 2; names that it does not list come last, in alphabetical order."""
     rank = {name: i for i, name in enumerate(taxonomy.NAMES)}
     return tuple(sorted(names, key=lambda name: (rank.get(name, len(rank)), name)))
+
+
+def few(names: Sequence[str], what: str = "") -> str:
+    """How many names there are and the first of them, for a message.
+
+    >>> few(["a", "b", "c", "d", "e", "f"], "images"), few(["a"])
+    ('6 images (a, b, c, d, e, ...)', '1 (a)')
+    """
+    listed = ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"{len(names)} {what} ({listed})" if what else f"{len(names)} ({listed})"
 
 
 def inside(folder: Path, relative: str | Path, named_by: Path, allow: Collection[str] = ()) -> Path:

@@ -106,8 +106,7 @@ def _classes_of(name: str, name_map: NameMap, path: Path, allow: Collection[str]
                 notes.append(f"{path}: label {name!r} is left out, it is no known class and --classes does not name it")
             return ()
         raise DataError(f"{path}: {error} Or give --map FILE with {{\"{name}\": \"class\"}}, null to drop it, or "
-                        "name with "
-                        "--classes what is to be learned.") from None
+                        "name with --classes what is to be learned.") from None
 
 
 def _mapped_classes(name: str, given: str | None) -> tuple[str, ...]:
@@ -170,10 +169,9 @@ def _cases_in_folders(folder: Path, content: Mapping[str, Any]) -> list[CaseFile
 def refuse_missing_files(path: Path, cases: Sequence[CaseFiles], allow: Collection[str] = ()) -> None:
     """Raise DataError where a file of a listed case is missing, unless `allow` holds "missing".
 
-    path: the dataset.json.
+    path: the dataset.json
     """
     missing = [str(file) for case in cases for file in (case.image, case.label) if not file.is_file()]
     if missing and "missing" not in allow:
         raise DataError(f"{path}: {len(missing)} files it needs are missing: {', '.join(missing[:5])}. "
-                        "Add them, edit the list, or "
-                        "leave these cases out with --skip-bad.")
+                        "Add them, edit the list, or leave these cases out with --skip-bad.")

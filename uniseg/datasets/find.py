@@ -31,9 +31,8 @@ def find_datasets(root: Path | None, name_map: NameMap | None = None, named: Ite
     named: (name, folder) pairs of --dataset: a published dataset's name, or any name for a folder with a dataset.json
     notes: a list that gets one line for everything that is left out on purpose
     allow: what is not refused: "missing" (a listed file that does not exist fails when its case is read; a published
-    image
-        or label without its partner is left out), "outside" (files that lie outside the dataset's folder), "unknown"
-        (labels that are no class are left out)
+        image or label without its partner is left out), "outside" (files that lie outside the dataset's folder),
+        "unknown" (labels that are no class are left out)
 
     Raises DataError, also for a folder with NIfTI files that is no dataset. Hidden folders are not searched.
     """
@@ -83,9 +82,8 @@ def _inner_folders(root: Path, notes: list[str]) -> Iterator[Path]:
             yield from _inner_folders(folder, notes)
         elif any(layouts.files_below(folder)):
             raise DataError(f"{folder}: holds NIfTI files, but no dataset.json, and no published dataset has this "
-                            "name. "
-                            "Give --dataset NAME=FOLDER (names: docs/datasets.md), add a dataset.json, or move it "
-                            "away.")
+                            "name. Give --dataset NAME=FOLDER (names: docs/datasets.md), add a dataset.json, or move "
+                            "it away.")
 
 
 def _sub_folders(folder: Path) -> list[Path]:
@@ -110,8 +108,7 @@ def read_folder(folder: Path, name: str | None = None, name_map: NameMap | None 
             return read_dataset(folder, name_map, None, allow, notes)
     if not rows:
         raise DataError(f"--dataset {name}={folder}: no published dataset of this name and no dataset.json in the "
-                        "folder. "
-                        "`python -m uniseg layouts` prints the names.")
+                        "folder. `python -m uniseg layouts` prints the names.")
     beyond_table_2 = tuple(label for label, given in (name_map or {}).items()
                            if label == given and given not in taxonomy.BY_NAME)
     return read_published(folder, rows, notes, allow, beyond_table_2)

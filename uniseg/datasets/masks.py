@@ -25,16 +25,20 @@ from .dataset import CaseFiles, DataError, Dataset, Label
 Split = Callable[[np.ndarray, Label], "tuple[np.ndarray, np.ndarray]"]
 
 
-def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume) -> Iterator[tuple[str, np.ndarray]]:
+def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
+               label: Volume | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (class name, (D, H, W) bool mask) for each class annotated in one case of a Dataset, on the grid of its CT.
 
-    ct: the case's image. Where the label is a folder of masks, only one of its files is in memory at a time.
-    Raises DataError or VolumeError for files that cannot be used.
+    ct:    the case's image
+    label: its label map, where the caller has read it already
+
+    Where the label is a folder of masks, only one of its files is in memory at a time. Raises DataError or VolumeError
+    for files that cannot be used.
     """
     if case.label.is_dir():
         yield from _folder_masks(case, ct)
         return
-    label = read_label_map(case.label)
+    label = label or read_label_map(case.label)
     check_same_grid(ct, label, case.image, case.label)
     annotated = dataset.annotated_in(case)
     for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):

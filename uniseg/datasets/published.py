@@ -13,15 +13,13 @@ from pathlib import Path
 
 from .. import taxonomy
 from . import layouts
-from .dataset import CaseFiles, DataError, Dataset, Label, inside
+from .dataset import CaseFiles, DataError, Dataset, Label, few, inside
 from .dataset_json import label_values, listed_cases, read_json, refuse_missing_files
 from .layouts import Layout, Paired
 
 
 def choose_layout(rows: Sequence[Layout], folder: Path) -> tuple[Layout, Paired] | None:
-    """The first of the Layouts of which the folder holds a label file, with its files as layouts.pair gives them; or
-    None.
-    """
+    """The first of the Layouts of which the folder holds a label file, with its files (layouts.pair); else None."""
     paths = list(layouts.files_below(folder)) if rows else []
     return next(((row, paired) for row in rows if (paired := layouts.pair(row, paths)).labels), None)
 
@@ -37,9 +35,8 @@ def read_published(folder: Path, rows: Sequence[Layout], notes: list[str], allow
     chosen = choose_layout(rows, folder)
     if chosen is None:
         wanted = " or ".join(f"{label}.nii.gz" for row in rows for label in row.labels)
-        raise DataError(f"{folder}: taken for {rows[0].name}, but there is no label like {wanted or 'any known'} in "
-                        "it. "
-                        "Unpack it as published (docs/datasets.md), or describe it in a dataset.json.")
+        raise DataError(f"{folder}: taken for {rows[0].name}, but there is no label like {wanted or 'any known'} "
+                        "in it. Unpack it as published (docs/datasets.md), or describe it in a dataset.json.")
     row, paired = chosen
     published = next(d for d in taxonomy.DATASETS if d.name == row.name)
     labels = published_labels(published)
@@ -56,7 +53,7 @@ def read_published(folder: Path, rows: Sequence[Layout], notes: list[str], allow
                       tuple(sorted(cases.values(), key=lambda case: case.id)), published=True)
     fewer = [case.id for case in dataset.cases if case.annotated not in (None, dataset.annotated)]
     if fewer and not row.partial_from:
-        notes.append(f"{folder}: {_few(fewer, 'cases')} lack masks of some classes, which count as not annotated there")
+        notes.append(f"{folder}: {few(fewer, 'cases')} lack masks of some classes, which count as not annotated there")
     return dataset
 
 
@@ -82,7 +79,7 @@ def _cases(folder: Path, row: Layout, paired: Paired, notes: list[str], allow: C
     images, labels, ids = paired
     doubled = [path for side in (images, labels) for same in side.values() if len(same) > 1 for path in same]
     if doubled:
-        raise DataError(f"{folder}: {_few(doubled, 'files')} share their ids. "
+        raise DataError(f"{folder}: {few(doubled, 'files')} share their ids. "
                         "Keep one image and one label for each id.")
     mr = {number for number in {*images, *labels} if row.ct_below and number >= row.ct_below}
     if mr:
@@ -98,16 +95,14 @@ def _cases(folder: Path, row: Layout, paired: Paired, notes: list[str], allow: C
 
 def _judge_lone_files(folder: Path, row: Layout, paired: Paired, mr: set[int], notes: list[str],
                       allow: Collection[str]) -> None:
-    """Images without label and labels without image: note those that are published so, raise DataError for the
-    others.
-    """
+    """Note images without label, and labels without image, that are published so. Raise DataError for others."""
     images, labels, _ = paired
     lone = {"images": [images[n][0] for n in sorted(images.keys() - labels.keys() - mr)],
             "labels": [labels[n][0] for n in sorted(labels.keys() - images.keys() - mr)]}
     if row.spare and lone[row.spare]:
-        notes.append(f"{folder}: {_few(lone.pop(row.spare), row.spare)} without partner left out, as published")
+        notes.append(f"{folder}: {few(lone.pop(row.spare), row.spare)} without partner left out, as published")
     if any(lone.values()):
-        what = "; ".join(f"{_few(files, side)} without {'label' if side == 'images' else 'image'}"
+        what = "; ".join(f"{few(files, side)} without {'label' if side == 'images' else 'image'}"
                          for side, files in lone.items() if files)
         if "missing" not in allow:
             raise DataError(f"{folder}: {what}. Add what is missing or move them away, or leave them out with "
@@ -167,8 +162,3 @@ def _check_meaning(path: Path, given: Iterable[tuple[str, list[int]]], labels: S
                             "Rename the folder.")
     if values - {0} != set(range(1, highest + 1)):
         raise DataError(f"{path}: its labels are not the 1 to {highest} of the published {name}. Rename the folder.")
-
-
-def _few(paths: Sequence[str], what: str) -> str:
-    """"7 images (a, b, c, d, e, ...)" """
-    return f"{len(paths)} {what} ({', '.join(map(str, paths[:5]))}{', ...' if len(paths) > 5 else ''})"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.dataset import DataError
+from ..metrics import sample_sd
 from .folder import read
 from .scores import Row, classes_in
 
@@ -64,6 +65,5 @@ def fold_means(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
                 folds.setdefault(row["fold"], []).append(row["dice"])
         means = [float(np.mean(values)) for values in folds.values()]
         if means:
-            means_of[name] = {"folds": len(means), "mean": float(np.mean(means)),
-                              "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None}
+            means_of[name] = {"folds": len(means), "mean": float(np.mean(means)), "sd": sample_sd(means)}
     return means_of

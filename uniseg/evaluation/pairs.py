@@ -123,8 +123,3 @@ def without_unannotated(rows: Sequence[dict[str, Any]], references: Iterable[Rea
         kept = [{key: value for key, value in row.items() if row["class"] in drawn or "reader" not in key}
                 for row in kept]
     return kept
-
-
-def few(names: Sequence[str]) -> str:
-    """"9 (a, b, c, d, e, f, g, h, ...)" """
-    return f"{len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"

@@ -22,8 +22,15 @@ from ..datasets.dataset import in_order
 from ..datasets.masks import check_same_grid
 from ..imaging.bits import bounding_box
 from ..imaging.components import CONNECTED_26
-from ..imaging.volume import voxel_size_mm
-from ..metrics import agreement, dice_from_counts, lesion_detection, sensitivity_specificity
+from ..imaging.volume import voxel_size_mm, voxel_volume_mm3
+from ..metrics import (
+    agreement,
+    complete_mean,
+    dice_from_counts,
+    lesion_detection,
+    sample_sd,
+    sensitivity_specificity,
+)
 from .masks import open_in_order, open_masks
 from .readings import Reading
 from .significance import bootstrap_interval
@@ -100,7 +107,7 @@ def score_class(name: str, reference: np.ndarray, predicted: np.ndarray, affine:
     """The row of one class: two (D, H, W) bool masks of one grid, compared within the box that holds both."""
     box = joint_box(reference, predicted)
     spacing_mm = tuple(voxel_size_mm(affine))
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_mm3(affine) / 1000
     reference, predicted = (mask[box] if box else mask[:0] for mask in (reference, predicted))
     voxels = [int(np.count_nonzero(mask)) for mask in (reference, predicted)]
     tumour, tolerance_mm = taxonomy.kind_of(name) == taxonomy.TUMOUR, tolerance_of(name)
@@ -189,9 +196,9 @@ def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> dict
         members = [k for k, n in enumerate(names) if in_group(group, n) and classes[n]["present"]]
         if members:
             groups[group] = {"classes": len(members),
-                             "dice_mean": _mean(classes[names[k]]["dice_mean"] for k in members),
+                             "dice_mean": complete_mean(classes[names[k]]["dice_mean"] for k in members),
                              "dice_ci": bootstrap_interval(dice[:, members], resamples, seed),
-                             "nsd_mean": _mean(classes[names[k]]["nsd_mean"] for k in members)}
+                             "nsd_mean": complete_mean(classes[names[k]]["nsd_mean"] for k in members)}
     return {"classes": classes, "groups": groups}
 
 
@@ -204,9 +211,9 @@ def _class_summary(rows: Sequence[Row], dice: np.ndarray, resamples: int, seed: 
     summary = {
         "kind": rows[0]["kind"], "tolerance_mm": rows[0].get("tolerance_mm"),
         "annotated": len(rows), "present": len(present),
-        "dice_mean": _mean(dice[:, 0].tolist()), "dice_sd": float(np.std(dice, ddof=1)) if len(dice) > 1 else None,
+        "dice_mean": complete_mean(dice[:, 0].tolist()), "dice_sd": sample_sd(dice),
         "dice_ci": bootstrap_interval(dice, resamples, seed),
-        "nsd_mean": _mean(row["nsd"] for row in present if row.get("nsd") is not None),
+        "nsd_mean": complete_mean(row["nsd"] for row in present if row.get("nsd") is not None),
         "hd95_median_mm": median if median is not None and math.isfinite(median) else None,
         "hd95_infinite": sum(math.isinf(d) for d in distances),
         "absent": len(rows) - len(present), "false_positives": sum(bool(r["found"]) for r in rows if not r["present"]),
@@ -216,13 +223,6 @@ def _class_summary(rows: Sequence[Row], dice: np.ndarray, resamples: int, seed: 
         summary["lesions"] = {key: sum(r[f"lesions_{key}"] for r in counted) if counted else None
                               for key in ("tp", "fn", "fp")}
     return summary
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values; None where there are none, or where one of them is None."""
-    values = list(values)
-    numbers = [value for value in values if value is not None]
-    return float(np.mean(numbers)) if numbers and len(numbers) == len(values) else None
 
 
 def readers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
@@ -239,6 +239,5 @@ def readers(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
                      "prediction_reader2": [row["dice_reader2"] for row in of_class],
                      "reader1_reader2": [row["dice_readers"] for row in of_class]}
             by_class[name] = {"cases": len(of_class), **{
-                pair: {"mean": _mean(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-                for pair, values in pairs.items()}}
+                pair: {"mean": complete_mean(values), "sd": sample_sd(values)} for pair, values in pairs.items()}}
     return by_class

@@ -15,6 +15,7 @@ from scipy import ndimage
 from .bits import bounding_box
 from .body import COARSE_MM, coarse_body_mask, every_nth_voxel
 from .components import CONNECTED_26, in_memory_order
+from .volume import voxel_size_mm
 
 SYMMETRY_MM = 8.0       # distance of the points that are compared with their mirror images
 BONE_HU = 200.0         # vertebrae, ribs, pelvis; also calcification and strong contrast, which the fit tolerates
@@ -85,21 +86,21 @@ def _symmetry_density(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray | 
 
     Bone counts four times as much as soft tissue: there is little of it, but its position is the surest.
     """
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing_mm = voxel_size_mm(affine)
     steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
     to_world = affine @ np.diag([*map(float, steps), 1.0])
     to_world[:3, 3] = affine[:3, :3] @ [s // 2 for s in steps] + affine[:3, 3]
     coarse = every_nth_voxel(hu, steps)
-    body = coarse_body_mask(coarse, steps * spacing_mm)
+    body = coarse_body_mask(coarse, spacing_mm * steps)
     if body.sum() < LEAST_BODY:
         return None, to_world
     density = body * (1.0 + 3.0 * (coarse > BONE_HU))
-    return ndimage.gaussian_filter(density.astype(np.float32), 6.0 / (steps * spacing_mm), mode="nearest"), to_world
+    return ndimage.gaussian_filter(density.astype(np.float32), 6.0 / (spacing_mm * steps), mode="nearest"), to_world
 
 
 def _sample_body(density: np.ndarray, to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points of the body about SYMMETRY_MM apart, (N, 3) in world mm, and their density (N,)."""
-    coarse_mm = np.linalg.norm(to_world[:3, :3], axis=0)
+    coarse_mm = voxel_size_mm(to_world)
     thin = [max(1, round(SYMMETRY_MM / s)) for s in coarse_mm]
     lines = [np.arange((n - 1) % t // 2, n, t) for n, t in zip(density.shape, thin)]
     index = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 3)

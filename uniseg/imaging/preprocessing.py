@@ -30,8 +30,7 @@ class Preprocessing:
     def from_dict(cls, stored: Mapping[str, Any]) -> Preprocessing:
         """The settings that `to_dict` stored. A dict without "pad" means air.
 
-        Some checkpoints have "pad_slices" instead: the former name of "pad"; training then padded along z only.
         Raises KeyError where another setting is missing.
         """
         return cls(tuple(stored["spacing_mm"]), tuple(stored["hu_window"]), tuple(stored["window"]),
-                   stored["antialias"], stored.get("pad", stored.get("pad_slices", "air")))
+                   stored["antialias"], stored.get("pad", "air"))

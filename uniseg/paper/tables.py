@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..metrics import sensitivity_specificity
+from ..metrics import complete_mean, sensitivity_specificity
 
 Row = dict[str, Any]              # of evaluation.scores, one per case and class
 
@@ -68,13 +68,6 @@ def mean_percent(rows: Sequence[Row], name: str, column: str = "dice") -> float 
     return 100 * sum(values) / len(values) if values else None
 
 
-def average(values: Iterable[float | None]) -> float | None:
-    """The mean of the values, or None where one is missing: a mean of fewer columns would not be the paper's."""
-    values = list(values)
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if len(numbers) == len(values) else None
-
-
 def rows_for(rows: Sequence[Row], datasets: Collection[str]) -> tuple[Sequence[Row], str]:
     """(the rows of a table's datasets where there are any, else all rows; what they are)."""
     of_datasets = [row for row in rows if row["dataset"] in datasets]
@@ -99,20 +92,20 @@ def _table_3(rows: Sequence[Row]) -> Iterator[str]:
         yield f"  {title}; ours: {what}"
         yield "  " + _cells("", [f"DSC {c}" for c in columns] + [f"NSD {c}" for c in columns], [11] * 6)
         ours = [[mean_percent(chosen, name, column) for name in (organ, tumour) if name] for column in ("dice", "nsd")]
-        ours = [part + [average(part)] if len(part) == 2 else part for part in ours]
+        ours = [part + [complete_mean(part)] if len(part) == 2 else part for part in ours]
         yield "  " + _cells("Universal Model", [v for part in (dsc, nsd) for v in part if v is not None], [11] * 6)
         yield "  " + _cells("ours", [*ours[0], *ours[1]], [11] * 6)
 
 
 def _table_4(rows: Sequence[Row]) -> Iterator[str]:
     chosen, what = rows_for(rows, BTCV)
-    ours = [average(mean_percent(chosen, name) for name in names) for _, names, _ in TABLE_4]
+    ours = [complete_mean(mean_percent(chosen, name) for name in names) for _, names, _ in TABLE_4]
     widths = [7] * 13
     yield ("Table 4. BTCV, DSC in % (the paper: five-fold cross-validation; AG: mean of the adrenal glands); "
            f"ours: {what}")
     yield "  " + _cells("", [title for title, _, _ in TABLE_4] + ["Avg."], widths)
     yield "  " + _cells("Universal Model", [value for _, _, value in TABLE_4] + [TABLE_4_MEAN], widths) + " [1]"
-    yield "  " + _cells("ours", ours + [average(ours)], widths)
+    yield "  " + _cells("ours", ours + [complete_mean(ours)], widths)
     yield from textwrap.wrap(f"[1] {TABLE_4_NOTE}", 126, initial_indent="  ", subsequent_indent="      ")
 
 
@@ -139,4 +132,4 @@ def _table_8(rows: Sequence[Row]) -> Iterator[str]:
     yield f"Table 8. 3D-IRCADb, DSC in % (mDSC*: the first seven organs, mDSC: all); ours: {what}"
     yield "  " + _cells("", [title for title, _, _ in TABLE_8] + ["mDSC*", "mDSC"], widths)
     yield "  " + _cells("Universal Model", [value for _, _, value in TABLE_8] + list(TABLE_8_MEANS), widths)
-    yield "  " + _cells("ours", ours + [average(ours[:7]), average(ours)], widths)
+    yield "  " + _cells("ours", ours + [complete_mean(ours[:7]), complete_mean(ours)], widths)

@@ -125,8 +125,8 @@ def scores_table(classes: Sequence[str], records: Sequence[Record], train_cases:
     both = ("best", best_record(records)), ("last", last_validation(records))
     validations = [(title, record) for title, record in both if record]
     heads: list[object] = ["class", "label", "training cases that annotate it", "that have it", "voxels in these",
-             "validation cases that have it",
-             *(f"Dice, {title} (epoch {record['epoch']})" for title, record in validations)]
+                           "validation cases that have it",
+                           *(f"Dice, {title} (epoch {record['epoch']})" for title, record in validations)]
     rows: list[list[object]] = []
     for name, value in taxonomy.label_values(classes).items():
         having = cases_with(name, train_cases)

@@ -6,7 +6,6 @@ Read model.py and checkpoint.initialise first; continual.py for the third kind.
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
@@ -42,7 +41,7 @@ def extended_network(args: argparse.Namespace, config: TrainConfig, classes: Seq
     """The network of --extend with more classes, and one line that names them."""
     rows = continual.new_embeddings(args.old, classes, args.embeddings, config.seed)
     old = len(args.old["network"]["classes"])
-    return (cast(Network, continual.grow(args.old, classes, rows, config.prior)),
+    return (continual.grow(args.old, classes, rows, config.prior),
             f"{args.extend}: {old} classes kept, {len(classes) - old} new: {', '.join(classes[old:])}")
 
 

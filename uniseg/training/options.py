@@ -60,8 +60,8 @@ def make_config(args: argparse.Namespace, train_cases: int, world: int) -> Train
 
 
 def preprocessing_of(args: argparse.Namespace) -> Preprocessing:
-    """The preprocessing of a command line: TrainConfig.preprocessing before the cases are prepared and counted."""
-    return Preprocessing((args.spacing,) * 3, tuple(args.hu_window), tuple(args.patch_size), args.antialias, args.pad)
+    """The preprocessing of a command line, before its cases are counted. Raises ValueError as make_config does."""
+    return make_config(args, train_cases=1, world=1).preprocessing
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from ..datasets.dataset import CaseFiles, DataError, Dataset, in_order
 from ..datasets.dataset_json import read_map
 from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
-from ..machine.console import say
+from ..machine.console import note
 from ..machine.processes import from_all_ranks
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
@@ -81,8 +81,8 @@ def _find_jobs(args: argparse.Namespace, rank: int) -> list[Job]:
     if args.val_root is not None:
         datasets = find_datasets(args.val_root, name_map, notes=notes, allow=(*allow, "unknown"))
         jobs += [Job(dataset, files, True) for dataset in datasets for files in dataset.cases]
-    for note in notes if rank == 0 else ():
-        say(f"uniseg: {note}", sys.stderr)
+    for line in notes if rank == 0 else ():
+        note(line)
     return jobs
 
 
