@@ -19,10 +19,11 @@ import torch
 from . import checkpoint, taxonomy
 from .imaging.anatomy import midsagittal_plane
 from .imaging.bits import Box, bounding_box
+from .imaging.field_of_view import continued
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
-from .imaging.volume import from_ras, read_ct, scale_hu, voxel_volume_mm3
+from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
 from .inference.plausibility import warn_if_little_found
 from .inference.region import find_body
@@ -143,14 +144,17 @@ class Segmenter:
         with clock("resample"):
             hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
                                   antialias=self.preprocessing.antialias)
+            outside = ct.outside.on_grid(hu, affine, AIR_HU) if ct.outside else None
             del ct                                           # frees the voxels of the CT
-            body, box = find_body(hu, affine, self.preprocessing.window)
+            body, box = find_body(hu, affine, self.preprocessing.window, outside)
+            shown = hu if outside is None or self.preprocessing.pad != "edge" else continued(hu, outside)
         slabs: list[list[Crop]] = [[] for _ in names]
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
         else:
             with clock("network"):
-                slabs = self._run_network(hu[box], body[box], request, progress)
+                slabs = self._run_network(shown[box], body[box], request, progress)
+            del shown
         with clock("post-processing"):
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)

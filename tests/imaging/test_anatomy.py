@@ -1,4 +1,4 @@
-"""anatomy.py: boxes, components, the body, the mid-sagittal plane, and right from left."""
+"""anatomy.py: boxes, components, the mid-sagittal plane, and right from left."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ from scipy import ndimage
 
 from uniseg.imaging.anatomy import Plane, midsagittal_plane, right_side, split_left_right
 from uniseg.imaging.bits import bounding_box
-from uniseg.imaging.body import body_mask, trunk_box
 from uniseg.imaging.components import largest_components
 from uniseg.phantom import make_phantom
 
@@ -52,137 +51,6 @@ def test_largest_component_joins_voxels_that_touch_by_a_corner():
 def test_largest_components_of_nothing_is_nothing():
     kept = largest_components(EMPTY, 2)
     assert kept.shape == EMPTY.shape and not kept.any()
-
-
-# --- body_mask
-
-def test_body_of_air_and_of_a_constant_image_is_empty():
-    assert not body_mask(np.full((20, 20, 5), -1000, np.int16), (3, 3, 3)).any()
-    assert not body_mask(np.zeros((20, 20, 5), np.int16), (3, 3, 3)).any()
-
-
-@pytest.mark.slow
-def test_body_holds_organs_and_lungs_but_no_table(patient):
-    hu, masks, affine = patient
-    body = body_mask(hu, (4, 4, 4))
-    for name, mask in masks.items():
-        assert body[mask].all(), name
-    below = affine[1, 3] + affine[1, 1] * np.arange(hu.shape[1]) < -106       # mm: there is only the table
-    assert not body[:, below].any()
-    assert 0.4 < body.mean() < 0.7
-
-
-@pytest.mark.slow
-def test_body_of_a_fine_grid_is_the_coarse_one_within_its_sampling_step():
-    fine, coarse = (make_phantom((s, s, s), seed=1)[0] for s in (2.0, 4.0))
-    share = body_mask(fine, (2, 2, 2)).mean(), body_mask(coarse, (4, 4, 4)).mean()
-    assert body_mask(fine, (2, 2, 2)).shape == fine.shape
-    assert abs(share[0] - share[1]) < 0.03
-
-
-def test_body_of_single_slices_and_odd_sizes():
-    disc = np.hypot(*np.ogrid[-40:41, -30:31])[..., None] < 25
-    hu = np.where(disc, 40, -1000).astype(np.int16)
-    body = body_mask(hu, (1.0, 1.0, 8.0))
-    assert body.shape == (81, 61, 1)
-    assert 2 * (body & disc).sum() / (body.sum() + disc.sum()) > 0.9
-
-
-def chest(width=80, depth=60):
-    """(hu, lungs): an oval chest with two lungs of -850 HU around soft tissue; voxels of 4 mm, slices 4 mm apart."""
-    x, y = np.ogrid[-width / 2 + 0.5:width / 2, -depth / 2 + 0.5:depth / 2]
-    def oval(radius_x, radius_y):
-        return (x / radius_x) ** 2 + (y / radius_y) ** 2 < 1
-    lungs = oval(30, 20) & (abs(x) > 6)
-    hu = np.where(lungs, -850, np.where(oval(34, 24), 40, -1000))
-    noise = np.random.default_rng(0).normal(0, 20, (*hu.shape, 4))
-    return (hu[..., None] + noise).astype(np.int16), np.repeat(lungs[..., None], 4, axis=2)
-
-
-def test_lungs_that_the_field_of_view_cuts_are_body_and_the_air_beside_the_patient_is_not():
-    hu, lungs = chest()
-    # both lungs, one, through the front ...
-    for cut in (np.s_[20:60], np.s_[20:], np.s_[:, 15:], np.s_[20:60, 15:], np.s_[10:40, 20:]):
-        body = body_mask(hu[cut], (4, 4, 4))
-        assert body[lungs[cut]].all(), cut
-        assert np.mean(body[hu[cut] < -930]) < 0.02, cut                    # noise apart, that is air
-    assert not body_mask(hu, (4, 4, 4))[:, [0, -1]].any()
-
-
-def test_air_of_a_clipped_ct_or_of_a_scanner_that_is_off_is_not_taken_for_a_lung():
-    hu, _ = chest()
-    for other in (np.maximum(hu, -900), np.maximum(hu, -500), hu + 30):
-        for cut in (np.s_[:], np.s_[8:72], np.s_[20:60, 10:]):              # whole, both flanks cut, both lungs cut
-            mask = body_mask(other[cut], (4, 4, 4))
-            assert not mask[~body_mask(hu[cut], (4, 4, 4))].any() and mask[hu[cut] > -300].mean() > 0.9
-
-
-def test_a_table_that_the_field_of_view_cuts_is_no_body():
-    hu, _ = chest()
-    cut = np.s_[8:72]                                                       # through both flanks
-    body = body_mask(hu[cut], (4, 4, 4))
-    # foam up to the last row, then air up to the back
-    hu[:, :4] = np.random.default_rng(1).normal(-930, 30, hu[:, :4].shape)
-    assert np.array_equal(body_mask(hu[cut], (4, 4, 4)), body)
-
-
-@pytest.mark.parametrize("padding", [-1024, -1000])
-def test_lungs_that_a_circular_field_of_view_cuts_are_body(padding):
-    hu, lungs = (array[20:60, 10:50] for array in chest())
-    x, y = np.ogrid[-19.5:20, -19.5:20]
-    hu, lungs = np.where((np.hypot(x, y) > 20)[..., None], padding, hu), lungs & (np.hypot(x, y) < 18)[..., None]
-    body = body_mask(hu, (4, 4, 4))
-    assert body[lungs].all() and not body[hu == padding].any()
-
-
-def test_lung_alone_is_no_body():
-    assert not body_mask(np.random.default_rng(0).normal(-850, 20, (20, 20, 3)), (4, 4, 4)).any()
-
-
-# --- trunk_box
-
-def trunk(arms, spacing_mm, half_width=160.0, depth=0.65, arm=42.0):
-    """A body mask of ten slices: a trunk of the given half width (mm), arms with their middle x mm beyond its side."""
-    n = [int(520 // spacing_mm), int(300 // spacing_mm)]
-    x, y = (spacing_mm * (np.ogrid[tuple(map(slice, n))][a] - (n[a] - 1) / 2) for a in (0, 1))
-    body = (x / half_width) ** 2 + (y / (depth * half_width)) ** 2 <= 1
-    for side in arms:
-        body = body | (np.hypot(x - side * (half_width + 0.8 * arm), y + 20) <= arm)
-    return np.repeat(body[:, :, None], 10, axis=2), x.ravel()
-
-
-@pytest.mark.parametrize("spacing_mm", [1.5, 5.0])
-@pytest.mark.parametrize("arms", [(1,), (-1,), (-1, 1)])
-def test_the_trunk_s_box_leaves_arms_out_that_touch_the_trunk_and_none_of_the_trunk(arms, spacing_mm):
-    body, x = trunk(arms, spacing_mm)
-    box, whole = trunk_box(body, (spacing_mm,) * 3, 2), bounding_box(body, 2)
-    ends = x[box[0].start], x[box[0].stop - 1]
-    assert box[1:] == whole[1:]
-    for end, side, widest in ((ends[0], -1, whole[0].start), (ends[1], 1, whole[0].stop - 1)):
-        if side in arms:
-            assert 160 <= side * end <= 160 + 25, (side, ends)        # at most a third of the arm's width is left
-        else:
-            assert end == x[widest]
-
-
-@pytest.mark.parametrize("half_width, depth", [(160, 0.65), (160, 0.5), (220, 0.8), (60, 0.65), (40, 1.0)])
-def test_without_arms_the_trunk_s_box_is_the_body_s_for_the_stout_the_slender_and_the_small(half_width, depth):
-    for spacing_mm in (1.5, 4.0):
-        body, _ = trunk((), spacing_mm, half_width, depth)
-        assert trunk_box(body, (spacing_mm,) * 3, 2) == bounding_box(body, 2)
-
-
-def test_a_body_that_fills_the_field_of_view_or_is_not_there_has_the_box_it_has():
-    full = np.ones((30, 20, 5), bool)
-    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
-    full[:, 17:] = False        # cut at both sides and at the back
-    assert trunk_box(full, (3.0,) * 3) == bounding_box(full)
-    assert trunk_box(EMPTY, (3.0,) * 3) is None
-
-
-def test_the_trunk_s_box_of_the_phantom_is_its_body_s(patient):
-    body = body_mask(patient[0], (4, 4, 4))
-    assert trunk_box(body, (4.0,) * 3, 4) == bounding_box(body, 4)
 
 
 # --- midsagittal_plane

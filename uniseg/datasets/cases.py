@@ -149,7 +149,8 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
     image = np.clip(np.rint(image), AIR_HU, MOST_HU).astype(np.int16)
     content = array_hash(image)
     bits, names, voxels = _labels_on_grid(dataset, case, ct, image.shape, spacing)
-    body = body_mask(image, voxel_size_mm(affine))
+    outside = ct.outside.on_grid(image, affine, AIR_HU) if ct.outside else None
+    body = body_mask(image, voxel_size_mm(affine), outside)
     box = bounding_box(body | (bits != 0), margin=MARGIN) or tuple(slice(0, n) for n in image.shape)
     image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -8,39 +8,47 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import Delaunay, QhullError
 
 from .bits import bounding_box
-from .components import largest_components
+from .components import keep_components
 
 COARSE_MM = 5.0         # sampling step of the body mask: organs are larger, and a CT takes a fraction of a second
 TISSUE_HU = -300.0      # fat is about -100 HU; foam of the table is below -700
-LUNG_HU = -950.0        # above: lung, except for severe emphysema; below: air, even of a scanner that is slightly off
-FOAM_HU = -900.0        # separates a truncated lung (median about -860 HU) from table foam (below -930)
+LUNG_HU = -940.0        # lung is above, but for emphysema; air is below, even of a scanner that is slightly off
 CUT_LUNG_MM2 = 300.0    # least area of a truncated lung in a slice: shells and rails of the table are thinner
-ABOVE_AIR_HU = 50.0     # lung is at least this far above the minimum, for CTs clipped above LUNG_HU
+ABOVE_AIR_HU = 50.0     # lung is at least this far above the lowest HU, for CTs that are clipped
+CLIP_MARGIN_HU = 20.0   # tissue is at least this far above the lowest HU of a CT that is clipped above TISSUE_HU
+CLIPPED_HU = -50.0      # the highest HU at which a CT can be clipped and still show fat
+PART_OF_BODY = 0.2      # of the largest component's size; a smaller one is table, or an arm
+CLOSE_MM = 20.0         # a gap of this width in the wall of a cavity is closed
+IN_HULL = 0.8           # share of a cavity that lies within the convex hull of the body in its slice
 ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 
 Spacing = Sequence[float] | np.ndarray                 # (3,) voxel size in mm
 
 
-def body_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+def body_mask(hu: np.ndarray, spacing_mm: Spacing, outside: np.ndarray | None = None) -> np.ndarray:
     """The patient without air and table, but with lungs and bowel gas. Empty where there is no body.
 
     hu:         (D, H, W)  RAS+
     spacing_mm: (3,)       voxel size
+    outside:    (D, H, W)  bool, what lies outside the field of view (field_of_view.py); None: nothing
     returns:    (D, H, W)  bool, Fortran order. Its edge is exact to about COARSE_MM: the mask is found on every n-th
                            voxel, and each of these stands for its block.
     """
-    steps = _coarse_steps(spacing_mm)
-    coarse = coarse_body_mask(every_nth_voxel(hu, steps), [n * s for n, s in zip(steps, spacing_mm)])
+    steps = coarse_steps(spacing_mm)
+    coarse_outside = None if outside is None else every_nth_voxel(outside, steps)
+    coarse = coarse_body_mask(every_nth_voxel(hu, steps), [n * s for n, s in zip(steps, spacing_mm)], coarse_outside)
     mask = coarse.T                                          # expanded as (W, H, D), for a result in Fortran order
     for axis in (2, 1, 0):
         within = [slice(None)] * axis + [slice(0, hu.T.shape[axis])]
         mask = np.repeat(mask, steps[2 - axis], axis=axis)[tuple(within)]
-    return np.ascontiguousarray(mask).T
+    mask = np.ascontiguousarray(mask).T
+    return mask if outside is None else mask & ~outside
 
 
-def _coarse_steps(spacing_mm: Spacing) -> list[int]:
+def coarse_steps(spacing_mm: Spacing) -> list[int]:
     """How many voxels of each axis make a step of at most COARSE_MM; at least one."""
     return [max(1, int(COARSE_MM / s)) for s in spacing_mm]
 
@@ -51,81 +59,90 @@ def every_nth_voxel(array: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     return np.asarray(array[:, :, index[2]])[:, index[1]][index[0]]
 
 
-def coarse_body_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+def coarse_body_mask(hu: np.ndarray, spacing_mm: Spacing, outside: np.ndarray | None = None) -> np.ndarray:
     """`body_mask` on a grid that is coarse already: (D, H, W) -> bool of the same shape.
 
     Everything above TISSUE_HU is opened in each axial slice, which cuts the table's shell off the back. The largest
-    component is the body, and gets its skin back. Then holes are filled slice by slice, also where the field of view
-    cuts a lung open, but not between patient and table. A constant image has no body.
+    component is the body, with others of a size like it (the second thigh), and gets its skin back. Then the cavities
+    of each slice are added (`_with_cavities`). A constant image has no body.
     """
-    tissue = hu > TISSUE_HU
+    beyond = np.zeros(hu.shape, bool) if outside is None else outside
+    tissue = (hu > tissue_hu(hu)) & ~beyond
     if not tissue.any() or hu.min() == hu.max():
         return np.zeros(hu.shape, bool)
     radius = max(1, round(5.0 / min(spacing_mm[:2])))               # 5 mm: the table's shell is thinner than 10 mm
     in_plane = ndimage.generate_binary_structure(2, 1)[:, :, None]
-    # Outside the array counts as body while eroding, so that a body cut by the field of view keeps its edge there.
-    opened = ndimage.binary_erosion(tissue, in_plane, iterations=radius, border_value=1)
-    body = largest_components(opened if opened.any() else tissue)
+    # What is not seen counts as body while eroding, so that a body cut by the field of view keeps its edge there.
+    opened = ndimage.binary_erosion(tissue | beyond, in_plane, iterations=radius, border_value=1) & tissue
+    body = keep_components(opened if opened.any() else tissue, lambda sizes: sizes >= PART_OF_BODY * sizes.max())
     body = ndimage.binary_dilation(body, in_plane, iterations=radius + 1, mask=tissue)
-    border, lung_hu = _field_of_view_border(hu), max(LUNG_HU, hu.min() + ABOVE_AIR_HU)
+    air_hu = float(hu.min())
     for k in range(body.shape[2]):
         if body[:, :, k].any():
-            body[:, :, k] = _fill_slice(body[:, :, k], hu[:, :, k], border, lung_hu, float(np.prod(spacing_mm[:2])))
-    return body
+            rim = ~ndimage.binary_erosion(~beyond[:, :, k])
+            body[:, :, k] = _with_cavities(body[:, :, k], tissue[:, :, k], hu[:, :, k], rim, air_hu, spacing_mm)
+    return body & ~beyond
 
 
-def _fill_slice(body: np.ndarray, hu: np.ndarray, border: tuple[np.ndarray, np.ndarray], lung_hu: float,
-                pixel_mm2: float) -> np.ndarray:
-    """An axial slice of the body with its holes, and with the lungs that the border of the field of view cuts open.
+def tissue_hu(hu: np.ndarray) -> float:
+    """The HU above which a voxel is tissue: TISSUE_HU, or more in a CT whose lower values have all been set to one."""
+    lowest = hu.min()
+    clipped = TISSUE_HU - CLIP_MARGIN_HU < lowest < CLIPPED_HU and np.mean(hu == lowest) > 0.01
+    return float(lowest) + CLIP_MARGIN_HU if clipped else TISSUE_HU
 
-    body, hu: (D, H)
-    border:   see _field_of_view_border
-    lung_hu:  HU above which air at the border is taken for lung
+
+def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, rim: np.ndarray, air_hu: float,
+                   spacing_mm: Spacing) -> np.ndarray:
+    """An axial slice of the body with its holes, and with cavities whose wall is too thin or cut.
+
+    The wall of a slim chest is thinner than the table's shell, so the opening has removed it, and the field of view may
+    have cut it off. Added are, besides holes of the body: what looks like lung (by its HU), and what tissue of any
+    thickness encloses, gaps of CLOSE_MM apart, if it lies within the convex hull of the body and of all tissue in front
+    of its middle. The table, and the air between it and the patient, are behind and outside of this hull.
+
+    body, tissue, hu: (D, H)
+    rim:              (D, H) bool, the outermost pixels of the field of view, and all beyond
+    air_hu:           the lowest HU of the volume
     """
-    filled, closed = ndimage.binary_fill_holes(body), body.copy()
-    closed[border] = _close_border(body[border], hu[border], lung_hu)
-    added, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~filled)
-    is_lung = np.asarray(ndimage.median(hu, added, range(1, count + 1))) > FOAM_HU
-    is_large = np.bincount(added.ravel())[1:] * pixel_mm2 > CUT_LUNG_MM2
-    return filled | np.append(False, is_lung & is_large)[added]
+    filled, front = ndimage.binary_fill_holes(body), np.zeros_like(body)
+    front[:, round(float(np.argwhere(body)[:, 1].mean())):] = True
+    hull = convex_hull(body | tissue & front)
+    width = max(1, round(CLOSE_MM / min(spacing_mm[:2]) / 2))
+    closed = ndimage.binary_closing(np.pad(tissue, width), iterations=width)[width:-width, width:-width]
+    enclosed, count = ndimage.label(ndimage.binary_fill_holes(closed | filled) & ~filled & ~tissue)
+    added = np.append(False, _share(hull, enclosed, count) >= IN_HULL)[enclosed]
+
+    lungs, count = _like_lung(tissue | filled, hu, max(LUNG_HU, air_hu + ABOVE_AIR_HU))
+    large = np.bincount(lungs.ravel(), minlength=count + 1)[1:] * float(np.prod(spacing_mm[:2])) > CUT_LUNG_MM2
+    not_behind = np.zeros_like(body)
+    not_behind[:, np.flatnonzero(body.any(axis=0))[0]:] = True
+    cut = np.bincount(lungs[rim], minlength=count + 1)[1:] > 0
+    inside = (_share(hull, lungs, count) > 0.5) | cut & (_share(not_behind, lungs, count) > 0.8)
+    added |= np.append(False, large & inside)[lungs]
+    return ndimage.binary_fill_holes(filled | added)
 
 
-def _field_of_view_border(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the outermost voxels of an axial slice's field of view, in their order around it: (x (N,), y (N,)).
-
-    The field of view is the whole slice, or the ellipse within it (a circle in a square slice) where everything beyond
-    has one value: the scanner's padding, or air in a CT that is clipped.
-    """
-    x, y = (2 * (np.arange(n) + 0.5) / n - 1 for n in hu.shape[:2])
-    radius = np.hypot(x[:, None], y)
-    view, beyond = np.ones(hu.shape[:2], bool), hu[radius > 1.06]
-    if beyond.size and np.ptp(beyond) < 1:                   # 1.06 and 0.97, because resampling has blurred the circle
-        view = radius < 0.97
-    border = np.argwhere(view & ~ndimage.binary_erosion(view))
-    angle = np.arctan2(*(border + 0.5 - np.array(view.shape) / 2).T)
-    x_index, y_index = border[np.argsort(angle)].T
-    return x_index, y_index
+def _share(mask: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The share of each labelled part that lies in the mask: (count,)."""
+    return np.bincount(labels[mask], minlength=count + 1)[1:] / np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
 
-def _close_border(body: np.ndarray, hu: np.ndarray, lung_hu: float = LUNG_HU) -> np.ndarray:
-    """The body along the border of the field of view, closed where the border cuts a lung rather than air.
+def _like_lung(known: np.ndarray, hu: np.ndarray, lowest: float) -> tuple[np.ndarray, int]:
+    """The parts of an axial slice beside what is known that have the HU of lung, not of air: labels (D, H), number."""
+    like = (ndimage.median_filter(hu, 3) > lowest) & ~known
+    thick = ndimage.binary_opening(like, np.ones((3, 3), bool))          # the edge of the skin is thinner
+    return ndimage.label(ndimage.binary_dilation(thick, mask=like))
 
-    A stretch between two pieces of body belongs to it when its median is above `lung_hu`.
 
-    body, hu: (N,) around the field of view; the first voxel follows the last
-    returns:  (N,) bool; no body anywhere means no stretch between, and nothing is added
-
-    >>> hu = np.array([-1000, 40, -850, -900, 30, -990])
-    >>> _close_border(np.array([0, 1, 0, 0, 1, 0], bool), hu).astype(int).tolist()
-    [0, 1, 1, 1, 1, 0]
-    """
-    if not body.any():
-        return body
-    first = int(body.argmax())                               # a stretch begins here, or everything is body
-    body, hu = np.roll(body, -first), np.roll(hu, -first)
-    stretches = np.split(np.arange(body.size), np.flatnonzero(np.diff(body)) + 1)
-    closed = np.concatenate([body[s] | (np.median(hu[s]) > lung_hu) for s in stretches])
-    return np.roll(closed, first)
+def convex_hull(mask: np.ndarray) -> np.ndarray:
+    """The convex hull of the True pixels: (D, H) bool -> (D, H) bool. Fewer than three, or a line, are their own."""
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))           # pixels at the array's border count as edge
+    try:
+        triangles = Delaunay(points)
+    except (QhullError, ValueError):
+        return mask
+    grid = np.stack(np.meshgrid(*map(np.arange, mask.shape), indexing="ij"), axis=-1)
+    return triangles.find_simplex(grid) >= 0
 
 
 def trunk_box(body: np.ndarray, spacing_mm: Spacing, margin: int = 0) -> tuple[slice, slice, slice] | None:
@@ -143,7 +160,7 @@ def trunk_box(body: np.ndarray, spacing_mm: Spacing, margin: int = 0) -> tuple[s
     box = bounding_box(body, margin)
     if box is None:
         return None
-    steps = _coarse_steps(spacing_mm)
+    steps = coarse_steps(spacing_mm)
     coarse = every_nth_voxel(body, steps)
     coarse_mm = [n * s for n, s in zip(steps, spacing_mm)]
     # Distance to air in the slice. Beyond the array there is no air: a body that the field of view cuts goes on.

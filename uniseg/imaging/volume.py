@@ -19,13 +19,13 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from .byte_stream import refuse
+from .field_of_view import Outside, find_outside
 from .limits import MAX_VOXELS
 from .nifti import MM_PER_UNIT, format_mm, grid_shape, header_affine, read_nifti, usable_affine, write_nifti
 
 AIR_HU = -1024                 # the lowest value of a CT; scanners pad with -2000, -3024 or -32768
 MAX_NONFINITE = 0.01           # of the voxels; more NaN than that is a broken file, not a defect at the edge
 CHUNK = 1 << 20                # voxels converted at a time
-NOT_HU = "results are unreliable unless the CT is in Hounsfield units"
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Volume:
     affine: np.ndarray             # (4, 4) of `array`, in mm
     geometry: Geometry
     warnings: list[str]            # one line each
+    outside: Outside | None = None  # of a CT: what its field of view does not show; air in `array`
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -60,9 +61,9 @@ def read_ct(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int
     Raises VolumeError for a source that cannot be used.
     """
     stored = _load(source, max_voxels)
-    hu = _to_hu(stored)
-    _note_implausible_hu(hu, stored.warnings)
-    return _oriented(hu.reshape(stored.shape, order="F"), stored)
+    ct = _oriented(_to_hu(stored).reshape(stored.shape, order="F"), stored)
+    ct.outside = find_outside(ct.array, ct.affine, AIR_HU, ct.warnings)
+    return ct
 
 
 def read_label_map(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int = MAX_VOXELS) -> Volume:
@@ -202,20 +203,6 @@ def _exact_int16(hu: np.ndarray) -> np.ndarray:
         if hu[part].max() > 32767 or (np.rint(hu[part]) != hu[part]).any():
             return hu
     return hu.astype(np.int16)
-
-
-def _note_implausible_hu(hu: np.ndarray, notes: list[str]) -> None:
-    """Warn about values that are not Hounsfield units, in which air is -1000 and water 0."""
-    low, high = float(hu.min()), float(hu.max())
-    if low == high or low < -200:
-        return                                                # a constant image: the search for a body warns about it
-    sample = hu[::97]                                         # a prime: no fixed column of the image
-    if low >= 0 and high <= 255:
-        notes.append(f"values from {low:g} to {high:g} look like a grey picture, not HU; {NOT_HU}")
-    elif low >= 0 and np.mean((sample > 900) & (sample < 1200)) > 0.05:
-        notes.append(f"values from {low:g} to {high:g} look like HU + 1024; subtract 1024 before use")
-    else:
-        notes.append(f"values from {low:g} to {high:g} hold no air (below -200 HU); {NOT_HU}")
 
 
 def _to_labels(stored: _Stored) -> np.ndarray:

@@ -11,15 +11,17 @@ from ..imaging.volume import voxel_size_mm
 BODY_MARGIN = 4          # voxels of air around the body
 
 
-def find_body(hu: np.ndarray, affine: np.ndarray, window: Sequence[int]) -> tuple[np.ndarray, Box | None]:
+def find_body(hu: np.ndarray, affine: np.ndarray, window: Sequence[int],
+              outside: np.ndarray | None = None) -> tuple[np.ndarray, Box | None]:
     """The body mask of a CT, and the box that the windows are laid over.
 
     hu:      (D, H, W) RAS+, on the model's grid
     window:  voxels of a sliding window, D H W
+    outside: (D, H, W) bool, what lies outside the field of view; None: nothing
     returns: (D, H, W) bool, and slices of the three axes; None where there is no body
     """
     spacing_mm = voxel_size_mm(affine)
-    body = body_mask(hu, spacing_mm)
+    body = body_mask(hu, spacing_mm, outside)
     box = trunk_box(body, spacing_mm, BODY_MARGIN)
     return body, None if box is None else grow_to_window(box, window, hu.shape)
 
