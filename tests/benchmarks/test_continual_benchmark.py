@@ -166,7 +166,7 @@ def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypa
     monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
     monkeypatch.setattr(benchmark, "SPACING_MM", 8.0)
     monkeypatch.setattr(benchmark, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 8.0))
-    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 8 --patch-size 16 16 16 --folds 1 --prior 0.02 "
+    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 8 --patch-size 32 32 32 --folds 1 --prior 0.02 "
              "--workers 0").split()
     monkeypatch.setattr(benchmark, "RECIPE", small)
     monkeypatch.setattr(benchmark, "EXTEND", small[-6:])

@@ -444,12 +444,12 @@ def test_two_nodes_meet_at_an_address_and_train_like_one(flags, side_by_side, tm
     assert_same_run(tmp_path / "nodes", side_by_side[0])
 
 
-LONGER = ["--batch-size", 1, "--epochs", 40, "--val-every", 20]
+LONGER = ["--batch-size", 1, "--epochs", 20, "--val-every", 10]
 
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory):
-    """The folder of a run of 40 epochs in two processes that nothing interrupted. Not to be written to."""
+    """The folder of a run of 20 epochs in two processes that nothing interrupted. Not to be written to."""
     folder = tmp_path_factory.mktemp("whole")
     forked_pair(folder, *flags(folder / "run", *LONGER))
     return folder / "run"
@@ -514,4 +514,4 @@ def test_t16_a_signal_to_the_group_saves_leaves_no_orphan_and_the_run_resumes(fl
         time.sleep(0.1)
     assert not any(map(alive, family)) and not (out / "run.lock").exists()
     forked_pair(tmp_path, *flags(out, *options, "--resume"))
-    assert len(metrics(out)) == 40
+    assert len(metrics(out)) == 20
