@@ -236,7 +236,7 @@ def test_512_by_512_by_600_voxels_with_the_built_in_weights_need_less_than_2_gib
 
 @pytest.mark.slow
 def test_scoring_a_pair_of_512_by_512_by_600_voxels_and_32_classes_needs_less_than_4_gib(tmp_path):
-    """32 masks of a byte per voxel would be 4.7 GiB for each of the two. Measured: 1.9 GiB, 116 s on one thread.
+    """32 masks of a byte per voxel would be 4.7 GiB for each of the two. All slices: 1.9 GiB, 116 s on one thread.
 
     Here a quarter of the slices needs less than a quarter of the memory: what grows with the volume fits four times,
     and so does what does not grow.
