@@ -24,8 +24,12 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 def pytest_addoption(parser):
     parser.addoption("--share", metavar="FOLDER", type=Path,
                      help="processes of pytest that are given the same new folder, as --share=FOLDER in one word, "
-                     "divide the test files among them")
-    parser.addoption("--backwards", action="store_true", help="with --share: begin with the last file")
+                     "divide the test files among them, the longest first")
+
+
+# The slow tier's files that take longest, so that processes that share them end together.
+LONGEST = ("test_memory.py", "test_distributed.py", "test_resume.py", "test_check.py", "test_ablations.py",
+           "test_continual_benchmark.py", "test_model.py", "test_released.py", "test_synthetic.py", "test_package.py")
 
 
 def pytest_runtestloop(session):
@@ -37,7 +41,8 @@ def pytest_runtestloop(session):
     files = {}
     for item in session.items:
         files.setdefault(item.path, []).append(item)
-    waiting = list(files.values())[::-1 if session.config.getoption("--backwards") else 1]
+    order = {name: n for n, name in enumerate(LONGEST)}
+    waiting = sorted(files.values(), key=lambda items: order.get(items[0].path.name, len(order)))
 
     def claim():
         while waiting:

@@ -8,8 +8,10 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -66,22 +68,23 @@ def assert_same_run(a, b):
     assert without_seconds(metrics(a)) == without_seconds(metrics(b))
 
 
-def in_a_process(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([sys.executable, "-m", "uniseg.train", *arguments], env=environment, text=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **options)
-
-
 FORKS = multiprocessing.get_context("forkserver")        # a server that has imported torch starts a run in a moment
-FORKS.set_forkserver_preload(["torch._dynamo", "uniseg.train"])
+FORKS.set_forkserver_preload(["pytest", "torch._dynamo", "uniseg.train"])
 
 
 class ForkedRun:
-    """`uniseg.train` in a process of its own that need not import torch; used as a subprocess.Popen, without output."""
+    """`python -m uniseg.train` in a process, session and group of its own that need not import torch.
 
-    def __init__(self, *arguments):
-        self.process = FORKS.Process(target=_train_quietly, args=(arguments,))
+    Used as a subprocess.Popen.
+    """
+
+    def __init__(self, *arguments, stderr=os.devnull, environment=(), threads=None, before=None):
+        """stderr: a file; environment: {name: value} of it besides what is there; before: what it calls first"""
+        self.stderr = Path(stderr)
+        self.process = FORKS.Process(target=_train, args=(
+            [str(a) for a in arguments], self.stderr, dict(environment), threads or torch.get_num_threads(), before))
         self.process.start()
+        self.pid = self.process.pid
 
     def poll(self):
         return self.process.exitcode
@@ -89,19 +92,61 @@ class ForkedRun:
     def kill(self):
         self.process.kill()
 
-    def wait(self):
-        self.process.join()
-        return self.process.exitcode
+    def wait(self, timeout=120):
+        """The exit code. With a limit, so that a hang is a failure."""
+        self.process.join(timeout)
+        if self.poll() is None:
+            self.kill()
+            pytest.fail(f"hangs: {self.stderr.read_text()[-2000:]}")
+        return self.poll()
 
-    def communicate(self):
-        return "", f"the run ended with exit code {self.wait()}"
+    def communicate(self, timeout=120):
+        code = self.wait(timeout)
+        return "", self.stderr.read_text() or f"the run ended with exit code {code}"
 
 
-def _train_quietly(arguments):
+def _train(arguments, stderr, environment, threads, before):
+    os.setsid()
+    os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    torch.set_num_threads(1)
-    sys.exit(train.main(list(arguments)))
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    torch.set_num_threads(threads)
+    if before is not None:
+        before()
+    train.command(arguments)
+
+
+def first_as_it_is_then_forked():
+    """In place of subprocess.run, for commands `python -m uniseg.train ...`: only the first imports torch anew."""
+    run, calls = subprocess.run, []
+
+    def started(command, check):
+        assert command[:3] == [sys.executable, "-m", "uniseg.train"] and check
+        calls.append(command)
+        if len(calls) == 1:
+            run(command, check=True)
+        else:
+            with tempfile.NamedTemporaryFile() as said:
+                process = ForkedRun(*command[3:], stderr=said.name)
+                assert process.wait() == 0, process.communicate()[1]
+    return started
+
+
+def forked_pair(folder, *arguments):
+    """`uniseg.train` as two processes, as torchrun would start them; waits until both have ended well.
+
+    folder: for what they print
+    """
+    together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    ranks = [ForkedRun(*arguments, stderr=folder / f"stderr of rank {rank}", threads=1,
+                       environment={**together, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    assert [rank.wait() for rank in ranks] == [0, 0], [rank.communicate() for rank in ranks]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
 
 
 def interrupted_by(number, monkeypatch, function, call, module=train):

@@ -44,6 +44,22 @@ def paper_model(backbone, lpg, classes=NAMES):
 
 
 
+@pytest.fixture(scope="module")
+def swin_outputs():
+    """What the released Universal Model with Swin UNETR computes."""
+    return all_outputs(released_model("clip_driven_universal_swin_unetr.pth"))
+
+
+@pytest.fixture(scope="module")
+def unet_outputs():
+    return all_outputs(released_model("clip_driven_universal_unet.pth"))
+
+
+@pytest.fixture(scope="module")
+def continual_model():
+    return released_model("continual_swin_unetr_38class.pth")
+
+
 def released_model(file):
     """The model that is loaded from a file of the released form, including its container and prefixes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -167,27 +183,35 @@ def all_outputs(model):
 
 
 @pytest.mark.slow
-def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do():
+def test_swin_unetr_with_either_lpg_computes_what_the_released_models_do(swin_outputs, continual_model, monkeypatch):
     """The released Universal Model (shared) and the continual one (independent, 38 classes) share one backbone."""
-    outputs = all_outputs(released_model("clip_driven_universal_swin_unetr.pth"))
-    found = check_figures("universal_swinunetr_shared", outputs)
+    found = check_figures("universal_swinunetr_shared", swin_outputs)
     assert set(found) == {"bottleneck", "decoder", "gap", "logits", "logits_mean", "logits_std"}
 
-    continual = released_model("continual_swin_unetr_38class.pth")
-    continual.backbone.forward = lambda image: (outputs["bottleneck"], outputs["decoder"])    # saves a second long pass
+    both = swin_outputs["bottleneck"], swin_outputs["decoder"]
+    monkeypatch.setattr(continual_model.backbone, "forward", lambda image: both)             # saves a second long pass
     with torch.inference_mode():
-        logits = continual(stand_in_image())
+        logits = continual_model(stand_in_image())
     check_figures("continual_swin_independent", {"logits": logits})
 
 
 @pytest.mark.slow
-def test_the_continual_model_computes_what_the_released_one_does_from_image_to_logits():
-    check_figures("continual_swin_independent", all_outputs(released_model("continual_swin_unetr_38class.pth")))
+def test_the_continual_model_computes_what_the_released_one_does_from_image_to_logits(continual_model):
+    check_figures("continual_swin_independent", all_outputs(continual_model))
 
 
 @pytest.mark.slow
-def test_the_unet_model_computes_what_the_released_one_does():
-    check_figures("universal_unet_shared", all_outputs(released_model("clip_driven_universal_unet.pth")))
+def test_the_unet_model_computes_what_the_released_one_does(unet_outputs):
+    check_figures("universal_unet_shared", unet_outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file, outputs", [("universal_swinunetr_shared", "swin_outputs"),
+                                           ("universal_unet_shared", "unet_outputs")])
+def test_the_backbone_alone_computes_what_that_of_the_released_model_does(file, outputs, request):
+    """test_backbones.py compares SegResNet and the standard Swin UNETR, which no whole model has."""
+    outputs, figures = request.getfixturevalue(outputs), golden(file)
+    assert max(deviation(figures, name, outputs[name]) for name in ("bottleneck", "decoder")) <= TOLERANCE
 
 
 # ------------------------------------------------------------------------------------------------ learning and choosing

@@ -23,6 +23,9 @@ from ablations import (
     fig_3,
     table_7,
 )
+from partial_labels import write_phantoms
+
+from runs import first_as_it_is_then_forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +107,11 @@ def test_a_scored_configuration_is_read_and_not_trained_again(tmp_path, monkeypa
 
 @pytest.mark.slow                                                                          # seven trainings
 def test_the_command_trains_scores_and_prints_and_called_again_only_prints(tmp_path, monkeypatch, capsys):
+    """A phantom of 12 mm a dataset. The first training is a process as users start it, the others are forked."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
+    monkeypatch.setattr(partial_labels, "write_phantoms", lambda out, roots: write_phantoms(out, 1, 1, 12.0, roots))
+    monkeypatch.setattr(ablations, "RECIPE", " ".join(ablations.RECIPE).replace("--spacing 6", "--spacing 12").split())
     for module in (ablations, partial_labels):
         monkeypatch.setattr(module, "STEPS_PER_EPOCH", 2)
     command = ["--out", str(tmp_path), "--steps", "2", "--seeds", "1"]

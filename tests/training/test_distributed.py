@@ -29,6 +29,8 @@ from runs import (
     assert_same_run,
     batch_of,
     ended,
+    forked_pair,
+    free_port,
     gradients,
     joined,
     metrics,
@@ -50,16 +52,11 @@ from uniseg.training.steps import training_step
 from uniseg.training.validation import mean_dice, validate
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
 def spawned(work, world, folder, *arguments, seconds=120):
     """Run work(rank, folder, *arguments) in `world` processes; what each saved. With a limit, so that a hang is a
     failure."""
-    processes = torch.multiprocessing.spawn(work, (str(folder), *arguments), nprocs=world, join=False)
+    processes = torch.multiprocessing.start_processes(work, (str(folder), *arguments), nprocs=world, join=False,
+                                                      start_method="forkserver")
     end = time.monotonic() + seconds
     try:
         while not processes.join(timeout=max(0.1, end - time.monotonic())):
@@ -157,7 +154,7 @@ def bad_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(flags, bad_root, tmp_path_factory):
+def two(flags, finished, bad_root, tmp_path_factory):
     """What two processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("two")
     few, bad = ("--batch-size", 1, "--epochs", 2, "--val-every", 2), ("--folds", 1, "--fold", 0, "--spacing", 24)
@@ -166,6 +163,8 @@ def two(flags, bad_root, tmp_path_factory):
         "failed": (("nan", 1), flags(folder / "failed", *few, "--max-skipped", 0)),
         "skip bad": (None, flags(folder / "skip", *few, *bad, "--skip-bad", root=bad_root)),
         "bad": (None, flags(folder / "bad", *few, *bad, root=bad_root)),
+        "other number": (None, flags(finished, "--resume")),
+        "not new": (None, flags(finished)),
         "stall": (("stall", 1), flags(folder / "stall", *few, "--timeout", 0.05)),     # 3 seconds
     }
     return spawned(one_of_two, 2, folder, {name: (free_port(), *run) for name, run in runs.items()}), folder
@@ -276,6 +275,18 @@ def test_t8_a_process_that_stalls_is_waited_for_no_longer_than_the_timeout(two):
                         "go on with --resume."]
 
 
+@pytest.mark.slow
+def test_t12_a_run_is_not_resumed_with_another_number_of_processes(two):
+    codes, lines = errors(two[0], "other number")
+    assert codes == (2, 2) and "processes: 1 -> 2" in lines[0][0]
+
+
+@pytest.mark.slow
+def test_a_refusal_in_two_processes_ends_both_and_says_why(two):
+    codes, lines = errors(two[0], "not new")
+    assert codes == (2, 2) and "holds a run already" in lines[0][0]
+
+
 def test_t14_a_port_that_is_taken_is_an_error_with_a_remedy(flags, tmp_path, monkeypatch, capsys):
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -382,13 +393,27 @@ def test_a_process_of_several_leaves_with_its_exit_code_before_gloo_meets_a_dyin
     assert (done.returncode, done.stdout) == (3, said)
 
 
+@pytest.fixture(scope="module")
+def side_by_side(flags, tmp_path_factory):
+    """The folders of two equal runs of two processes each, started at the same time. Not to be written to."""
+    folder = tmp_path_factory.mktemp("side_by_side")
+    both = [torchrun(*flags(folder / name, "--batch-size", 1)) for name in "ab"]
+    for process in both:
+        err = ended(process)
+        assert process.returncode == 0, err
+    return folder / "a", folder / "b"
+
+
 @pytest.mark.slow
-def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, tmp_path):
+def test_t14_two_runs_on_one_machine_do_not_get_in_each_others_way(side_by_side):
+    """torchrun --standalone lets the system choose the port."""
+    assert_same_run(*side_by_side)
+
+
+@pytest.mark.slow
+def test_t9_two_processes_train_like_one_with_twice_the_batch(side_by_side, finished):
     """And only one of them writes: twice the lines in the log, or a file more, would be the other's."""
-    out = tmp_path / "run"
-    process = torchrun(*flags(out, "--batch-size", 1))
-    err = ended(process)
-    assert process.returncode == 0, err
+    out, _ = side_by_side
     assert {p.name for p in out.iterdir()} == RUN_FILES
     together, alone = metrics(out), metrics(finished)
     assert len(together) == len(alone) == 10
@@ -408,49 +433,48 @@ def test_t9_two_processes_train_like_one_with_twice_the_batch(flags, finished, t
 
 
 @pytest.mark.slow
-def test_t10_a_run_of_two_processes_stopped_by_sigterm_resumes_as_if_nothing_had_happened(flags, tmp_path):
-    options = ["--batch-size", 1, "--epochs", 40, "--val-every", 20]
-    whole = torchrun(*flags(tmp_path / "whole", *options))
-    err = ended(whole)
-    assert whole.returncode == 0, err
-    process = torchrun(*flags(tmp_path / "run", *options))
-    wait_until((tmp_path / "run" / "last.pt").exists, process)
-    process.terminate()                                                               # torchrun passes it on
-    assert "stopped by SIGTERM after step" in ended(process) and process.returncode != 0
-    process = torchrun(*flags(tmp_path / "run", *options, "--resume"))
-    err = ended(process)
-    assert process.returncode == 0, err
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+def test_two_nodes_meet_at_an_address_and_train_like_one(flags, side_by_side, tmp_path):
+    """Both on this machine: `torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT` on each."""
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "7", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+            f"localhost:{free_port()}"]
+    nodes = [torchrun(*flags(tmp_path / "nodes", "--batch-size", 1), how=meet) for _ in range(2)]
+    for process in nodes:
+        err = ended(process)
+        assert process.returncode == 0, err
+    assert_same_run(tmp_path / "nodes", side_by_side[0])
+
+
+LONGER = ["--batch-size", 1, "--epochs", 20, "--val-every", 10]
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory):
+    """The folder of a run of 20 epochs in two processes that nothing interrupted. Not to be written to."""
+    folder = tmp_path_factory.mktemp("whole")
+    forked_pair(folder, *flags(folder / "run", *LONGER))
+    return folder / "run"
 
 
 @pytest.mark.slow
-def test_t6_when_one_of_two_processes_is_killed_all_end_and_the_run_resumes(flags, tmp_path):
-    options = ["--batch-size", 1, "--epochs", 40, "--val-every", 20]
-    process = torchrun(*flags(tmp_path / "run", *options))
+def test_t10_a_run_of_two_processes_stopped_by_sigterm_resumes_as_if_nothing_had_happened(flags, whole, tmp_path):
+    process = torchrun(*flags(tmp_path / "run", *LONGER))
+    wait_until((tmp_path / "run" / "last.pt").exists, process)
+    process.terminate()                                                               # torchrun passes it on
+    assert "stopped by SIGTERM after step" in ended(process) and process.returncode != 0
+    forked_pair(tmp_path, *flags(tmp_path / "run", *LONGER, "--resume"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_t6_when_one_of_two_processes_is_killed_all_end_and_the_run_resumes(flags, whole, tmp_path):
+    process = torchrun(*flags(tmp_path / "run", *LONGER))
     wait_until((tmp_path / "run" / "last.pt").exists, process)
     workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     os.kill(max(workers), signal.SIGKILL)
     ended(process, seconds=60)
     assert process.returncode != 0
-    for name, more in (("run", ["--resume"]), ("whole", [])):
-        again = torchrun(*flags(tmp_path / name, *options, *more))
-        err = ended(again)
-        assert again.returncode == 0, err
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_t12_a_run_is_not_resumed_with_another_number_of_processes(flags, finished):
-    process = torchrun(*flags(finished, "--resume"))
-    err = ended(process)
-    assert process.returncode != 0 and "processes: 1 -> 2" in err
-
-
-@pytest.mark.slow
-def test_a_refusal_in_two_processes_ends_both_and_says_why(finished, flags):
-    process = torchrun(*flags(finished))
-    err = ended(process)
-    assert process.returncode != 0 and "holds a run already" in err
+    forked_pair(tmp_path, *flags(tmp_path / "run", *LONGER, "--resume"))
+    assert_same_run(tmp_path / "run", whole)
 
 
 def children(process):
@@ -477,7 +501,7 @@ def alive(pid):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_t16_a_signal_to_the_group_saves_leaves_no_orphan_and_the_run_resumes(flags, tmp_path, number):
     """Also with workers that draw patches; torchrun passes the signal on, so that its processes may have it twice."""
-    out, options = tmp_path / "run", ["--batch-size", 1, "--epochs", 40, "--val-every", 20, "--workers", 1]
+    out, options = tmp_path / "run", [*LONGER, "--workers", 1]
     process = torchrun(*flags(out, *options))
     wait_until((out / "last.pt").exists, process)
     family = children(process)
@@ -489,32 +513,5 @@ def test_t16_a_signal_to_the_group_saves_leaves_no_orphan_and_the_run_resumes(fl
     while any(map(alive, family)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(alive, family)) and not (out / "run.lock").exists()
-    again = torchrun(*flags(out, *options, "--resume"))
-    err = ended(again)
-    assert again.returncode == 0, err
-    assert len(metrics(out)) == 40
-
-
-@pytest.mark.slow
-def test_t14_two_runs_on_one_machine_do_not_get_in_each_others_way(flags, tmp_path):
-    """torchrun --standalone lets the system choose the port."""
-    both = [torchrun(*flags(tmp_path / name, "--batch-size", 1)) for name in "ab"]
-    for process in both:
-        err = ended(process)
-        assert process.returncode == 0, err
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.slow
-def test_two_nodes_meet_at_an_address_and_train_like_one(flags, tmp_path):
-    """Both on this machine: `torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT` on each."""
-    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "7", "--rdzv-backend", "c10d", "--rdzv-endpoint",
-            f"localhost:{free_port()}"]
-    nodes = [torchrun(*flags(tmp_path / "nodes", "--batch-size", 1), how=meet) for _ in range(2)]
-    for process in nodes:
-        err = ended(process)
-        assert process.returncode == 0, err
-    one = torchrun(*flags(tmp_path / "one", "--batch-size", 1))
-    err = ended(one)
-    assert one.returncode == 0, err
-    assert_same_run(tmp_path / "nodes", tmp_path / "one")
+    forked_pair(tmp_path, *flags(out, *options, "--resume"))
+    assert len(metrics(out)) == 20

@@ -31,7 +31,6 @@ from runs import (
     ForkedRun,
     assert_same_run,
     batch_of,
-    in_a_process,
     interrupted_by,
     metrics,
     small_network,
@@ -75,20 +74,19 @@ def test_d22_metrics_after_the_last_checkpoint_and_a_torn_line_are_dropped(tmp_p
 
 
 @pytest.mark.slow
-def test_r1_workers_change_nothing(flags, finished, tmp_path):
+def test_r1_workers_change_nothing(flags, short, tmp_path):
     """Nor does a second run: the same seed gives the same bits."""
-    assert main(flags(tmp_path / "run", "--workers", 2)) == 0
-    assert_same_run(tmp_path / "run", finished)
+    assert main(flags(tmp_path / "run", *SHORT, "--workers", 2)) == 0
+    assert_same_run(tmp_path / "run", short)
 
 
 @pytest.mark.slow
 def test_r1_a_killed_run_resumes_as_if_nothing_had_happened(flags, finished, tmp_path):
     out = tmp_path / "run"
-    process = in_a_process(*flags(out))
+    process = ForkedRun(*flags(out))
     wait_until((out / "last.pt").exists, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
     assert 0 < read_last(out, 0)[0]["training"]["step"] < 20
     assert main(flags(out, "--resume")) == 0
     assert_same_run(out, finished)
@@ -123,47 +121,45 @@ def test_r2_a_run_killed_20_times_ends_like_one_that_never_was(flags, tmp_path):
     assert_same_run(out, whole)
 
 
-DIES = """
-import os, signal, sys
-import torch, uniseg.checkpoint, uniseg.train
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-{patch}
-sys.exit(uniseg.train.main(sys.argv[1:]))
-"""
-IN_THE_WRITE = """
-save, calls = torch.save, []
-def half(content, file):
-    calls.append(1)
-    if len(calls) == 4:                                # last, best and last, last
-        file.write(b"PK" + bytes(1000)), file.flush(), die()
-    save(content, file)
-torch.save = half
-"""
-BETWEEN_THE_RENAMINGS = """
-replace, calls = os.replace, []
-def dies_after(source, target):
-    replace(source, target)
-    if str(target).endswith("last.prev.pt"):
+
+
+def die_in_the_write():
+    """Arrange that the process is killed within the write of its fourth checkpoint: last, best and last, last."""
+    save, calls = torch.save, []
+
+    def half(content, file):
         calls.append(1)
-        if len(calls) == 2:
-            die()
-os.replace = dies_after
-"""
+        if len(calls) == 4:
+            file.write(b"PK" + bytes(1000)), file.flush(), die()
+        save(content, file)
+    torch.save = half
 
 
-def killed(patch, *options):
-    done = subprocess.run([sys.executable, "-c", DIES.format(patch=patch), *options], capture_output=True, text=True,
-                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT),
-                                           "OMP_NUM_THREADS": str(torch.get_num_threads())})
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def die_between_the_renamings():
+    """Arrange that the process is killed when the second last.pt has become last.prev.pt and none has taken its place.
+    """
+    replace, calls = os.replace, []
+
+    def dies_after(source, target):
+        replace(source, target)
+        if str(target).endswith("last.prev.pt"):
+            calls.append(1)
+            if len(calls) == 2:
+                die()
+    os.replace = dies_after
+
+
+def killed(before, *options):
+    assert ForkedRun(*options, before=before).wait(timeout=60) == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_r3_killed_within_the_write_of_a_checkpoint_the_former_one_stands(flags, short, tmp_path):
     """The half that was written of epoch 3's is removed by the next start."""
     out = tmp_path / "run"
-    killed(IN_THE_WRITE, *flags(out, *SHORT))
+    killed(die_in_the_write, *flags(out, *SHORT))
     assert {p.name for p in out.iterdir()} > {"last.pt", "last.prev.pt", "run.lock"}
     assert len([p for p in out.iterdir() if p.name.endswith(".tmp")]) == 1
     assert checkpoint.read(out / "last.pt")["training"]["epoch"] == 2 and len(metrics(out)) == 3  # one line too many
@@ -175,7 +171,7 @@ def test_r3_killed_within_the_write_of_a_checkpoint_the_former_one_stands(flags,
 @pytest.mark.slow
 def test_r4_killed_between_the_two_renamings_the_checkpoint_before_is_used(flags, short, tmp_path, capsys):
     out = tmp_path / "run"
-    killed(BETWEEN_THE_RENAMINGS, *flags(out, *SHORT))
+    killed(die_between_the_renamings, *flags(out, *SHORT))
     assert not (out / "last.pt").exists() and checkpoint.read(out / "last.prev.pt")["training"]["epoch"] == 2
     assert main(flags(out, *SHORT, "--resume")) == 0
     assert f"{out / 'last.pt'}: no such weights file" in (err := capsys.readouterr().err)
@@ -303,32 +299,32 @@ def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path, monkeypatch):
 def test_d24_sigterm_to_the_whole_job_saves_and_exits_143(flags, finished, tmp_path):
     """SLURM signals every process of a job, those that load patches as well."""
     out = tmp_path / "run"
-    process = in_a_process(*flags(out, "--workers", 1))
+    process = ForkedRun(*flags(out, "--workers", 1), stderr=tmp_path / "stderr")
     wait_until((out / "last.pt").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 143, err
+    assert process.poll() == 143, err
     assert "stopped by SIGTERM after step" in err and "go on with --resume" in err
     assert main(flags(out, "--resume")) == 0
     assert_same_run(out, finished)
 
 
 @pytest.mark.slow
-def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, finished, tmp_path, monkeypatch):
+def test_r5_sigterm_in_the_middle_of_an_epoch_resumes_at_the_same_step(flags, short, tmp_path, monkeypatch):
     out, step, handler = tmp_path / "run", training_step, signal.getsignal(signal.SIGTERM)
     done = []
 
     def counted(*arguments):
         done.append(True)
-        if len(done) == 13:  # the first of the two steps of epoch 7
+        if len(done) == 5:  # the first of the two steps of epoch 3
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
     monkeypatch.setattr(train, "training_step", counted)
-    assert main(flags(out)) == 143
-    assert len(done) == 13 and checkpoint.read(out / "last.pt")["training"]["step"] == 13 and len(metrics(out)) == 6
-    assert main(flags(out, "--resume")) == 0
-    assert len(done) == 20
-    assert_same_run(out, finished)
+    assert main(flags(out, *SHORT)) == 143
+    assert len(done) == 5 and checkpoint.read(out / "last.pt")["training"]["step"] == 5 and len(metrics(out)) == 2
+    assert main(flags(out, *SHORT, "--resume")) == 0
+    assert len(done) == 8
+    assert_same_run(out, short)
     assert signal.getsignal(signal.SIGTERM) is handler
 
 

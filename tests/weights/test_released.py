@@ -4,6 +4,8 @@ The files are stand-ins with the real containers, names and shapes (released_fil
 compute what the originals do is in test_model.py and test_backbones.py.
 """
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 import uniseg
-from released_files import FILES, released_state, write_released
+from released_files import FILES, write_released
+from stand_in import stand_in
 from uniseg import checkpoint, train
 from uniseg.backbones.swin_unetr import relative_position_index
 from uniseg.checkpoint import CheckpointError
@@ -58,11 +61,30 @@ def refused(path, **options):
 
 
 def run(*arguments):
-    """(exit code, stdout, stderr) of python -m uniseg.checkpoint."""
+    """(exit code, stdout, stderr) of python -m uniseg.checkpoint, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = checkpoint.main([str(a) for a in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def run_anew(*arguments):
+    """The same in a process of its own, as users start it."""
     done = subprocess.run([sys.executable, "-m", "uniseg.checkpoint", *map(str, arguments)], capture_output=True,
                           text=True,
                           cwd=Path(__file__).parents[2])
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """{name of a released file: path of its stand-in}, written when it is first asked for. Not to be written to."""
+    folder = tmp_path_factory.mktemp("released")
+
+    class Files(dict):
+        def __missing__(self, file):
+            self[file] = write_released(folder / file, file, epoch=3)
+            return self[file]
+    return Files()
 
 
 # ---------------------------------------------------------------------------------------------------------- recognition
@@ -132,10 +154,10 @@ def test_half_and_double_precision_become_float32():
 
 
 @pytest.mark.slow
-def test_the_files_own_text_embedding_is_used(tmp_path):
-    path = write_released(tmp_path / UNET, UNET)
-    network = checkpoint.load_network(checkpoint.read(path))
-    assert torch.equal(network.organ_embedding, released_state(UNET)["module.organ_embedding"])
+def test_the_files_own_text_embedding_is_used(released):
+    network = checkpoint.load_network(checkpoint.read(released[UNET]))
+    name = "module.organ_embedding"
+    assert torch.equal(network.organ_embedding, torch.from_numpy(stand_in(name, FILES[UNET][1][name])))
     assert network.classes == NAMES
 
 
@@ -164,8 +186,8 @@ def test_an_entry_that_is_missing_left_over_or_of_another_shape_needs_partial(tm
 
 
 @pytest.mark.slow
-def test_an_index_of_another_window_is_no_match(tmp_path):
-    state = released_state(SWINVIT)
+def test_an_index_of_another_window_is_no_match(released):
+    state = torch.load(released[SWINVIT], weights_only=True)["state_dict"]
     name = "module.layers2.0.blocks.1.attn.relative_position_index"
     state[name] = state[name].flip(0)
     assert list(translate({"state_dict": state})[2].mismatched) == [name]
@@ -189,9 +211,9 @@ def test_nan_in_a_released_file_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_backbone_or_a_part_does_not_segment(tmp_path):
+def test_a_backbone_or_a_part_does_not_segment(released):
     for file, words in [(GENESIS, "a backbone without class heads"), (SWINVIT, "part of a model only")]:
-        path = write_released(tmp_path / file, file)
+        path = released[file]
         with pytest.raises(CheckpointError, match=f"{words}, it cannot segment. Train from it: python -m uniseg.train "
                                                   f"--init"):
             checkpoint.load_network(checkpoint.read(path, partial=True), path)
@@ -200,9 +222,9 @@ def test_a_backbone_or_a_part_does_not_segment(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- command
 
 @pytest.mark.slow
-def test_the_command_tells_what_a_file_is_in_one_screen(tmp_path):
-    path = write_released(tmp_path / UNET, UNET, epoch=3)
-    code, out, err = run(path)
+def test_the_command_tells_what_a_file_is_in_one_screen(released):
+    path = released[UNET]
+    code, out, err = run_anew(path)
     assert (code, err) == (0, "")
     assert "what       Universal Model, U-Net, shared LPG, 32 classes" in out
     assert "backbone   U-Net, width 64, 19,073,600 parameters" in out and "parameters 19,416,417" in out
@@ -213,8 +235,8 @@ def test_the_command_tells_what_a_file_is_in_one_screen(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_lists_what_is_missing_and_converts_a_part_only_when_told(tmp_path):
-    path, out_path = write_released(tmp_path / SWINVIT, SWINVIT), tmp_path / "out.pt"
+def test_the_command_lists_what_is_missing_and_converts_a_part_only_when_told(released, tmp_path):
+    path, out_path = released[SWINVIT], tmp_path / "out.pt"
     code, out, _ = run(path)
     assert code == 0 and "126 loaded, 31 missing, 8 ignored" in out and "... and 27 more; --all lists them" in out
     assert "missing    backbone.encoder1.layer.conv1.conv.weight (48, 1, 3, 3, 3)" in out
@@ -227,8 +249,8 @@ def test_the_command_lists_what_is_missing_and_converts_a_part_only_when_told(tm
 
 
 @pytest.mark.slow
-def test_a_converted_file_gives_the_same_network_and_names_its_origin(tmp_path):
-    path, out_path = write_released(tmp_path / UNET, UNET), tmp_path / "out.pt"
+def test_a_converted_file_gives_the_same_network_and_names_its_origin(released, tmp_path):
+    path, out_path = released[UNET], tmp_path / "out.pt"
     code, out, _ = run(path, "-o", out_path)
     assert code == 0 and f"made from  {UNET}, sha256 {checkpoint.file_sha256(path)}" in out
     before, after = (checkpoint.load_network(checkpoint.read(p)) for p in (path, out_path))
@@ -240,7 +262,7 @@ def test_a_converted_file_gives_the_same_network_and_names_its_origin(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_refuses_a_bad_file_in_one_line(tmp_path):
-    code, out, err = run(tmp_path / "none.pt")
+    code, out, err = run_anew(tmp_path / "none.pt")
     assert (code, out) == (2, "") and err.startswith("uniseg: error: ") and err.count("\n") == 1
 
 
