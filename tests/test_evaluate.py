@@ -134,7 +134,7 @@ def test_a_prediction_stored_along_other_axes_scores_the_same(two_cases, evaluat
 
 def test_a_class_that_no_plain_reference_has_is_not_annotated_unless_it_is_named(two_cases, evaluate):
     rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref")
-    assert {name for _, name in rows} == {"liver", "spleen"} and "30 classes of Table 2" in summary["notes"][0]
+    assert {name for _, name in rows} == {"liver", "spleen"} and "30 classes of Table 2" in summary["notes"][-1]
     rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", "--classes", "liver,IVC", out="named")
     assert {name for _, name in rows} == {"liver", "postcava"}
     assert summary["classes"]["postcava"]["absent"] == 2
@@ -168,7 +168,7 @@ def test_a_class_that_the_json_of_a_result_does_not_name_is_not_scored_and_said(
         save_result(two_cases / "results", case, labels, ("liver", "aorta"))
     rows, summary, _ = evaluate("--pred", "results", "--ref", "ref")
     assert {name for _, name in rows} == {"liver"}
-    assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][0]
+    assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][1]
 
 
 def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_result_does_not_name(two_cases,
@@ -521,7 +521,7 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     (("--read", "x", "--healthy", "y"), "reads scores that exist and computes none"),
     ((*BOTH, "--out", "ref/a.nii.gz"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--out", "ref/a.nii.gz/deeper"), "nothing can be written in ref/a.nii.gz"),
-    ((*BOTH, "--map", "nowhere"), "--map nowhere"),
+    ((*BOTH, "--map", "nowhere"), "nowhere: no such file"),
     ((*BOTH, "--dataset", "Set=empty"), "ref: no dataset.json")])
 def test_every_wrong_option_is_one_line_and_exit_code_2(two_cases, refused, options, said):
     (two_cases / "empty").mkdir()

@@ -459,7 +459,7 @@ def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp
     (("--amp", "bf16", "--patch-size", "16", "24", "24"),
      "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),
     (("--width", "3"), "width must be even"),
-    (("--map", "nowhere.json"), "--map nowhere.json: cannot be read as JSON"),
+    (("--map", "nowhere.json"), "nowhere.json: no such file"),
     (("--embeddings", "nowhere.npy"), "nowhere.npy: cannot be read"),
     (("--val-root", "nowhere"), "nowhere: no such folder"),
 ], ids=lambda o: " ".join(o) if isinstance(o, tuple) else "")

@@ -230,7 +230,7 @@ def test_two_datasets_of_one_name_are_an_error_as_in_training(root, patients):
 @pytest.mark.parametrize("arguments, message", [(["nowhere"], "nowhere: no such folder"),
                                                 (["."], "no dataset.json in it"),
                                                 ([".", "--spacing", "0"], "--spacing 0: not between"),
-                                                ([".", "--map", "no.json"], "--map no.json: cannot be read")])
+                                                ([".", "--map", "no.json"], "no.json: no such file")])
 def test_a_root_that_cannot_be_used_ends_with_2_and_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
