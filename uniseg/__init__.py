@@ -17,7 +17,7 @@ from .taxonomy import CLASSES
 if TYPE_CHECKING:
     from .segmenter import Segmentation, Segmenter, load
 
-# As a command, and not where somebody's program imports the package: Ctrl-C ends it with one line, even while it starts.
+# As a command, not where somebody's program imports the package: Ctrl-C ends it with one line, even while it starts.
 _by_module = sys.argv[:1] == ["-m"] and any(part.startswith("uniseg") for part in sys.orig_argv)
 if _by_module or os.path.basename((sys.argv or [""])[0]) in ("uniseg", "uniseg-infer", "uniseg-train",
                                                              "uniseg-evaluate"):

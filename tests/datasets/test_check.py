@@ -152,14 +152,21 @@ def test_an_unreadable_image_and_an_unreadable_label_stop_no_other_case(root, pa
 
 @pytest.mark.parametrize("change, message", [(lambda labels, affine: (labels[:, :, 1:], affine), "shape .* differs"),
                                              (lambda labels, affine: (
-                                                 labels, affine + np.eye(4)[:, :1] * [0, 0, 0, 0.1]),
-                                              "places voxels up to 0.1 mm away")], ids=("shape", "affine"))
+                                                 labels, affine + np.eye(4)[:, :1] * [0, 0, 0, 0.9]),
+                                              "places voxels up to 0.9 mm away")], ids=("shape", "affine"))
 def test_d06_a_label_on_another_grid_is_an_error_of_its_case(root, patients, change, message):
     labels, affine = change(label_map(patients[1].masks, ORGANS), patients[1].affine)
     write_volume(root / "Abdomen" / "labelsTr" / "a1.nii.gz", labels, affine)
     _, problems = checked(root)
     assert problems.keys() == {"Abdomen/a1"}
     assert re.search(message, problems["Abdomen/a1"][0])
+
+
+def test_d06_a_label_less_than_a_tenth_of_a_voxel_off_is_a_warning(root, patients):
+    affine = patients[1].affine + np.eye(4)[:, :1] * [0, 0, 0, 0.1]
+    write_volume(root / "Abdomen" / "labelsTr" / "a1.nii.gz", label_map(patients[1].masks, ORGANS), affine)
+    (place, [problem]), = checked(root)[1].items()
+    assert place == "Abdomen/a1" and problem.startswith("warning: label: affine up to 0.1 mm off the image's")
 
 
 def test_d07_values_outside_the_dataset_json_are_counted_and_near_integers_rounded(root, patients):

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = (".nii.gz", ".nii")
-OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgh", ".mgz", ".mnc", ".dcm", ".vtk", ".stl", ".gz",
-                  ".zip", ".json", ".npy", ".npz", ".png", ".jpg", ".tif", ".tiff")
+OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgh", ".mgz", ".mnc", ".dcm", ".vtk", ".stl",
+                  ".gz", ".zip", ".json", ".npy", ".npz", ".png", ".jpg", ".tif", ".tiff")
 RESULT = "_seg"                # ct.nii.gz -> ct_seg.nii.gz, ct_seg.json, ct_seg/
 
 
