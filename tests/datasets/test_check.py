@@ -122,6 +122,17 @@ def test_d05_nnunet_names_are_paired_without_their_channel(tmp_path, patients):
     assert checked(tmp_path)[1] == {"Set": ["error: images without a label in imagesTr: c_0000.nii.gz"]}
 
 
+def test_d05_d29_other_channels_of_nnunet_belong_to_their_case(tmp_path, patients):
+    folder = write_dataset(tmp_path / "Set", ORGANS, {"a": patients[0], "b": patients[1]}, nnunet=True)
+    for case in "ab":
+        (folder / "imagesTr" / f"{case}_0000.nii.gz").rename(folder / "imagesTr" / f"{case}_0001.nii.gz")
+        (folder / "imagesTr" / f"{case}_0000.nii.gz").touch()
+        (folder / "imagesTr" / f"{case}_0002.nii.gz").touch()
+    change_json(folder, channel_names={"0": "PET", "1": "CT", "2": "MR"})
+    assert checked(tmp_path)[1] == {"Set": [f"warning: {folder / 'dataset.json'}: channel 1, 'CT', is used of 3 "
+                                            "(0: PET, 1: CT, 2: MR)"]}
+
+
 @pytest.mark.parametrize("nnunet", (False, True))
 def test_d05_a_missing_file_is_an_error_of_its_case_alone(tmp_path, patients, nnunet):
     write_dataset(tmp_path / "Set", ORGANS, {"a": patients[0], "b": patients[1]}, nnunet)

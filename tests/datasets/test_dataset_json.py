@@ -41,9 +41,9 @@ def refusal(folder, *arguments, **options):
 
 # ------------------------------------------------------------------------------------------- every field, every type
 
-VALUES = [None, True, False, 0, 5, -1, 1.5, 10**30, "", "text", "CT", "../x", "a\0b", "\ud800", "\x1b[2J",
-          "n" * 5000, [], [None], [1], [True], [1, "a"], ["CT"], ["imagesTr/x.nii.gz"], ["a", "b"], [[]], [{}], {},
-          {"0": "CT"}, {"0": None}, {"a": {}}, {"liver": [1, True]}, {"\u0661": "liver"}, {"\u00b2": "liver"}, {"1": ["liver"]},
+VALUES = [None, True, False, 0, 5, -1, 1.5, 10**30, "", "text", "CT", "../x", "a\0b", "\ud800", "\x1b[2J", "n" * 5000,
+          [], [None], [1], [True], [1, "a"], ["CT"], ["imagesTr/x.nii.gz"], ["a", "b"], [[]], [{}], {}, {"0": "CT"},
+          {"0": None}, {"a": {}}, {"liver": [1, True]}, {"\u0661": "liver"}, {"\u00b2": "liver"}, {"1": ["liver"]},
           {"liver": 1.0}, {"liver": -1}, {"liver": 10**30}, {"1": "liver", "01": "stomach"}, {"ignore": 5, "liver": 1}]
 FIELDS = ["labels", "training", "name", "file_ending", "channel_names", "modality", "numTraining", "test", "image",
           "label", "entry", "label value", "label name"]

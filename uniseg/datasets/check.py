@@ -224,8 +224,8 @@ def _unlisted(dataset: Dataset) -> list[str]:
     labels = _nifti_files(dataset.folder / "labelsTr")
     images = _nifti_files(dataset.folder / "imagesTr", labels)
 
-    def problem(text: str, files: Iterable[Path]) -> list[str]:
-        names = [f.name for f in files if f.resolve() not in listed]
+    def problem(text: str, groups: Iterable[list[Path]]) -> list[str]:
+        names = [f.name for files in groups if not listed & {f.resolve() for f in files} for f in files]
         return [f"{text}: {', '.join(names)}"] if names else []
 
     return (problem("error: images without a label in imagesTr", (f for k, f in images.items() if k not in labels))
@@ -234,15 +234,17 @@ def _unlisted(dataset: Dataset) -> list[str]:
                       (f for k, f in images.items() if k in labels)))
 
 
-def _nifti_files(folder: Path, labels: Collection[str] = ()) -> dict[str, Path]:
-    """{case id: path} of the NIfTI files in imagesTr or labelsTr, hidden files left out.
+def _nifti_files(folder: Path, labels: Collection[str] = ()) -> dict[str, list[Path]]:
+    """{case id: paths} of the NIfTI files in imagesTr or labelsTr, hidden files left out.
 
-    labels: ids of the labels; an image of another name may end in the number of its channel. Of several channels the
-            last one is returned.
+    labels: ids of the labels; an image of another name may end in the number of its channel
     """
-    files = [f for f in sorted(folder.glob("*")) if is_nifti(f.name) and not f.name.startswith(".")]
-    names = {f: bare(f.name) for f in files}
-    return {name if name in labels else re.sub(r"_0\d{3}$", "", name): f for f, name in names.items()}
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        if is_nifti(path.name) and not path.name.startswith("."):
+            name = bare(path.name)
+            files.setdefault(name if name in labels else re.sub(r"_0\d{3}$", "", name), []).append(path)
+    return files
 
 
 def _wrong_number(dataset: Dataset) -> list[str]:
