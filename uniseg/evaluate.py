@@ -165,6 +165,7 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
     """(rows of all cases, outcome) of the predictions and their references. Raises ValueError."""
     outcome: Outcome = {"notes": [], "failed": [], "warnings": {}}
     references, predictions, seconds, healthy = paired(args, outcome)
+    outcome["notes"].append(numbers_line(references, predictions.values(), seconds.values()))
     classes = chosen_classes(args.classes, [*references, *predictions.values()])
     pairs = [(reference, predictions[reference.name]) for reference in references if reference.name in predictions]
     jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction in healthy)]
@@ -229,7 +230,6 @@ def paired(args: argparse.Namespace,
     if missing and not (args.allow_missing and predictions):
         raise DataError(f"{args.pred}: no prediction for {few(missing)} of {len(references)} cases. "
                         "Segment them, or give --allow-missing to score the others.")
-    outcome["notes"].append(numbers_line(references, predictions.values()))
     if missing:
         outcome["notes"].append(f"no prediction for {few(missing)} of {len(references)} cases")
     return references, predictions, seconds, healthy

@@ -101,6 +101,7 @@ def test_d27_the_check_ends_with_one_line_for_any_training_list(tmp_path, capsys
     ({**LABELS, "training": None}, '"training" is None, not a list of'),
     ({**LABELS, "training": True}, '"training" is True, not a list of'),
     ({**LABELS, "name": ["a"]}, "\"name\" is ['a'], not a text"),
+    ({**LABELS, "name": ".."}, "\"name\" is '..', which begins with a dot"),
     ({**LABELS, "training": [{"image": ["a.nii", "b.nii"], "label": "c"}]}, "2 images in ['a.nii', 'b.nii']"),
     ({**LABELS, "training": [{"image": {"a": 1}, "label": "c"}]}, "\"image\" of a training entry is {'a': 1}"),
     ({**LABELS, "training": [{"image": "imagesTr", "label": "c"}]}, "'imagesTr', which is a folder. Name the file.")])
@@ -185,7 +186,8 @@ def test_d28_two_datasets_whose_names_differ_by_case_only_are_refused(tmp_path):
         find_datasets(tmp_path)
 
 
-@pytest.mark.parametrize("a, b", [("x.nii.gz", "X.nii"), ("x", "x_0000"), ("a b", "a_b"), ("x_seg", "x")])
+@pytest.mark.parametrize("a, b", [("x.nii.gz", "X.nii"), ("x", "x_0000"), ("a b", "a_b"), ("x_seg", "x"),
+                                  ("caf\u00e9", "cafe\u0301")])
 def test_d28_ids_that_disks_and_results_do_not_tell_apart_are_the_same(a, b):
     assert same_id(a) == same_id(b)
 

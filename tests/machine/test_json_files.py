@@ -80,4 +80,4 @@ def test_d01_no_other_function_of_the_package_reads_a_json_file():
     found = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
              if re.search(r"json\.loads?\(", path.read_text(encoding="utf-8"))}
     assert found <= {"machine/json_files.py", "training/report.py", "training/run_folder.py", "evaluation/segment.py",
-                     "inference/plan.py", "inference/result.py", "infer.py", "checkpoint.py"}
+                     "inference/finished.py", "infer.py"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def same_id(name: str) -> str:
     >>> same_id("A b.nii.gz") == same_id("a_B.nii") == same_id("a_b_0000")
     True
     """
-    return re.sub(r"[^\w.-]+", "_", case_name(name)).casefold()
+    return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFKC", case_name(name))).casefold()
 
 
 def with_unique_ids(path: Path, cases: Sequence[CaseFiles]) -> list[CaseFiles]:

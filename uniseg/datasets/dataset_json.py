@@ -59,10 +59,12 @@ def read_dataset(folder: Path, name_map: NameMap | None = None, name: str | None
 
 
 def _name(content: Mapping[str, Any], path: Path) -> str:
-    """The "name" in a dataset.json, "" where it has none. Raises DataError for what cannot be shown as a name."""
+    """The "name" in a dataset.json, "" where it has none. Raises DataError for what cannot name a folder of results."""
     name = content.get("name")
     if name is not None and not (isinstance(name, str) and name.isprintable() and len(name) <= 100):
         raise DataError(f'{path}: "name" is {short(name)}, not a text of at most 100 characters. Mend it.')
+    if name and name.strip().startswith("."):
+        raise DataError(f'{path}: "name" is {short(name)}, which begins with a dot. Give another one.')
     return (name or "").strip()
 
 

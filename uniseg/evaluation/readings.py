@@ -168,12 +168,13 @@ def labels_of_json(path: Path) -> tuple[Label, ...]:
                         "Segment the case again, or move it away.") from None
 
 
-def numbers_line(references: Iterable[Reading], predictions: Iterable[Reading]) -> str:
+def numbers_line(references: Iterable[Reading], predictions: Iterable[Reading], seconds: Iterable[Reading] = ()) -> str:
     """One line that says which file, or Table 2, gave the numbers of all label maps their meaning."""
     sides = []
-    for who, readings in (("references", references), ("predictions", predictions)):
-        sources = list(dict.fromkeys(r.numbers or "the names of their mask files" for r in readings))
-        sides.append(f"{who} by {few(sources) if len(sources) > 1 else ''.join(sources)}")
+    for who, readings in (("references", references), ("predictions", predictions), ("second reader", seconds)):
+        sources = list(dict.fromkeys(r.numbers or "the names of mask files" for r in readings))
+        if sources:
+            sides.append(f"{who} by {few(sources) if len(sources) > 1 else sources[0]}")
     return "label numbers: " + "; ".join(sides)
 
 

@@ -113,7 +113,8 @@ def write_validation(out: Path, config: TrainConfig, epoch: int, counts: np.ndar
     """
     path = out / "validation.json"
     scores = {"epoch": epoch, "cases": case_scores(counts, cases, classes)}
-    best = scores if better else read_json(path).get("best") if path.is_file() else None
+    former = read_json(path) if path.is_file() and not better else {}
+    best = scores if better else former.get("best") if isinstance(former, dict) else None
     write_json(path, {"fold": config.fold, "folds": config.folds, "spacing_mm": config.spacing, "best": best,
                       "last": scores})
 
