@@ -79,7 +79,10 @@ def few(names: Sequence[str], what: str = "") -> str:
 
 def short(value: Any) -> str:
     """A value of a dataset.json for a message, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:                                   # lists within lists
+        return type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 
