@@ -280,8 +280,8 @@ def test_d06_a_label_of_another_shape_is_refused_with_both_files(tmp_path):
 
 
 @pytest.mark.parametrize("move, message", [
-    (lambda a: a.__setitem__((0, 3), 0.002), "up to 0.002 mm away"),
-    (lambda a: a.__setitem__((1, 1), 1.5 + 0.001), "up to 0.013 mm away"),  # 13 voxels off: 0.013 mm at the far corner
+    (lambda a: a.__setitem__((0, 3), 0.16), "up to 0.16 mm away"),          # a tenth of a voxel is 0.15 mm
+    (lambda a: a.__setitem__((1, 1), 1.5 + 0.013), "up to 0.169 mm away"),  # 13 voxels off: 0.169 mm at the far corner
     (lambda a: a.__setitem__((2, 3), -40.0), "up to 40 mm away"),
 ], ids=["shift", "spacing", "far"])
 def test_d06_a_label_at_another_place_is_refused_with_the_distance(tmp_path, move, message):
@@ -295,6 +295,16 @@ def test_d06_a_label_at_another_place_is_refused_with_the_distance(tmp_path, mov
 def test_d06_half_a_micrometre_is_no_difference(tmp_path):
     folder = with_label(tmp_path / "set", np.ones((14, 14, 14), np.uint8), tiny_patient(shift=0.0005).affine)
     assert cached(folder, Preprocessing(), tmp_path / "cache").voxels == {"liver": 14 ** 3}
+
+
+@pytest.mark.parametrize("move_mm, told", [(0.002, "0.002"), (0.14, "0.14")])
+def test_d06_up_to_a_tenth_of_a_voxel_is_the_same_grid_with_a_warning_that_the_cache_keeps(tmp_path, move_mm, told):
+    folder = with_label(tmp_path / "set", np.ones((14, 14, 14), np.uint8), tiny_patient(shift=move_mm).affine)
+    for _ in range(2):                                                                # made, then found in the cache
+        case = cached(folder, Preprocessing(), tmp_path / "cache")
+        assert [w for w in case.warnings if "affine" in w] == [
+            f"label: affine up to {told} mm off the image's; below a tenth of a voxel, it is taken as the same grid"]
+    assert case.voxels == {"liver": 14 ** 3}
 
 
 def test_d08_an_empty_label_map_is_a_case_whose_classes_are_absent(tmp_path):
@@ -477,6 +487,15 @@ def test_d14_a_damaged_folder_is_made_again(own_chest, tmp_path):
     (case.folder / "image.npy").unlink()
     again = cached(own_chest, COARSE, tmp_path / "cache")
     assert again.folder == case.folder and np.array_equal(again.image, image)
+
+
+@pytest.mark.parametrize("content", ["", '{"names": []}', '{"names": [], "voxels": 5}', "[1]", '{"names": '])
+def test_d14_a_cut_or_foreign_meta_json_is_made_again(own_chest, tmp_path, content):
+    case = cached(own_chest, COARSE, tmp_path / "cache")
+    image = np.array(case.image)
+    (case.folder / "meta.json").write_text(content)
+    assert cached(own_chest, COARSE, tmp_path / "cache") == case and np.array_equal(case.image, image)
+    assert json.loads((case.folder / "meta.json").read_text())["names"] == list(case.names)
 
 
 @pytest.mark.parametrize("name", ["image", "bits", "foreground"])

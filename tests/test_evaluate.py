@@ -134,7 +134,7 @@ def test_a_prediction_stored_along_other_axes_scores_the_same(two_cases, evaluat
 
 def test_a_class_that_no_plain_reference_has_is_not_annotated_unless_it_is_named(two_cases, evaluate):
     rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref")
-    assert {name for _, name in rows} == {"liver", "spleen"} and "30 classes of Table 2" in summary["notes"][0]
+    assert {name for _, name in rows} == {"liver", "spleen"} and "30 classes of Table 2" in summary["notes"][-1]
     rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", "--classes", "liver,IVC", out="named")
     assert {name for _, name in rows} == {"liver", "postcava"}
     assert summary["classes"]["postcava"]["absent"] == 2
@@ -168,7 +168,7 @@ def test_a_class_that_the_json_of_a_result_does_not_name_is_not_scored_and_said(
         save_result(two_cases / "results", case, labels, ("liver", "aorta"))
     rows, summary, _ = evaluate("--pred", "results", "--ref", "ref")
     assert {name for _, name in rows} == {"liver"}
-    assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][0]
+    assert "not in the predictions, not scored: spleen (2 cases)" in summary["notes"][1]
 
 
 def test_beside_results_cts_are_left_alone_and_so_are_masks_that_the_json_of_a_result_does_not_name(two_cases,
@@ -226,6 +226,69 @@ def test_an_nnunet_folder_of_predictions_takes_its_numbers_from_the_dataset_json
     (two_cases / "nnunet" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
     rows, _, _ = evaluate("--pred", "nnunet", "--ref", "ref")
     assert [float(rows[case, "liver"]["dice"]) for case in "ab"] == [0.75, 1]
+
+
+def nnunet_reference(folder, **labels):
+    """labelsTr of a dataset whose dataset.json numbers the liver 1 and the spleen 2; a and b as in two_cases."""
+    for case, boxes in (("a", {"liver": (0, 4), "spleen": (6, 8)}), ("b", {"liver": (0, 4)})):
+        labels_of_table_2 = drawn(**boxes)
+        save(folder / "labelsTr" / f"{case}.nii.gz",
+             ((labels_of_table_2 == LIVER) + 2 * (labels_of_table_2 == BY_NAME["spleen"].index)).astype(np.uint8))
+    content = {"labels": labels or {"background": 0, "liver": 1, "spleen": 2}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def test_d32_labels_tr_takes_its_numbers_from_the_dataset_json_one_folder_up(two_cases, evaluate):
+    """By Table 2 the 1 would be a spleen and the 2 a right kidney; the predictions have its numbers."""
+    nnunet_reference(two_cases / "Set")
+    rows, summary, printed = evaluate("--pred", "pred", "--ref", "Set/labelsTr", "--classes", "liver")
+    assert [float(rows[case, "liver"]["dice"]) for case in "ab"] == [0.75, 1]
+    line = f"label numbers: references by {two_cases / 'Set' / 'dataset.json'}; predictions by Table 2"
+    assert line in summary["notes"] and f"note: {line}" in printed
+
+
+def test_d32_an_option_says_what_the_numbers_mean(two_cases, evaluate, refused):
+    nnunet_reference(two_cases / "Set")
+    both = ("--ref", "Set/labelsTr", "--pred", "Set/labelsTr")
+    rows, summary, _ = evaluate(*both, "--ref-numbers", "table-2", "--pred-numbers", "table-2")
+    assert {name for _, name in rows} >= {"spleen", "right_kidney"}
+    assert summary["notes"][0] == "label numbers: references by Table 2; predictions by Table 2"
+    for given in ("Set", "Set/dataset.json"):
+        rows, _, _ = evaluate("--ref", "Set/labelsTr", "--pred", "Set/labelsTr", "--pred-numbers", given, "--overwrite")
+        assert {name for _, name in rows} == {"liver", "spleen"} and rows["a", "liver"]["dice"] == "1.0"
+    assert "nowhere: no such file" in refused(*both, "--ref-numbers", "nowhere", "--overwrite")
+
+
+def test_d32_a_dataset_json_one_folder_up_that_cannot_be_read_is_refused_with_the_option(two_cases, refused):
+    nnunet_reference(two_cases / "Set")
+    (two_cases / "Set" / "dataset.json").write_text("{")
+    message = refused("--pred", "pred", "--ref", "Set/labelsTr")
+    assert "dataset.json: not JSON" in message and "Or say what the numbers in Set/labelsTr mean: --ref-num" in message
+
+
+def test_d30_a_case_with_ignored_voxels_is_not_scored_and_says_so(two_cases, capsys, monkeypatch):
+    monkeypatch.chdir(two_cases)
+    nnunet_reference(two_cases / "Set", background=0, liver=1, ignore=2)      # case a has voxels of 2
+    assert main(["--pred", "pred", "--ref", "Set/labelsTr", "--bootstrap", "0"]) == 1
+    assert 'Set/labelsTr/a.nii.gz: has voxels with the label "ignore"' in capsys.readouterr().err
+    assert json.loads(Path("evaluation/summary.json").read_text())["failed"] == ["a"]
+
+
+def test_d28_references_that_differ_by_case_only_are_refused(two_cases, refused):
+    save(two_cases / "ref" / "A.nii.gz", drawn(liver=(0, 4)))
+    assert "ref/a.nii.gz: the same case as ref/A.nii.gz" in refused("--pred", "pred", "--ref", "ref")
+
+
+@pytest.mark.parametrize("content, said", [
+    ('{"fold": 0, "folds": 5, "last": {"cases": {"S/a": {"liver": 5}}}}', "not the validation.json of a training run"),
+    ('{"fold": 0, "folds": 5, "last": {"cases": {"S/a": [1]}}}', "not the validation.json"),
+    ('{"folds": 5, "last": {"cases": {}}}', "fold None of 5 are no numbers"),
+    ('{"last": {"cases": {}}, "last": {"cases": {}}}', "the key 'last' stands twice"),
+    ("[1]", "no scores of the last epoch"), ("{", "not JSON")])
+def test_d01_a_validation_json_that_is_none_is_refused(two_cases, refused, content, said):
+    (two_cases / "run").mkdir()
+    (two_cases / "run" / "validation.json").write_text(content)
+    assert said in refused("--read", "run")
 
 
 @pytest.fixture(scope="module")
@@ -485,6 +548,15 @@ def test_other_grids_values_and_broken_files_are_errors_of_that_case_in_one_line
     assert "empty file" in capsys.readouterr().err
 
 
+def test_d33_warnings_of_the_reader_are_printed_once_with_the_case_and_kept(tmp_path, evaluate, capsys):
+    hu, masks, affine = make_phantom((20.0, 20.0, 20.0))
+    write_dataset(tmp_path / "Set", {"liver": ("liver",)}, {"c0": Patient(hu.astype(np.int16) + 1024, masks, affine)})
+    save(tmp_path / "pred" / "c0.nii.gz", (masks["liver"] * LIVER).astype(np.uint8), affine)
+    _, summary, _ = evaluate("--pred", "pred", "--ref", "Set")
+    (case, [text]), = summary["warnings"].items()
+    assert case == "Set/c0" and "look like HU + 1024" in text
+
+
 def test_a_json_that_is_no_result_is_refused(two_cases, refused):
     (two_cases / "pred" / "a.json").write_text("{")
     assert "a.json: not the JSON of a result" in refused("--pred", "pred", "--ref", "ref")
@@ -521,7 +593,7 @@ BOTH = ("--pred", "pred", "--ref", "ref")
     (("--read", "x", "--healthy", "y"), "reads scores that exist and computes none"),
     ((*BOTH, "--out", "ref/a.nii.gz"), "nothing can be written in ref/a.nii.gz"),
     ((*BOTH, "--out", "ref/a.nii.gz/deeper"), "nothing can be written in ref/a.nii.gz"),
-    ((*BOTH, "--map", "nowhere"), "--map nowhere"),
+    ((*BOTH, "--map", "nowhere"), "nowhere: no such file"),
     ((*BOTH, "--dataset", "Set=empty"), "ref: no dataset.json")])
 def test_every_wrong_option_is_one_line_and_exit_code_2(two_cases, refused, options, said):
     (two_cases / "empty").mkdir()

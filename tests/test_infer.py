@@ -266,6 +266,25 @@ def test_a_folder_gives_its_niftis_without_results_hidden_and_apple_double_files
     assert len(files(folder)) == 8
 
 
+def test_f57_upper_case_endings_and_dangling_links_of_a_folder_are_not_passed_over(segment, here):
+    folder = here / "cases"
+    folder.mkdir()
+    (folder / "A.NII.GZ").write_bytes(Path("ct.nii.gz").read_bytes())
+    (folder / "b.nii.gz").symlink_to("nowhere.nii.gz")                        # F58
+    code, _, err = segment(folder)
+    assert code == 1 and (folder / "A_seg.nii.gz").is_file()
+    assert "b.nii.gz: no such file. It is a symbolic link to a file that does not exist." in err
+
+
+def test_f01_no_other_patients_file_is_suggested(segment):
+    for name in ("p1_0000.nii.gz", "p10.nii.gz", "patientB.nii.gz"):
+        Path(name).write_bytes(b"")
+    for name in ("p0.nii.gz", "p0_0000.nii.gz", "patientA.nii.gz"):
+        code, _, err = segment(name)
+        assert code == 2 and one_line(err) == f"{name}: no such file. Check the name."
+    assert "Did you mean p1_0000.nii.gz?" in one_line(segment("p1.nii.gz")[2])
+
+
 def test_a_missing_file_alone_is_exit_2_and_the_nearest_name_is_suggested(segment):
     code, _, err = segment("ct.nii")
     assert code == 2 and one_line(err) == "ct.nii: no such file. Check the name. Did you mean ct.nii.gz?"
@@ -281,6 +300,8 @@ def test_a_missing_file_among_several_is_that_cases_error(segment):
     ([], "no CT given. Name a NIfTI file or a folder, or try --demo."),
     (["empty"], "empty: no .nii or .nii.gz file in this folder."),
     (["ct.nii.gz", "other.nii.gz", "-o", "one.nii.gz"], "-o one.nii.gz: one file for 2 inputs. Give a folder."),
+    (["ct.nii.gz", "-o", "out.mha"], "-o out.mha: label maps are written as NIfTI. Give a name with .nii.gz"),
+    (["ct.nii.gz", "-o", "OUT.NII.GZ"], "-o OUT.NII.GZ: label maps are written as NIfTI."),
     (["ct.nii.gz", "--demo"], "--demo takes no CT"),
     (["--demo", "-o", "demo.nii.gz"], "-o demo.nii.gz: with --demo give a folder."),
     (["broken/ct.nii.gz"], "broken/ct.nii.gz: no such file."),

@@ -20,11 +20,12 @@ from uniseg import checkpoint
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case
 from uniseg.datasets.find import find_datasets
+from uniseg.imaging.volume import write_volume
 from uniseg.losses import unpack_bits
 from uniseg.machine import processes
 from uniseg.machine.processes import start_processes
 from uniseg.phantom import make_phantom
-from uniseg.train import main
+from uniseg.train import main, parse
 from uniseg.training import batches, split
 from uniseg.training.batches import SampleNumbers
 from uniseg.training.network import relative
@@ -459,7 +460,7 @@ def test_the_sanity_run_draws_plain_patches_whatever_the_augmentation(flags, tmp
     (("--amp", "bf16", "--patch-size", "16", "24", "24"),
      "--amp bf16 on a CPU: gradients are wrong for patches of D 16 or less"),
     (("--width", "3"), "width must be even"),
-    (("--map", "nowhere.json"), "--map nowhere.json: cannot be read as JSON"),
+    (("--map", "nowhere.json"), "nowhere.json: no such file"),
     (("--embeddings", "nowhere.npy"), "nowhere.npy: cannot be read"),
     (("--val-root", "nowhere"), "nowhere: no such folder"),
 ], ids=lambda o: " ".join(o) if isinstance(o, tuple) else "")
@@ -478,6 +479,34 @@ def test_labels_without_a_voxel_are_refused(refused, tmp_path):
                   {"x": Patient(hu, {"liver": np.zeros_like(masks["liver"])}, affine)})
     assert "the training cases have no labelled voxel. Check their labels." in refused("--folds", 1, "--fold", 0,
                                                                                        root=tmp_path / "data")
+
+
+def test_d28_d33_patients_whose_files_have_one_name_are_divided_among_folds_and_a_doubt_is_told_once(tmp_path, capsys):
+    """patN/ct.nii.gz: validation.json keeps every case, and what the reader doubts is printed at each start."""
+    hu, masks, affine = make_phantom((20.0, 20.0, 20.0))
+    folder = tmp_path / "data" / "Set"
+    for i in range(4):
+        (folder / f"pat{i}").mkdir(parents=True)
+        write_volume(folder / f"pat{i}" / "ct.nii.gz", hu + (1024 if i == 3 else i), affine)
+        write_volume(folder / f"pat{i}" / "label.nii.gz", masks["liver"].astype(np.uint8), affine)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"liver": 1}, "training": [
+        {"image": f"pat{i}/ct.nii.gz", "label": f"pat{i}/label.nii.gz"} for i in range(4)]}))
+    args = parse(["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *TINY, "--folds", "2"])
+    for _ in range(2):                                      # the second start finds its cases in the cache
+        training, validation, _ = split.gather_cases(args, 0, 1)
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("uniseg: warning: Set/pat3_ct: ") and "look like HU + 1024" in line
+        assert [case.id for case in training] == ["Set/pat0_ct", "Set/pat2_ct"]
+        assert list(case_scores(np.zeros((2, 1, 3)), validation, ["liver"])) == ["Set/pat1_ct", "Set/pat3_ct"]
+
+
+def test_d30_a_case_with_voxels_to_ignore_is_refused_or_left_out(refused, tmp_path, phantom_root):
+    hu, masks, affine = make_phantom((24.0, 24.0, 24.0))
+    patients = {f"x{i}": Patient(hu + i, masks, affine) for i in range(2)}
+    folder = write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "ignore": ("spleen",)}, patients)
+    message = refused("--folds", 1, "--fold", 0, root=tmp_path / "data")
+    assert message.startswith(f"{folder / 'labelsTr' / 'x0.nii.gz'}: ") and 'voxels have the label "ignore"' in message
+    assert message.endswith("leave this case out (training: --exclude or --skip-bad).")
 
 
 def test_d13_a_damaged_file_is_named(refused, tmp_path):

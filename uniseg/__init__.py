@@ -7,6 +7,8 @@
 docs/api.md describes the public names. To read the code beside the paper, begin with taxonomy.py; README has the order.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
@@ -14,6 +16,14 @@ from .taxonomy import CLASSES
 
 if TYPE_CHECKING:
     from .segmenter import Segmentation, Segmenter, load
+
+# As a command, not where somebody's program imports the package: Ctrl-C ends it with one line, even while it starts.
+_by_module = sys.argv[:1] == ["-m"] and any(part.startswith("uniseg") for part in sys.orig_argv)
+if _by_module or os.path.basename((sys.argv or [""])[0]) in ("uniseg", "uniseg-infer", "uniseg-train",
+                                                             "uniseg-evaluate"):
+    from .machine.console import end_quietly
+
+    end_quietly()
 
 __all__ = ["CLASSES", "NOT_A_MEDICAL_DEVICE", "Segmentation", "Segmenter", "__version__", "load"]
 

@@ -33,6 +33,7 @@ from .datasets.find import named_folder
 from .evaluation import folder as evaluation_folder
 from .evaluation.comparison import compare
 from .evaluation.folds import fold_means, pool
+from .evaluation.numbers import TABLE_2_NAME
 from .evaluation.pairs import (
     chosen_classes,
     find_predictions,
@@ -40,10 +41,10 @@ from .evaluation.pairs import (
     match_readers,
     without_unannotated,
 )
-from .evaluation.readings import Reading, find_references, names_beyond_table_2
+from .evaluation.readings import Reading, find_references, names_beyond_table_2, numbers_line
 from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .evaluation.scores import Row, healthy_rows, readers, score_case, summarise
-from .evaluation.segment import segmented
+from .evaluation.segment import segmented, tell
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, say
 from .paper.tables import table_lines
@@ -87,6 +88,10 @@ def _add_choice(choice: argparse._ArgumentGroup) -> None:
     choice.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
                         help="one more dataset beside --ref or --data-root, as in training; repeat for more")
     choice.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
+    for who in ("ref", "pred"):
+        choice.add_argument(f"--{who}-numbers", metavar="JSON",
+                            help=f"the dataset.json that says what the numbers of plain label maps in --{who} mean, or "
+                            f"{TABLE_2_NAME} (default: the one beside them, else one folder up, else Table 2)")
     choice.add_argument("--fold", type=int, help="only the cases that training with --fold K --folds N held out")
     choice.add_argument("--folds", type=int, help="the number N of folds that --fold belongs to")
     choice.add_argument("--allow-missing", action="store_true",
@@ -158,8 +163,9 @@ def _check_out(args: argparse.Namespace) -> None:
 
 def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
     """(rows of all cases, outcome) of the predictions and their references. Raises ValueError."""
-    outcome: Outcome = {"notes": [], "failed": []}
+    outcome: Outcome = {"notes": [], "failed": [], "warnings": {}}
     references, predictions, seconds, healthy = paired(args, outcome)
+    outcome["notes"].append(numbers_line(references, predictions.values(), seconds.values()))
     classes = chosen_classes(args.classes, [*references, *predictions.values()])
     pairs = [(reference, predictions[reference.name]) for reference in references if reference.name in predictions]
     jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction in healthy)]
@@ -170,8 +176,10 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
             if reference is None:
                 rows += healthy_rows(prediction, classes, args.min_lesion_ml)
                 continue
+            doubts: list[str] = []
             second = seconds.get(reference.name)
-            case_rows, missing = score_case(reference, prediction, second, classes, args.min_lesion_ml)
+            case_rows, missing = score_case(reference, prediction, second, classes, args.min_lesion_ml, doubts)
+            tell(reference.name, doubts, outcome)
         except (ValueError, OSError, MemoryError) as error:
             fail(error, 1, args.verbose, prediction.path)
             outcome["failed"].append(reference.name if reference else prediction.name)
@@ -206,7 +214,8 @@ def paired(args: argparse.Namespace,
     more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
     name_map: dict[str, str | None] = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
     name_map |= read_map(args.map) if args.map else {}
-    references = find_references(args.data_root or args.ref, name_map, args.dataset, outcome["notes"])
+    references = find_references(args.data_root or args.ref, name_map, args.dataset, outcome["notes"],
+                                 args.ref_numbers)
     references = held_out(references, args) if args.fold is not None else references
     seconds = match_readers(find_references(args.against, name_map), references) if args.against else {}
     if args.against and not seconds:
@@ -215,7 +224,7 @@ def paired(args: argparse.Namespace,
     if segmenter:
         predictions, healthy = segmented(args, segmenter, references, outcome)
         return references, predictions, seconds, healthy
-    predictions = find_predictions(args.pred, references, name_map)
+    predictions = find_predictions(args.pred, references, name_map, args.pred_numbers, outcome["notes"])
     healthy = healthy_predictions(args.healthy, name_map, args.classes) if args.healthy else []
     missing = [reference.name for reference in references if reference.name not in predictions]
     if missing and not (args.allow_missing and predictions):

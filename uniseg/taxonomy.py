@@ -164,7 +164,7 @@ def resolve(name: str) -> tuple[str, ...]:
         return (_ALIASES[key],)
     if key in PAIRS:
         return PAIRS[key]
-    near = difflib.get_close_matches(key, [*_ALIASES, *PAIRS], n=3)
+    near = list(dict.fromkeys(_ALIASES.get(n, n) for n in difflib.get_close_matches(key, [*_ALIASES, *PAIRS], n=3)))
     hint = f" Did you mean {' or '.join(near)}?" if near else " `--list-classes` prints the known names."
     raise ValueError(f"unknown class name {name!r}.{hint}")
 

@@ -356,6 +356,10 @@ REFUSED = [
     pytest.param(gzip.compress(nifti()[:-9]), "truncated: expected", id="F19-gz"),
     pytest.param(nifti(magic=b"nope"), "not NIfTI", id="F20"),
     pytest.param(RNG.bytes(1000), "not NIfTI", id="F20-noise"),
+    pytest.param(nifti(magic=b"\0\0\0\0"), "an Analyze 7.5 file, whose header does not", id="F20-analyze"),
+    pytest.param(struct.pack(">7i", 1, 9, 9, 9, 1, 4, 0) + bytes(999), "an MGH file of FreeSurfer", id="F20-mgh"),
+    pytest.param(b"NRRD0004\ntype: short\n" + bytes(999), "an NRRD file, not NIfTI. Convert it", id="F20-nrrd"),
+    pytest.param(b"ObjectType = Image\nNDims = 3\n" + bytes(999), "a MetaImage file", id="F20-meta"),
     pytest.param(bytes(128) + b"DICM" + bytes(999), "a DICOM file", id="F20-dicom"),
     pytest.param(nifti(vox_offset=-1), "bad vox_offset -1", id="F21-negative"),
     pytest.param(nifti(vox_offset=np.nan), "bad vox_offset nan", id="F21-nan"),
@@ -390,6 +394,21 @@ REFUSED = [
 def test_bad_file_is_refused_with_what_and_what_to_do(data, words, tmp_path):
     for name in ("ct.nii.gz", "ct.nii"):                      # the content decides, not the name
         assert words in refusal(save(tmp_path / name, data))
+
+
+def test_f28_a_one_hot_label_map_is_not_told_to_take_a_single_channel(tmp_path):
+    message = refusal(save(tmp_path / "label.nii", nifti(np.stack([CT, CT], -1))), read_label_map)
+    assert "need a 3-D label map. If each channel is the mask of a class, write the number" in message
+    assert "slicer" not in message
+
+
+def test_f24_a_label_map_carries_no_header_extension(tmp_path):
+    """A name with "]]>" or control characters has nowhere to do harm: the voxels begin right behind the header."""
+    extension = b"\1\0\0\0" + struct.pack("<2i", 16, 6) + b"<x>]]>\0\0"
+    volume = read_ct(save(tmp_path / "ct.nii", nifti(extension=extension)))
+    write_label_map(tmp_path / "out.nii", volume.array > 0, volume.geometry, "liver]]>\x1b[2J")
+    data = (tmp_path / "out.nii").read_bytes()
+    assert data[348:352] == bytes(4) and len(data) == 352 + CT.size
 
 
 def test_missing_file_suggests_the_nearest_name(ct_path):  # F01

@@ -6,6 +6,7 @@ Ids like O11 and O13 are those of docs/faults.md.
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from uniseg import __main__ as uniseg_main
 from uniseg import checkpoint, embeddings, evaluate, infer, segmenter, train
 from uniseg.datasets import check, layouts
-from uniseg.machine.console import error_line, fail, note, printable, say, warn
+from uniseg.machine.console import error_line, fail, note, printable, say, short_reason, warn
 from uniseg.paper import complexity
 
 # Each command, answering something that costs little: (main, arguments).
@@ -106,6 +107,50 @@ def test_notes_warnings_and_errors_are_one_line_each_on_stderr(capsys):
 def test_an_exception_becomes_one_line_that_names_its_file(error, path, line, capsys):
     assert fail(error, 1, path=path) == 1
     assert capsys.readouterr().err == f"uniseg: error: {line}\n"
+
+
+def test_whatever_is_printed_cannot_steer_the_terminal(capsys):
+    """One function prints for every command, so one place escapes."""
+    say("a\x1b[2J\x07\rb\nc\td")
+    assert capsys.readouterr().out == "a\\x1b[2J\\x07\\rb\nc\\td\n"
+
+
+def test_a_library_s_colours_and_later_sentences_are_left_out(capsys):
+    fail(RuntimeError("\x1b[31mtensor\x1b[0m of wrong size"), 1)
+    assert capsys.readouterr().err == "uniseg: error: tensor of wrong size\n"
+    assert short_reason(RuntimeError("\x1b[1mNo kernel. " + "word " * 500)) == "No kernel"
+    assert short_reason(RuntimeError("word " * 500)).endswith("word ...") and short_reason(OSError()) == "OSError"
+
+
+def run_until(stop, *arguments):
+    """A command in a process of its own that `stop` interrupts: (exit code, lines on stderr)."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stop(process)
+    return process.wait(timeout=60), process.stderr.read().splitlines()
+
+
+def test_ctrl_c_while_a_command_imports_its_libraries_is_one_line(tmp_path):
+    """A numpy that waits for the signal, so that it comes at the right moment."""
+    (tmp_path / "numpy.py").write_text("import time, sys\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['-m']; sys.orig_argv = ['uniseg']; "
+            "import uniseg.embeddings")
+    exit_code, lines = run_until(lambda p: (p.stdout.readline(), p.send_signal(signal.SIGINT)), "-c", code)
+    assert exit_code in (-signal.SIGINT, 130) and lines == ["uniseg: interrupted"]
+
+
+def test_a_program_that_imports_the_package_keeps_its_own_traceback():
+    code, lines = run_until(lambda p: None, "-c", "import sys, uniseg; print(sys.excepthook is sys.__excepthook__)\n"
+                            "raise KeyboardInterrupt")
+    assert "Traceback" in lines[0]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_standard_output_on_a_full_disk_is_one_line_and_exit_1():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "uniseg", "layouts"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == (
+        "uniseg: error: standard output: cannot be written: No space left on device. Send it elsewhere.\n")
 
 
 def test_the_traceback_is_printed_only_when_asked_for(capsys):

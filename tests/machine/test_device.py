@@ -26,6 +26,16 @@ def test_the_commands_offer_precisions_that_exist():
         assert set(choices) <= set(PRECISIONS)
 
 
+@pytest.mark.parametrize("name", ["mps", "vulkan", "cuda:99", "xpu", "hpu", "cuda:99999999999", "cpu:-1", "meta", "",
+                                  "\x1b[2J", "n" * 5000])
+def test_the_refusal_of_a_device_is_a_short_line_without_the_library_s_own_text(name):
+    with pytest.raises(ValueError) as error:
+        choose_device(name)
+    message = str(error.value)
+    assert message.startswith("--device ") and message.endswith("Use --device cpu.") and len(message) < 250
+    assert message.isprintable() and "registered at" not in message
+
+
 def test_a_device_that_does_not_exist_is_refused_with_the_reason():
     assert choose_device("cpu") == CPU
     with pytest.raises(ValueError, match="--device banana: not usable here .*Use --device cpu"):

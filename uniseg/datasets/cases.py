@@ -3,14 +3,14 @@
     CACHE/KEY/image.npy       (D, H, W) int16 HU on the model's grid, cropped to the body
               bits.npy        (D, H, W) unsigned, bit k: class names[k]
               foreground.npy, voxels_K.npy, lesions.npy    flat indices of possible patch centres
-              meta.json       names of the bits, voxels per class, hash of the image; written last
+              meta.json       names of the bits, voxels per class, hash of the image, warnings; written last
 
 KEY has to differ wherever one of these bytes may differ. It covers the contents of the image and of its label files,
-the label values and their classes, the classes annotated in the case, spacing and antialiasing (`_cache_key`). All
-that the *code* decides is covered by FORMAT alone: resampling, body mask, margin of the crop, which masks belong to
-an organ, the numbers of voxels that are kept. tests/datasets/test_cases.py pins the bytes beside FORMAT and fails
-where they change without it. The HU window and the padding are not part of the key: they are applied when a patch is
-drawn.
+the label values and their classes, the ignored values, the classes annotated in the case, spacing and antialiasing
+(`_cache_key`). All that the *code* decides is covered by FORMAT alone: resampling, body mask, margin of the crop,
+which masks belong to an organ, the numbers of voxels that are kept. tests/datasets/test_cases.py pins the bytes beside
+FORMAT and fails where they change without it. The HU window and the padding are not part of the key: they are applied
+when a patch is drawn.
 
 Read masks.py first, data.py next: it draws the patches.
 """
@@ -25,6 +25,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -36,12 +37,14 @@ from ..imaging.components import CONNECTED_26
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
 from ..imaging.volume import AIR_HU, Volume, read_ct, voxel_size_mm
-from ..machine.files import atomic_write, file_sha256
+from ..machine.files import FileError, atomic_write, file_sha256
+from ..machine.json_files import read_json
 from . import layouts
-from .dataset import CaseFiles, Dataset
+from .dataset import CaseFiles, DataError, Dataset
 from .masks import case_masks
+from .placement import Placement
 
-FORMAT = 4                        # part of the cache's key: raise it with every change of the cached bytes
+FORMAT = 5                        # part of the cache's key: raise it with every change of the cached bytes
 MOST_HU = 3071                    # the largest value of a 12-bit CT
 MARGIN = 2                        # voxels around body and labels that the crop keeps
 FOREGROUND_KEPT = 1 << 20         # voxels per case that are remembered as possible patch centres
@@ -59,6 +62,7 @@ class Case:
     names: tuple[str, ...]                     # class of each bit: the classes annotated in this case
     voxels: dict[str, int] = field(hash=False)  # class -> voxels on the model's grid
     content: str = ""                          # sha256 of the resampled image: equal for the same CT in any compression
+    warnings: tuple[str, ...] = ()             # what is doubtful about the files
 
     @property
     def image(self) -> np.ndarray:
@@ -96,11 +100,26 @@ def prepare(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cac
     Raises DataError, VolumeError or OSError.
     """
     folder = Path(cache) / _cache_key(dataset, case, preprocessing, cache)
-    if not (folder / "meta.json").is_file():
+    meta = _meta(folder)
+    if meta is None:
         _preprocess(dataset, case, preprocessing, folder)
-    meta = json.loads((folder / "meta.json").read_text())
+        meta = _meta(folder)
+    if meta is None:
+        raise OSError(f"{folder}: the cached case {case.id} cannot be read back. Check the disk, or give another "
+                      "--cache.")
     return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"],
-                meta["content"])
+                meta["content"], tuple(meta["warnings"]))
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    """The meta.json of a cached case; None where it is missing or damaged, so that the case is made again."""
+    try:
+        meta = read_json(folder / "meta.json")
+    except FileError:
+        return None
+    kinds = {"names": list, "voxels": dict, "content": str, "warnings": list}
+    whole = isinstance(meta, dict) and all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
+    return meta if whole else None
 
 
 # -------------------------------------------------------------------------------------------------------------- the key
@@ -114,7 +133,7 @@ def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, 
     labels = [(name, [_content_hash(path, cache) for path in paths]) for name, paths in label_files.items()]
     meanings = [(label.values, label.classes) for label in dataset.labels]
     parts = [FORMAT, _content_hash(case.image, cache), labels, preprocessing.spacing_mm, preprocessing.antialias,
-             meanings, dataset.annotated_in(case)]
+             meanings, dataset.ignored, dataset.annotated_in(case)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -160,8 +179,8 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
         np.save(temporary / f"{name}.npy", array)
     (temporary / "meta.json").write_text(json.dumps(
         {"names": names, "voxels": voxels, "content": content, "image": str(case.image), "shape": image.shape,
-         "spacing_mm": spacing}))
-    if not (folder / "meta.json").is_file():   # the remains of a damaged folder would be in the way
+         "spacing_mm": spacing, "warnings": ct.warnings}))
+    if _meta(folder) is None:                  # the remains of a damaged folder would be in the way
         shutil.rmtree(folder, ignore_errors=True)
     try:
         os.replace(temporary, folder)
@@ -171,14 +190,20 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
 
 def _labels_on_grid(dataset: Dataset, case: CaseFiles, ct: Volume, shape: tuple[int, ...],
                     spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[str], dict[str, int]]:
-    """Bits (D, H, W) of the case's masks on the model's grid, the class of each bit, and {class: voxels}."""
+    """Bits (D, H, W) of the case's masks on the model's grid, the class of each bit, and {class: voxels}.
+
+    Raises DataError where the labels do not lie where the image shows their organs.
+    """
     names = list(dataset.annotated_in(case))
     bits = np.zeros(shape, bit_dtype(len(names)))
-    voxels = {}
+    voxels, placement = {}, Placement(ct)
     for name, mask in case_masks(dataset, case, ct):
+        placement.add(name, mask)
         coarse = resample_mask(mask, ct.affine, spacing_mm)
         voxels[name] = int(coarse.sum())
         bits[coarse] |= bits.dtype.type(1 << names.index(name))
+    if problem := placement.problem():
+        raise DataError(f"{case.label}: {problem}")
     for name in set(names) - set(voxels):      # nothing tells whether the class is absent: it is not annotated here
         bits, names = drop_bit(bits, names.index(name)), [n for n in names if n != name]
     return bits, names, voxels

@@ -26,21 +26,23 @@ from .. import taxonomy
 from ..imaging import anatomy
 from ..imaging.bits import bit_dtype, bounding_box
 from ..imaging.body import body_mask
+from ..imaging.file_names import bare, is_nifti
 from ..imaging.nifti import format_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
 from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm, voxel_volume_mm3
 from ..machine.about import NOT_A_MEDICAL_DEVICE
-from ..machine.console import Parser, error_line, say
+from ..machine.console import Parser, error_line, printable, say
 from ..machine.files import atomic_write
 from ..pictures.canvas import write_png
 from ..pictures.slices import overlay
 from .cases import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, MARGIN, array_hash
 from .check_table import problems_of, table, totals
-from .dataset import CaseFiles, DataError, Dataset
-from .dataset_json import NameMap, read_map
+from .dataset import CaseFiles, DataError, Dataset, short
+from .dataset_json import NameMap, read_json, read_map
 from .find import dataset_folders, find_datasets, named_folder, read_folder
 from .masks import case_masks
+from .placement import Placement
 
 PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
 LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
@@ -72,14 +74,17 @@ def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Pa
         row["values"] = {int(v): int(n) for v, n in zip(values, counts)}
     if ct is None or (label is None and not in_files):
         return row
+    told = len(ct.warnings)
     try:
-        shown = _check_classes(dataset, ct, case_masks(dataset, case, ct, label), row)
+        shown = _check_classes(dataset, case, ct, case_masks(dataset, case, ct, label), row)
         row["cache_bytes"], row["memory_bytes"] = estimate(ct, shown, len(dataset.annotated), spacing_mm)
         if in_files:
             row["labelled"] = int(np.count_nonzero(shown))
     except (ValueError, OSError) as error:
         row["problems"].append(f"error: {error}")
         return row
+    finally:                                                                # what was found while the labels were read
+        row["problems"] += [f"warning: {text}" for text in ct.warnings[told:]]
     if picture is not None:
         write_png(picture, overlay(ct.array, shown, ct.affine, size=400))
     return row
@@ -111,16 +116,17 @@ def _describe_image(ct: Volume, row: dict[str, Any]) -> None:
     row["hash"] = array_hash(ct.array)
 
 
-def _check_classes(dataset: Dataset, ct: Volume, masks: Iterable[tuple[str, np.ndarray]],
+def _check_classes(dataset: Dataset, case: CaseFiles, ct: Volume, masks: Iterable[tuple[str, np.ndarray]],
                    row: dict[str, Any]) -> np.ndarray:
-    """Count the voxels of each class and judge its side. masks: (class name, mask) one by one.
+    """Count the voxels of each class, judge its side and its place. masks: (class name, mask) one by one.
 
     Returns a label map (D, H, W) uint8 for the picture; where classes overlap, it shows the one with the larger number.
     """
     shown, plane, wrong = np.zeros(ct.array.shape, np.uint8, order="F"), None, {}
     numbers = taxonomy.label_values(dataset.annotated)
-    voxel_ml = voxel_volume_mm3(ct.affine) / 1000
+    voxel_ml, placement = voxel_volume_mm3(ct.affine) / 1000, Placement(ct)
     for name, mask in masks:
+        placement.add(name, mask)
         row["voxels"][name] = int(np.count_nonzero(mask))
         np.maximum(shown, np.uint8(numbers[name]), out=shown, where=mask)
         if name in SIDES and row["voxels"][name] * voxel_ml >= LEAST_ML:
@@ -131,6 +137,8 @@ def _check_classes(dataset: Dataset, ct: Volume, masks: Iterable[tuple[str, np.n
             away = right if SIDES[name] == "left" else 1 - right
             if away > 0.5:
                 wrong[name] = away
+    if problem := placement.problem():
+        row["problems"].append(f"error: {case.label}: {problem}")
     if wrong:
         row["problems"].append(_wrong_side(wrong))
     return shown
@@ -173,7 +181,7 @@ def check_dataset(dataset: Dataset, spacing_mm: float, preview: Path | None, see
     """
     block: dict[str, Any] = {"dataset": dataset.name, "folder": str(dataset.folder),
                              "classes": taxonomy.label_values(dataset.annotated), "problems": [], "cases": []}
-    for case in tqdm(dataset.cases, desc=dataset.name, leave=False, disable=not sys.stderr.isatty()):
+    for case in tqdm(dataset.cases, desc=printable(dataset.name), leave=False, disable=not sys.stderr.isatty()):
         picture = preview / (re.sub(r"[^\w.-]+", "_", f"{dataset.name}_{case.id}") + ".png") if preview else None
         row = check_case(dataset, case, spacing_mm, picture)
         name = f"{dataset.name}/{case.id}"
@@ -197,7 +205,8 @@ def _label_table(dataset: Dataset, rows: list[dict[str, Any]]) -> list[dict[str,
     """One entry per label of the dataset: values, name, classes, voxels in all cases, number of cases that have it."""
     used = {value for entry in dataset.labels for value in entry.values}
     labels = [(list(entry.values), entry.name, list(entry.classes)) for entry in dataset.labels]
-    labels += [([value], "dropped", []) for value in dataset.values if value and value not in used]
+    labels += [([value], "ignore" if value in dataset.ignored else "dropped", [])
+               for value in dataset.values if value and value not in used]
     counts = [[sum(row["values"].get(value, 0) for value in values) for row in rows] for values, _, _ in labels]
     return [{"values": values, "name": name, "classes": classes, "voxels": sum(n), "cases": sum(map(bool, n))}
             for (values, name, classes), n in zip(labels, counts)]
@@ -212,10 +221,11 @@ def _unlisted(dataset: Dataset) -> list[str]:
     if dataset.published:                                                     # published.py has paired its files
         return []
     listed = {Path(path).resolve() for case in dataset.cases for path in (case.image, case.label)}
-    images, labels = (_nifti_files(dataset.folder / name) for name in ("imagesTr", "labelsTr"))
+    labels = _nifti_files(dataset.folder / "labelsTr")
+    images = _nifti_files(dataset.folder / "imagesTr", labels)
 
-    def problem(text: str, files: Iterable[Path]) -> list[str]:
-        names = [f.name for f in files if f.resolve() not in listed]
+    def problem(text: str, groups: Iterable[list[Path]]) -> list[str]:
+        names = [f.name for files in groups if not listed & {f.resolve() for f in files} for f in files]
         return [f"{text}: {', '.join(names)}"] if names else []
 
     return (problem("error: images without a label in imagesTr", (f for k, f in images.items() if k not in labels))
@@ -224,19 +234,26 @@ def _unlisted(dataset: Dataset) -> list[str]:
                       (f for k, f in images.items() if k in labels)))
 
 
-def _nifti_files(folder: Path) -> dict[str, Path]:
-    """{case id: path} of the NIfTI files in imagesTr or labelsTr, hidden files left out."""
-    files = [f for f in sorted(folder.glob("*.nii*")) if not f.name.startswith(".")]
-    return {re.sub(r"(_0000)?\.nii(\.gz)?$", "", f.name): f for f in files}
+def _nifti_files(folder: Path, labels: Collection[str] = ()) -> dict[str, list[Path]]:
+    """{case id: paths} of the NIfTI files in imagesTr or labelsTr, hidden files left out.
+
+    labels: ids of the labels; an image of another name may end in the number of its channel
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        if is_nifti(path.name) and not path.name.startswith("."):
+            name = bare(path.name)
+            files.setdefault(name if name in labels else re.sub(r"_0\d{3}$", "", name), []).append(path)
+    return files
 
 
 def _wrong_number(dataset: Dataset) -> list[str]:
     """A warning where numTraining of the dataset.json is not the number of cases."""
     path, cases = dataset.folder / "dataset.json", len(dataset.cases)
-    if dataset.published:                                                     # its MR cases, for example, are left out
+    if dataset.published or not path.is_file():                               # its MR cases, for example, are left out
         return []
-    number = json.loads(path.read_text(encoding="utf-8-sig")).get("numTraining", cases) if path.is_file() else cases
-    return [f"warning: numTraining is {number}, there are {cases} cases"] if number != cases else []
+    number = read_json(path).get("numTraining", cases)
+    return [f"warning: numTraining is {short(number)}, there are {cases} cases"] if number != cases else []
 
 
 # --------------------------------------------------------------------------------------------------------- all datasets

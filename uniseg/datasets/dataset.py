@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import taxonomy
 
@@ -47,6 +47,7 @@ class Dataset:
     values: tuple[int, ...]       # every raw value that may occur, background and dropped labels included
     cases: tuple[CaseFiles, ...]
     published: bool = False       # True: layouts.py says what the values mean; False: a dataset.json does
+    ignored: tuple[int, ...] = ()  # values of voxels of which nobody says what they hold (nnU-Net's "ignore")
 
     @property
     def annotated(self) -> tuple[str, ...]:
@@ -76,13 +77,29 @@ def few(names: Sequence[str], what: str = "") -> str:
     return f"{len(names)} {what} ({listed})" if what else f"{len(names)} ({listed})"
 
 
+def short(value: Any) -> str:
+    """A value of a dataset.json for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:                                   # lists within lists
+        return type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def inside(folder: Path, relative: str | Path, named_by: Path, allow: Collection[str] = ()) -> Path:
     """`folder / relative`. Raises DataError where that leads out of the folder, unless `allow` holds "outside".
 
     named_by: the file or folder that names the path; the message begins with it
+    Raises DataError for a path that no disk can hold, too.
     """
-    full = (folder / relative).resolve()
+    try:
+        full = (folder / relative).resolve()
+        full.is_file()
+    except (OSError, ValueError, RuntimeError) as error:     # a name too long, with NUL, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{named_by}: {short(str(relative))} cannot be the path of a file ({reason}). "
+                        "Mend it.") from None
     if not full.is_relative_to(folder.resolve()) and "outside" not in allow:
-        raise DataError(f"{named_by}: {str(relative)!r} leads out of the dataset's folder. "
+        raise DataError(f"{named_by}: {short(str(relative))} leads out of the dataset's folder. "
                         "Use paths inside it, or --allow-outside.")
     return folder / relative

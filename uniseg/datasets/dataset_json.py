@@ -8,17 +8,31 @@ The label names become classes by taxonomy.resolve, or by the file of --map. Rea
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import taxonomy
-from ..imaging.file_names import bare
-from .dataset import CaseFiles, DataError, Dataset, Label, inside
+from ..machine import json_files
+from .case_files import cases_in_folders, listed_cases, refuse_missing_files
+from .channels import ct_channel
+from .dataset import DataError, Dataset, Label, short
 
 NameMap = Mapping[str, "str | None"]      # {label name: class name, or None to drop the label}
 BACKGROUND = ("background", "bg", "clear_label")
+IGNORED = ("ignore", "ignored", "ignore_label")      # nnU-Net's label of voxels that nobody has judged
+LARGEST_VALUE = 65535                     # of a label map
+CLASS_NAME = re.compile(r"\w[\w .-]{0,63}")          # it becomes the name of a file
+
+
+class Described(NamedTuple):
+    """What the "labels" of a dataset.json say."""
+
+    content: dict[str, Any]       # of the whole file
+    labels: tuple[Label, ...]     # those that are classes
+    values: tuple[int, ...]       # every value that it names, ascending
+    ignored: tuple[int, ...]      # the values of IGNORED
 
 
 def read_dataset(folder: Path, name_map: NameMap | None = None, name: str | None = None, allow: Collection[str] = (),
@@ -33,44 +47,52 @@ def read_dataset(folder: Path, name_map: NameMap | None = None, name: str | None
     """
     folder = Path(folder)
     path = folder / "dataset.json"
-    content, labels, values = read_labels(path, name_map, allow, notes)
-    cases = listed_cases(folder, content, allow) if "training" in content else _cases_in_folders(folder, content)
+    content, labels, values, ignored = read_labels(path, name_map, allow, notes)
+    channel = ct_channel(content, path, notes)
+    listed = listed_cases if "training" in content else cases_in_folders
+    cases = listed(folder, content, allow, channel)
     if not cases:
         raise DataError(f"{path}: no training case. List them under \"training\" or put files into imagesTr and "
                         "labelsTr.")
     refuse_missing_files(path, cases, allow)
-    return Dataset(name or content.get("name") or folder.name, folder, labels, values, tuple(cases))
+    return Dataset(name or _name(content, path) or folder.name, folder, labels, values, tuple(cases), ignored=ignored)
+
+
+def _name(content: Mapping[str, Any], path: Path) -> str:
+    """The "name" in a dataset.json, "" where it has none. Raises DataError for what cannot name a folder of results."""
+    name = content.get("name")
+    if name is not None and not (isinstance(name, str) and name.isprintable() and len(name) <= 100):
+        raise DataError(f'{path}: "name" is {short(name)}, not a text of at most 100 characters. Mend it.')
+    if name and name.strip().startswith("."):
+        raise DataError(f'{path}: "name" is {short(name)}, which begins with a dot. Give another one.')
+    return (name or "").strip()
 
 
 # --------------------------------------------------------------------------------------------------------------- labels
 
 def read_labels(path: Path, name_map: NameMap | None = None, allow: Collection[str] = (),
-                notes: list[str] | None = None) -> tuple[dict[str, Any], tuple[Label, ...], tuple[int, ...]]:
-    """The content of a dataset.json, those of its labels that are classes, and every value it names, ascending.
-
-    The arguments are those of read_dataset. Raises DataError.
-    """
+                notes: list[str] | None = None) -> Described:
+    """What the labels of a dataset.json mean. The arguments are those of read_dataset. Raises DataError."""
     content = read_json(path)
     labels: list[Label] = []
-    values = {0}
+    values, ignored = {0}, set()
     for label, raw in label_values(content["labels"], path):
         values.update(raw)
+        if taxonomy.normalise_name(label) in IGNORED:
+            ignored.update(raw)
+            continue
         classes = _classes_of(label, name_map or {}, path, allow, notes)
         if classes and 0 in raw:
             raise DataError(f"{path}: label {label!r} has the value 0, which is background. Number the labels from 1.")
         if classes:
             labels.append(Label(label, tuple(raw), classes))
     _refuse_double_classes(labels, path)
-    return content, tuple(labels), tuple(sorted(values))
+    return Described(content, tuple(labels), tuple(sorted(values)), tuple(sorted(ignored)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a dataset.json, which has "labels". Raises DataError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
-                        "Mend it.") from None
+    content = json_files.read_json(path, DataError)
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
         raise DataError(f'{path}: no "labels". Add e.g. "labels": {{"0": "background", "1": "liver"}}.')
     return content
@@ -78,16 +100,29 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def label_values(labels: Mapping[str, Any], path: Path) -> Iterator[tuple[str, list[int]]]:
     """Yield (label name, its values) from {"1": "liver"} (Decathlon), {"liver": 1} or {"liver": [1, 2]} (nnU-Net v2).
+
+    Raises DataError for other forms, and for two labels of the same values.
     """
+    label_of: dict[tuple[int, ...], str] = {}
     for key, value in labels.items():
-        if isinstance(value, str) and key.strip().lstrip("-").isdigit():
-            yield value, [int(key)]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield key, [value]
-        elif isinstance(value, list) and value and all(isinstance(v, int) for v in value):
-            yield key, value
+        if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", key, re.ASCII):
+            name, values = value, [int(key)]
         else:
-            raise DataError(f'{path}: label {key!r}: {value!r} is neither "1": "liver" nor "liver": 1. Mend it.')
+            name, values = key, value if isinstance(value, list) and value else [value]
+        if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+            raise DataError(f'{path}: label {short(key)}: {short(value)} is neither "1": "liver" nor "liver": 1. '
+                            "Mend it.")
+        if not 0 <= min(values) <= max(values) <= LARGEST_VALUE:
+            raise DataError(f"{path}: label {short(name)} has the value {short(values)}. Number the labels from 0 to "
+                            f"{LARGEST_VALUE}.")
+        if len(name) > 100:
+            raise DataError(f"{path}: the name of label {short(name)} has {len(name)} characters. Give a short one.")
+        same = tuple(sorted(set(values)))
+        if same in label_of:
+            raise DataError(f"{path}: labels {short(label_of[same])} and {short(name)} both have the value "
+                            f"{', '.join(map(str, values[:5]))}. Give each a value of its own.")
+        label_of[same] = name
+        yield name, values
 
 
 def _classes_of(name: str, name_map: NameMap, path: Path, allow: Collection[str] = (),
@@ -114,11 +149,14 @@ def _mapped_classes(name: str, given: str | None) -> tuple[str, ...]:
     if given is None:
         return ()
     if not isinstance(given, str):
-        raise DataError(f"--map: {name!r} -> {given!r} is neither a class name nor null. Both sides are e.g. "
+        raise DataError(f"--map: {name!r} -> {short(given)} is neither a class name nor null. Both sides are e.g. "
                         "\"kidneys\".")
     try:
         return taxonomy.resolve(given)
     except ValueError:
+        if not CLASS_NAME.fullmatch(given):
+            raise DataError(f"--map: {short(name)} -> {short(given)} cannot name a class. Use letters, digits, spaces "
+                            "and _ . - only.") from None
         return (given,)
 
 
@@ -134,44 +172,8 @@ def _refuse_double_classes(labels: Sequence[Label], path: Path) -> None:
 
 def read_map(path: Path) -> dict[str, str | None]:
     """The {label name: class name, or None to drop the label} of --map. Raises DataError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"--map {path}: cannot be read as JSON ({error}). "
-                        f"Give a file like {{\"vena\": \"postcava\"}}.") from None
+    content = json_files.read_json(path, DataError, 'Give a file like {"vena": "postcava"}')
     if not isinstance(content, dict):
-        raise DataError(f"--map {path}: not {{label name: class name or null}}. "
+        raise DataError(f"{path}: not {{label name: class name or null}}. "
                         f"Give a file like {{\"vena\": \"postcava\"}}.")
     return content
-
-
-# ---------------------------------------------------------------------------------------------------------------- cases
-
-def listed_cases(folder: Path, content: Mapping[str, Any], allow: Collection[str] = ()) -> list[CaseFiles]:
-    """The cases under "training" of a dataset.json, whether or not their files are there. Raises DataError."""
-    path, cases = folder / "dataset.json", []
-    for entry in content["training"]:
-        if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
-            raise DataError(f'{path}: training entry {entry!r} lacks "image" or "label". Mend it.')
-        image, label = (inside(folder, entry[key], path, allow) for key in ("image", "label"))
-        cases.append(CaseFiles(bare(image.name), image, label))
-    return cases
-
-
-def _cases_in_folders(folder: Path, content: Mapping[str, Any]) -> list[CaseFiles]:
-    """The cases of nnU-Net's form, one for each file in labelsTr."""
-    ending = content.get("file_ending", ".nii.gz")
-    labels = sorted(f for f in (folder / "labelsTr").glob("*" + ending) if not f.name.startswith("."))
-    images = [folder / "imagesTr" / (label.name[:-len(ending)] + "_0000" + ending) for label in labels]
-    return [CaseFiles(bare(label.name), image, label) for image, label in zip(images, labels)]
-
-
-def refuse_missing_files(path: Path, cases: Sequence[CaseFiles], allow: Collection[str] = ()) -> None:
-    """Raise DataError where a file of a listed case is missing, unless `allow` holds "missing".
-
-    path: the dataset.json
-    """
-    missing = [str(file) for case in cases for file in (case.image, case.label) if not file.is_file()]
-    if missing and "missing" not in allow:
-        raise DataError(f"{path}: {len(missing)} files it needs are missing: {', '.join(missing[:5])}. "
-                        "Add them, edit the list, or leave these cases out with --skip-bad.")

@@ -40,10 +40,10 @@ def find_datasets(root: Path | None, name_map: NameMap | None = None, named: Ite
     datasets: dict[str, Dataset] = {}
     for folder, name in dataset_folders(root, named, notes):
         dataset = read_folder(folder, name, name_map, notes, allow)
-        if other := datasets.get(dataset.name):
+        if other := datasets.get(dataset.name.casefold()):            # some disks do not tell "msd" from "MSD"
             raise DataError(f'{other.folder} and {dataset.folder} both have the "name" {dataset.name}. '
                             "Change one dataset.json, or leave one of them out.")
-        datasets[dataset.name] = dataset
+        datasets[dataset.name.casefold()] = dataset
     return list(datasets.values())
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import taxonomy
-from ..imaging.file_names import SUFFIXES, bare
+from ..imaging.file_names import bare, is_nifti
 from ..machine.console import Parser, say
 
 # Who says how a dataset is laid out.
@@ -175,14 +175,14 @@ def files_below(folder: Path) -> Iterator[str]:
         seen.add(real)
         base = os.path.relpath(current, folder)
         for name in sorted(names):
-            if name.endswith(SUFFIXES) and not name.startswith("."):
+            if is_nifti(name) and not name.startswith("."):
                 yield name if base == "." else f"{base}/{name}".replace(os.sep, "/")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     """The regular expression of a template."""
     body = re.escape(template).replace(r"\{id\}", r"(?P<id>\d+)").replace(r"\*", r"[^/]+")
-    return re.compile(rf"(?:.*/)?{body}\.nii(?:\.gz)?")
+    return re.compile(rf"(?:.*/)?{body}(?i:\.nii(?:\.gz)?)")
 
 
 def _matches(paths: Sequence[str], templates: Iterable[str]) -> Iterator[tuple[int, str, int, str]]:

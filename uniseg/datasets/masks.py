@@ -17,9 +17,12 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging import anatomy
-from ..imaging.volume import Volume, read_label_map
+from ..imaging.volume import Volume, read_label_map, voxel_size_mm
 from . import layouts
 from .dataset import CaseFiles, DataError, Dataset, Label
+
+ROUNDING_MM = 1e-3                # affines in single precision differ by less
+SAME_GRID = 0.1                   # of a voxel: the largest distance between the grids of image and label
 
 # (mask of both sides, its Label) -> (mask of the right side, mask of the left side)
 Split = Callable[[np.ndarray, Label], "tuple[np.ndarray, np.ndarray]"]
@@ -33,12 +36,14 @@ def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
     label: its label map, where the caller has read it already
 
     Where the label is a folder of masks, only one of its files is in memory at a time. Raises DataError or VolumeError
-    for files that cannot be used.
+    for files that cannot be used. Warnings about a label that is read here are added to those of `ct`.
     """
     if case.label.is_dir():
         yield from _folder_masks(case, ct)
         return
-    label = label or read_label_map(case.label)
+    if label is None:
+        label = read_label_map(case.label)
+        _pass_on(label.warnings, ct)
     check_same_grid(ct, label, case.image, case.label)
     annotated = dataset.annotated_in(case)
     for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
@@ -68,6 +73,10 @@ def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np
         else:
             remedy = f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
         raise DataError(f"{path}: label values {', '.join(unknown[:5])} {remedy}")
+    ignored = sum(int(n) for v, n in zip(values, counts) if v in dataset.ignored)
+    if ignored:
+        raise DataError(f'{path}: {ignored:,} voxels have the label "ignore", and single voxels cannot be left out of '
+                        "loss and scores. Annotate them, or leave this case out (training: --exclude or --skip-bad).")
     split = split_by_plane(hu, affine)
     for label in dataset.labels:
         yield from label_masks(labels, label, dataset.labels, split)
@@ -134,6 +143,7 @@ def _folder_masks(case: CaseFiles, ct: Volume) -> Iterator[tuple[str, np.ndarray
 def read_mask(path: Path, like: Volume, like_path: str | Path) -> np.ndarray:
     """The (D, H, W) bool mask in a file of 0 and 1, on the grid of the Volume `like`. Raises DataError."""
     part = read_label_map(path)
+    _pass_on(part.warnings, like)
     check_same_grid(like, part, like_path, path)
     if part.array.min() < 0 or part.array.max() > 1:
         raise DataError(f"{path}: values from {part.array.min()} to {part.array.max()}, no mask of 0 and 1. "
@@ -141,14 +151,26 @@ def read_mask(path: Path, like: Volume, like_path: str | Path) -> np.ndarray:
     return part.array != 0
 
 
+def _pass_on(warnings: Iterable[str], ct: Volume) -> None:
+    """Add warnings about a label to those of its CT, each text once."""
+    texts = dict.fromkeys(f"label: {text}" for text in warnings)
+    ct.warnings.extend(text for text in texts if text not in ct.warnings)
+
+
 def check_same_grid(image: Volume, label: Volume, image_path: str | Path, label_path: str | Path) -> None:
-    """Raise DataError unless image and label have the same shape and affine (to 1e-3 mm at every corner)."""
+    """Raise DataError unless image and label have the same shape and, to a tenth of a voxel, the same affine.
+
+    The affines are compared at the corners. A difference of more than ROUNDING_MM is added to the image's warnings.
+    """
     if image.array.shape != label.array.shape:
         raise DataError(f"{label_path}: shape {label.array.shape} differs from the image's {image.array.shape} "
                         f"({image_path}). Resample the label onto the image's grid.")
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.array.shape])).reshape(3, -1)
     shift = (image.affine - label.affine)[:3]
     worst = np.abs(shift[:, :3] @ corners + shift[:, 3:]).max()
-    if worst > 1e-3:
+    if worst > SAME_GRID * voxel_size_mm(image.affine).min():
         raise DataError(f"{label_path}: its affine places voxels up to {worst:.3g} mm away from the image's "
                         f"({image_path}). Copy the image's affine if the label was drawn on it.")
+    if worst > ROUNDING_MM:
+        note = f"affine up to {worst:.2g} mm off the image's; below a tenth of a voxel, it is taken as the same grid"
+        _pass_on([note], image)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from .. import taxonomy
 from . import layouts
+from .case_files import listed_cases, refuse_missing_files, with_unique_ids
 from .dataset import CaseFiles, DataError, Dataset, Label, few, inside
-from .dataset_json import label_values, listed_cases, read_json, refuse_missing_files
+from .dataset_json import label_values, read_json
 from .layouts import Layout, Paired
 
 
@@ -50,7 +51,8 @@ def read_published(folder: Path, rows: Sequence[Layout], notes: list[str], allow
     if not cases:
         raise DataError(f"{folder}: no case of {row.name} is left to use. Unpack it as published (docs/datasets.md).")
     dataset = Dataset(row.name, folder, labels, tuple(range(len(published.transfer) + 1)),
-                      tuple(sorted(cases.values(), key=lambda case: case.id)), published=True)
+                      tuple(sorted(with_unique_ids(folder, list(cases.values())), key=lambda case: case.id)),
+                      published=True)
     fewer = [case.id for case in dataset.cases if case.annotated not in (None, dataset.annotated)]
     if fewer and not row.partial_from:
         notes.append(f"{folder}: {few(fewer, 'cases')} lack masks of some classes, which count as not annotated there")

@@ -1,6 +1,7 @@
 """From predictions and references to the numbers of Sections 4.2 to 4.7.
 
     readings.py       where the masks of each case are, in whatever form they are stored: read it first
+    numbers.py        what the numbers of label maps mean
     masks.py          a Reading -> its masks
     pairs.py          which prediction is compared with which reference, and which classes are scored
     segment.py        makes the predictions first, with --data-root

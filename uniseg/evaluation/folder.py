@@ -16,9 +16,11 @@ from typing import Any
 
 from ..datasets.dataset import DataError
 from ..machine.files import atomic_write
+from ..machine.json_files import read_json
 from ..taxonomy import kind_of
 from .scores import COLUMNS, Row
 
+REMEDY = "Make it again"
 CASES, SUMMARY, VALIDATION = "cases.csv", "summary.json", "validation.json"
 
 
@@ -80,27 +82,40 @@ def _value(text: str, kind: type) -> Any:
     return bool(int(text)) if kind is bool else kind(text)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Make it again.") from None
-
-
 def _fold_of_summary(path: Path) -> dict[str, int]:
-    settings = _read_json(path).get("settings", {}) if path.is_file() else {}
-    return {key: settings[key] for key in ("fold", "folds") if settings.get("fold") is not None}
+    content = read_json(path, DataError, REMEDY) if path.is_file() else {}
+    settings = content.get("settings", {}) if isinstance(content, dict) else None
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: not the summary of an evaluation. {REMEDY}.")
+    return _division(settings, path) if settings.get("fold") is not None else {}
+
+
+def _division(content: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """{"fold", "folds"} of a file. Raises DataError where they are no numbers."""
+    found = {key: content.get(key) for key in ("fold", "folds")}
+    whole = {key: number for key, number in found.items() if isinstance(number, int) and not isinstance(number, bool)}
+    if len(whole) < 2:
+        raise DataError(f"{path}: fold {found['fold']!r} of {found['folds']!r} are no numbers. {REMEDY}.")
+    return whole
 
 
 def _read_validation(path: Path, epoch: str) -> tuple[list[Row], dict[str, int]]:
-    content = _read_json(path)
-    scores = content.get(epoch)
+    content = read_json(path, DataError, REMEDY)
+    scores = content.get(epoch) if isinstance(content, dict) else None
     if not isinstance(scores, dict) or not isinstance(scores.get("cases"), dict):
         raise DataError(f"{path}: no scores of the {epoch} epoch. Train until the first validation.")
+    try:
+        rows = _rows_of_validation(scores["cases"])
+        return rows, _division(content, path) if content.get("folds", 1) > 1 else {}
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{path}: not the validation.json of a training run. {REMEDY}.") from None
+
+
+def _rows_of_validation(cases: Mapping[str, Any]) -> list[Row]:
     rows = []
-    for name, classes in scores["cases"].items():
+    for name, classes in cases.items():
         dataset, _, case = name.rpartition("/")
         rows += [{"dataset": dataset, "case": case, "class": c, "kind": kind_of(c), "dice": score["dice"],
                   "reference_voxels": score["reference"], "predicted_voxels": score["predicted"],
                   "present": score["reference"] > 0, "found": score["predicted"] > 0} for c, score in classes.items()]
-    return rows, {key: content[key] for key in ("fold", "folds") if content.get("folds", 1) > 1}
+    return rows

@@ -71,8 +71,11 @@ def open_in_order(reading: Reading) -> tuple[Volume, Iterable[tuple[str, np.ndar
 
 
 def _refuse_unknown_values(reading: Reading, array: np.ndarray) -> None:
-    """Raise DataError for values of a label map that have no meaning; one plane is sorted at a time."""
+    """Raise DataError for values of a label map that have no meaning, or nobody's; one plane is sorted at a time."""
     present = {int(value) for z in range(array.shape[2]) for value in np.unique(array[:, :, z])}
+    if present & set(reading.ignored):
+        raise DataError(f'{reading.path}: has voxels with the label "ignore", and single voxels cannot be left out of '
+                        "the scores. Leave this case out.")
     unknown = sorted(present - set(reading.values))
     if unknown:
         reason = ("its JSON or dataset.json does not name" if reading.classes_known

@@ -15,11 +15,12 @@ from ..datasets.dataset_json import NameMap
 from .readings import Reading, as_folder_name, in_folder
 
 
-def find_predictions(folder: Path, references: Iterable[Reading],
-                     name_map: NameMap | None = None) -> dict[str, Reading]:
+def find_predictions(folder: Path, references: Iterable[Reading], name_map: NameMap | None = None,
+                     numbers: str | None = None, notes: list[str] | None = None) -> dict[str, Reading]:
     """{name of a reference: the Reading of its prediction}.
 
     folder: holds the predictions, or sub-folders with the names of the datasets
+    numbers, notes: see numbers.numbers_of
 
     In folders of masks without a JSON, a class that one case has counts as predicted in all cases: where its file is
     missing, the prediction is empty. Raises DataError.
@@ -27,9 +28,10 @@ def find_predictions(folder: Path, references: Iterable[Reading],
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the one with the predictions.")
     references = list(references)
-    flat = in_folder(folder, name_map=name_map)
+    flat = in_folder(folder, "", name_map, numbers, notes)
     sub_folders = {name: folder / as_folder_name(name) for name in {r.dataset for r in references} if name}
-    by_dataset = {name: in_folder(inner, name, name_map) for name, inner in sub_folders.items() if inner.is_dir()}
+    by_dataset = {name: in_folder(inner, name, name_map, numbers, notes)
+                  for name, inner in sub_folders.items() if inner.is_dir()}
     predictions: dict[str, Reading] = {}
     user_of: dict[str, str] = {}               # case in `flat` -> name of the reference that it belongs to
     for reference in references:

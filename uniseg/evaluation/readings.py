@@ -3,29 +3,28 @@
     a result of uniseg.infer     CASE_seg.nii.gz and CASE_seg.json, which names the classes; if --masks wrote the folder
                                  CASE_seg/ too, that is used
     a folder of masks            CASE/liver.nii.gz, one file per class
-    a label map                  CASE.nii.gz with the numbers of Table 2, or with those of a dataset.json beside it, as
-                                 nnU-Net's predictions have
+    a label map                  CASE.nii.gz, whose numbers mean what numbers.py finds
     a case of a dataset          its label as published; only the classes that are annotated there
 
-This file finds Readings; masks.py reads their masks. Read datasets/find.py first.
+This file finds Readings; masks.py reads their masks. Read datasets/find.py and numbers.py first.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import taxonomy
 from ..datasets import layouts
-from ..datasets.dataset import CaseFiles, DataError, Dataset, Label, in_order
+from ..datasets.dataset import CaseFiles, DataError, Dataset, Label, few, in_order
 from ..datasets.dataset_json import NameMap, read_labels
 from ..datasets.find import find_datasets
-from ..imaging.file_names import RESULT, SUFFIXES, bare, json_path
-
-TABLE_2 = tuple(Label(name, (number,), (name,)) for name, number in taxonomy.label_values(taxonomy.NAMES).items())
+from ..imaging.file_names import RESULT, bare, case_name, is_nifti, json_path
+from ..machine.json_files import read_json
+from .numbers import Numbers, numbers_of
 
 
 class Reading(NamedTuple):
@@ -39,6 +38,8 @@ class Reading(NamedTuple):
     masks: dict[str, Path | None] | None = None   # class -> path of its mask; None: no such file, so the mask is empty
     source: tuple[Dataset, CaseFiles] | None = None
     classes_known: bool = True    # False: nothing says which classes were looked for; it may be any of Table 2
+    ignored: tuple[int, ...] = ()  # values of voxels of which nobody says what they hold
+    numbers: str = ""             # what says what the values of a label map mean; "" for masks
 
     @property
     def name(self) -> str:
@@ -59,15 +60,6 @@ class Reading(NamedTuple):
         return not self.classes_known and self.masks is None
 
 
-def case_name(name: str) -> str:
-    """The case that a file or folder of this name belongs to.
-
-    >>> case_name("a0_seg.nii.gz"), case_name("a0_0000.nii.gz"), case_name("a0_0000_seg")
-    ('a0', 'a0', 'a0')
-    """
-    return bare(name).removesuffix(RESULT).removesuffix("_0000")
-
-
 def as_folder_name(name: str) -> str:
     """The name of a dataset with every character replaced that a folder's name should not have."""
     return re.sub(r"[^\w.-]+", "_", name)
@@ -76,24 +68,31 @@ def as_folder_name(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- references
 
 def find_references(folder: Path, name_map: NameMap | None = None, named: Iterable[tuple[str, Path]] = (),
-                    notes: list[str] | None = None) -> list[Reading]:
+                    notes: list[str] | None = None, numbers: str | None = None) -> list[Reading]:
     """The Readings of a folder of datasets, of one dataset, or of a plain folder (`in_folder`). Raises DataError.
 
     name_map, named, notes: see datasets.find.find_datasets
+    numbers: see numbers.numbers_of
 
     Labels of datasets that are neither a known class nor in the name_map are left out with a note.
     """
     if not named and _is_plain(folder):
-        return list(in_folder(folder, name_map=name_map).values())
+        return list(in_folder(folder, "", name_map, numbers, notes).values())
     readings: dict[str, Reading] = {}
     for dataset in find_datasets(folder, name_map, named, notes, allow=("unknown",)):
         for case in dataset.cases:
-            reading = Reading(dataset.name, case_name(case.id), case.label, source=(dataset, case))
+            origin = "" if case.label.is_dir() else folder_json(dataset)
+            reading = Reading(dataset.name, case_name(case.id), case.label, source=(dataset, case), numbers=origin)
             if reading.name in readings:
                 raise DataError(f"{case.label}: the same case, {reading.name}, as {readings[reading.name].path}. "
                                 "Rename one.")
             readings[reading.name] = reading
     return list(readings.values())
+
+
+def folder_json(dataset: Dataset) -> str:
+    """What says what the label values of a dataset mean."""
+    return f"{dataset.name} as published" if dataset.published else str(dataset.folder / "dataset.json")
 
 
 def _is_plain(folder: Path) -> bool:
@@ -106,7 +105,7 @@ def _is_plain(folder: Path) -> bool:
         raise DataError(f"{folder}: no such folder. Give one with labels.")
     path = folder / "dataset.json"
     if path.is_file():
-        return "training" not in read_labels(path, allow=("unknown",))[0] and not (folder / "labelsTr").is_dir()
+        return "training" not in read_labels(path, allow=("unknown",)).content and not (folder / "labelsTr").is_dir()
     files = list(layouts.files_below(folder))
     if any(layouts.pair(row, files).labels for row in layouts.known_as(folder.absolute().name)):
         return False
@@ -117,47 +116,42 @@ def _is_plain(folder: Path) -> bool:
 
 # -------------------------------------------------------------------------------------------------------- plain folders
 
-def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None) -> dict[str, Reading]:
+def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None, numbers: str | None = None,
+              notes: list[str] | None = None) -> dict[str, Reading]:
     """{case: Reading} of a plain folder: label maps, results of uniseg.infer, or folders of masks. Raises DataError.
+
+    numbers: see numbers.numbers_of
 
     Where there are results of uniseg.infer (..._seg), other files, such as the CTs beside them, are ignored.
     """
-    described: tuple[tuple[Label, ...], tuple[int, ...]] | None = None
-    if (folder / "dataset.json").is_file():
-        _, labels, values = read_labels(folder / "dataset.json", name_map)
-        described = labels, values
-    entries = [f for f in sorted(folder.iterdir())
-               if not f.name.startswith(".") and (f.is_dir() or f.name.endswith(SUFFIXES))]
+    meaning = functools.cache(lambda: numbers_of(folder, numbers, name_map, notes))
+    entries = [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and (f.is_dir() or is_nifti(f.name))]
     results = [f for f in entries if bare(f.name).endswith(RESULT)]
     readings: dict[str, Reading] = {}
+    name_of: dict[str, str] = {}                    # in lower case -> name: some disks do not tell them apart
     for path in results or entries:
-        reading = _reading_at(path, dataset, described)
-        other = readings.get(case_name(path.name))
+        reading, case = _reading_at(path, dataset, meaning), case_name(path.name)
+        other = readings.get(name_of.get(case.lower(), case))
         if reading is None or (other and other.masks is not None and reading.masks is None):
             continue
         if other and (other.masks is None) == (reading.masks is None):
             raise DataError(f"{path}: the same case as {other.path}. Keep one of them.")
-        readings[case_name(path.name)] = reading
+        readings[name_of.setdefault(case.lower(), case)] = reading
     return readings
 
 
-def _reading_at(path: Path, dataset: str,
-                described: tuple[tuple[Label, ...], tuple[int, ...]] | None) -> Reading | None:
+def _reading_at(path: Path, dataset: str, meaning: Callable[[], Numbers]) -> Reading | None:
     """The Reading of one file or folder; None for a folder without masks.
 
-    described: (labels, values) of the dataset.json beside the file, or None
+    meaning: gives the Numbers of the folder's plain label maps
     """
     named = labels_of_json(path)
     if path.is_dir():
         masks = _mask_of_class(path, named)
         return Reading(dataset, case_name(path.name), path, masks=masks, classes_known=bool(named)) if masks else None
-    if described and not named:
-        labels, more_values = described
-    else:
-        labels, more_values = named or TABLE_2, ()
-    values = {0, *more_values}.union(*(label.values for label in labels))
-    return Reading(dataset, case_name(path.name), path, labels, tuple(sorted(values)),
-                   classes_known=bool(named or described))
+    numbers = Numbers.of(named, "the JSON beside each") if named else meaning()
+    return Reading(dataset, case_name(path.name), path, numbers.labels, numbers.values, classes_known=numbers.known,
+                   ignored=numbers.ignored, numbers=numbers.source)
 
 
 def labels_of_json(path: Path) -> tuple[Label, ...]:
@@ -166,11 +160,22 @@ def labels_of_json(path: Path) -> tuple[Label, ...]:
     if not beside.is_file():
         return ()
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-        return tuple(Label(name, (int(entry["label"]),), (name,)) for name, entry in content.get("classes", {}).items())
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise DataError(f"{beside}: not the JSON of a result ({error}). "
+        classes = read_json(beside, DataError).get("classes", {})
+        return tuple(Label(name, (int(entry["label"]),), (name,)) for name, entry in classes.items())
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = str(error).removeprefix(f"{beside}: ")
+        raise DataError(f"{beside}: not the JSON of a result ({reason}). "
                         "Segment the case again, or move it away.") from None
+
+
+def numbers_line(references: Iterable[Reading], predictions: Iterable[Reading], seconds: Iterable[Reading] = ()) -> str:
+    """One line that says which file, or Table 2, gave the numbers of all label maps their meaning."""
+    sides = []
+    for who, readings in (("references", references), ("predictions", predictions), ("second reader", seconds)):
+        sources = list(dict.fromkeys(r.numbers or "the names of mask files" for r in readings))
+        if sources:
+            sides.append(f"{who} by {few(sources) if len(sources) > 1 else sources[0]}")
+    return "label numbers: " + "; ".join(sides)
 
 
 def _mask_of_class(folder: Path, named: Sequence[Label] = ()) -> dict[str, Path | None]:

@@ -68,12 +68,14 @@ def tolerance_of(name: str) -> float:
 # ------------------------------------------------------------------------------------------------------------ one case
 
 def score_case(reference: Reading, prediction: Reading, second: Reading | None = None,
-               wanted: Collection[str] | None = None, min_lesion_ml: float = 0.0) -> tuple[list[Row], list[str]]:
+               wanted: Collection[str] | None = None, min_lesion_ml: float = 0.0,
+               doubts: list[str] | None = None) -> tuple[list[Row], list[str]]:
     """(one row per class that the reference annotates, classes that the prediction does not offer) of one case.
 
     second: Reading of a second reader, or None
     wanted: names of the classes to score; None: all
     min_lesion_ml: a tumour counts as found where a predicted lesion has at least this volume
+    doubts: gets the warnings of the reader about the reference and its CT
 
     Raises DataError where the grids differ or a file cannot be used.
     """
@@ -99,6 +101,8 @@ def score_case(reference: Reading, prediction: Reading, second: Reading | None =
         if reader2_mask and name in classes_of_second:
             row |= _second_reader(mask, predicted, reader2_mask(name))
         rows.append({"dataset": reference.dataset, "case": reference.case, **row})
+    if doubts is not None:
+        doubts += volume.warnings
     return rows, missing
 
 

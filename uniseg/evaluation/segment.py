@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..datasets.dataset import DataError
 from ..datasets.find import find_datasets
-from ..imaging.file_names import RESULT, SUFFIXES, complete, json_path, masks_folder, stem
-from ..machine.console import fail, note
+from ..imaging.file_names import RESULT, case_name, complete, is_nifti, json_path, masks_folder, stem
+from ..machine.console import fail, note, warn
 from .pairs import find_predictions
-from .readings import Reading, as_folder_name, case_name, in_folder
+from .readings import Reading, as_folder_name, in_folder
 
 
 def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Reading],
@@ -25,7 +25,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
 
     args: the options of the command
     segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
-    outcome: its "notes" and "failed" get entries, "weights" is set
+    outcome: its "notes", "warnings" and "failed" get entries, "weights" is set
 
     Predictions that a former run has finished are not made again. Raises ValueError.
     """
@@ -40,6 +40,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
     if segmenter.experimental:
         outcome["notes"].append(
             f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
+    _refuse_one_result_for_two(jobs)
     to_do = [job for job in jobs if not is_made(job[2], segmenter, args)]
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")
@@ -49,6 +50,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
             segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True, experimental=True)
             result.parent.mkdir(parents=True, exist_ok=True)
             segmentation.save(result, masks_folder(result))
+            tell(name, segmentation.stats["warnings"], outcome)
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             fail(error, 1, args.verbose, ct)
             failed.add(masks_folder(result))
@@ -59,11 +61,29 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
             [r for r in healthy if r.path not in failed])
 
 
+def tell(case: str, warnings: Iterable[str], outcome: dict[str, Any]) -> None:
+    """Print the warnings about a case that were not printed before, and keep them in `outcome`."""
+    told = outcome.setdefault("warnings", {})
+    for text in warnings:
+        if text not in told.get(case, []):
+            told.setdefault(case, []).append(text)
+            warn(f"{case}: {text}")
+
+
+def _refuse_one_result_for_two(jobs: Iterable[tuple[str, Path, Path]]) -> None:
+    """Raise DataError where two CTs would be written to one file. jobs: (case, CT, result)"""
+    taken: dict[str, Path] = {}
+    for _, ct, result in jobs:
+        other = taken.setdefault(str(result).lower(), ct)
+        if other != ct:
+            raise DataError(f"{ct} and {other}: both would be segmented to {result}. Rename one.")
+
+
 def healthy_cts(folder: Path) -> list[tuple[str, Path]]:
     """[(case, CT)] of a folder of CTs, or of datasets, whose labels are not read. Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"--healthy {folder}: no such folder. Give the one with CTs of patients without tumour.")
-    files = [f for f in sorted(folder.iterdir()) if f.name.endswith(SUFFIXES) and not f.name.startswith(".")
+    files = [f for f in sorted(folder.iterdir()) if is_nifti(f.name) and not f.name.startswith(".")
              and not stem(f).endswith(RESULT)]
     if files and not (folder / "dataset.json").is_file():
         return [(case_name(f.name), f) for f in files]

@@ -1,6 +1,5 @@
 """The bytes of a file, compressed or not, read without trusting anything that the file says about itself."""
 
-import difflib
 import io
 import os
 import stat
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from ..machine.files import FileError, one_line
+from .file_names import similar_name
 
 DEFLATE_RATIO = 1032           # deflate cannot expand a byte to more than 1032 bytes (zlib's technical details)
 DAMAGED = "Copy or download the file again"
@@ -128,5 +128,5 @@ def _suggest_name(path: Path) -> str:
         return "It is a symbolic link to a file that does not exist"
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either"
-    close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    return f"Did you mean '{close[0]}'?" if close else "Check the path"
+    close = similar_name(path.name, os.listdir(path.parent))
+    return f"Did you mean '{close}'?" if close else "Check the path"

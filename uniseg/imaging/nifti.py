@@ -31,14 +31,15 @@ MM_PER_UNIT = {1: 1000.0, 3: 0.001}   # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON
 
 # --------------------------------------------------------------------------------------------------- reading
 
-def read_nifti(path: str | Path,
-               max_voxels: int) -> tuple[np.ndarray, tuple[int, int, int], nib.Nifti1Header, list[str]]:
+def read_nifti(path: str | Path, max_voxels: int,
+               labels: bool = False) -> tuple[np.ndarray, tuple[int, int, int], nib.Nifti1Header, list[str]]:
     """Read a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img).
 
     returns: voxels  (X * Y * Z,) as stored, Fortran order, native byte order; 64-bit types as float32
              shape   (X, Y, Z)
              header  nibabel's header
              notes   list of warnings
+    labels: whether a label map is expected; the messages differ
     Raises VolumeError for a file that cannot be used, or that has more than `max_voxels` voxels.
     """
     path = Path(path)
@@ -48,7 +49,7 @@ def read_nifti(path: str | Path,
     with ByteStream(path, notes) as stream:
         header, single = _parse_header(stream)
         _repair_codes(header, notes)
-        shape = grid_shape(header["dim"], path)
+        shape = grid_shape(header["dim"], path, labels)
         dtype = _stored_dtype(header, path)
         offset = _vox_offset(header, single, path)
         with contextlib.nullcontext(stream) if single else ByteStream(_pair_member(path, ".img"), notes) as data:
@@ -99,9 +100,26 @@ def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
                             return header, magic[1:2] == b"+"
     except EOFError:
         refuse(path, "truncated inside the header", DAMAGED)
+    if name := _other_format(head, block):
+        refuse(path, f"{name}, not NIfTI", "Convert it to .nii.gz with the program that made it")
     if len(block) < 348:
         refuse(path, f"not NIfTI: {len(block)} bytes, and a header has 348", DAMAGED)
     refuse(path, f"not NIfTI; starts with {block[:8]!r}", "Convert the CT to .nii.gz")
+
+
+def _other_format(head: bytes, block: bytes) -> str:
+    """The name of the format of a file that is no NIfTI, "" for an unknown one. Both are its first bytes."""
+    magics = {b"NRRD": "an NRRD file", b"ObjectType": "a MetaImage file", b"PK\3\4": "a zip archive",
+              b"\x89PNG": "a PNG picture", b"\x89HDF": "an HDF5 or MINC file", b"\xff\xd8\xff": "a JPEG picture",
+              b"\x93NUMPY": "a numpy file"}
+    if name := next((name for magic, name in magics.items() if head.startswith(magic)), ""):
+        return name
+    if block[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)):
+        return "an Analyze 7.5 file, whose header does not say which side is the right,"
+    version, *dims, voxel_type = struct.unpack(">6i", block[:24].ljust(24, b"\0"))
+    if version == 1 and min(dims) >= 1 and max(dims) < 1 << 16 and 0 <= voxel_type <= 4:
+        return "an MGH file of FreeSurfer"
+    return ""
 
 
 def _repair_codes(header: nib.Nifti1Header, notes: list[str]) -> None:
@@ -112,8 +130,10 @@ def _repair_codes(header: nib.Nifti1Header, notes: list[str]) -> None:
             header[field] = 0
 
 
-def grid_shape(dim: Sequence[int], path: str | Path) -> tuple[int, int, int]:
+def grid_shape(dim: Sequence[int], path: str | Path, labels: bool = False) -> tuple[int, int, int]:
     """(X, Y, Z) of the header's dim field [n, X, Y, Z, T, ...]. A single time point is squeezed.
+
+    labels: whether a label map is expected
 
     Raises VolumeError for what is not one 3-D volume.
     """
@@ -123,6 +143,9 @@ def grid_shape(dim: Sequence[int], path: str | Path) -> tuple[int, int, int]:
         refuse(path, f"bad dimensions in the header: {[ndim, *dims]}", DAMAGED)
     if ndim < 3:
         refuse(path, f"{ndim}-D; need a 3-D CT", "Stack the slices into one volume first")
+    if labels and math.prod(shape[3:]) > 1:
+        refuse(path, f"{ndim}-D, shape {tuple(shape)}; need a 3-D label map",
+               "If each channel is the mask of a class, write the number of the class into the voxels of one 3-D map")
     if math.prod(shape[4:]) > 1:
         refuse(path, f"{ndim}-D, shape {tuple(shape)}; need a 3-D CT", "Save one volume with three axes first")
     if math.prod(shape[3:]) > 1:

@@ -71,7 +71,7 @@ def read_label_map(source: str | Path | nib.spatialimages.SpatialImage, max_voxe
 
     Parameters and errors are those of read_ct.
     """
-    stored = _load(source, max_voxels)
+    stored = _load(source, max_voxels, labels=True)
     return _oriented(_to_labels(stored).reshape(stored.shape, order="F"), stored)
 
 
@@ -87,11 +87,11 @@ class _Stored(NamedTuple):
     warnings: list[str]
 
 
-def _load(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int) -> _Stored:
-    """The stored voxels of a path or a nibabel image."""
+def _load(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int, labels: bool = False) -> _Stored:
+    """The stored voxels of a path or a nibabel image. labels: whether a label map is expected"""
     if isinstance(source, nib.spatialimages.SpatialImage):
         return _load_image(source)
-    stored, shape, header, notes = read_nifti(source, max_voxels)
+    stored, shape, header, notes = read_nifti(source, max_voxels, labels)
     affine = header_affine(header, source, notes)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):                         # the standard: no scaling

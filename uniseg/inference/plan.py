@@ -4,13 +4,22 @@ A result never replaces an input, and it replaces a former result only where the
 numpy here, so that a wrong path is refused at once.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..imaging.file_names import RESULT, SUFFIXES, complete, json_path, masks_folder, stem
+from ..imaging.file_names import (
+    RESULT,
+    SUFFIXES,
+    complete,
+    is_nifti,
+    json_path,
+    masks_folder,
+    other_image,
+    similar_name,
+    stem,
+)
 from ..machine.console import note
 
 
@@ -47,7 +56,7 @@ def _find_cts(inputs: Sequence[Path]) -> Iterator[Path]:
         raise ValueError("no CT given. Name a NIfTI file or a folder, or try --demo.")
     for path in inputs:
         if path.is_dir():
-            cts = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES) and f.is_file()
+            cts = sorted(f for f in path.iterdir() if is_nifti(f.name) and not f.is_dir()      # also a dangling link
                          and not f.name.startswith(".") and not stem(f).endswith(RESULT))
             if not cts:
                 raise ValueError(f"{path}: no .nii or .nii.gz file in this folder. Name another one.")
@@ -63,6 +72,8 @@ def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
     is_file_name = output is not None and output.name.endswith(SUFFIXES)
     if is_file_name and len(cts) > 1:
         raise ValueError(f"-o {output}: one file for {len(cts)} inputs. Give a folder.")
+    if output is not None and not output.is_dir() and other_image(output.name):
+        raise ValueError(f"-o {output}: label maps are written as NIfTI. Give a name with .nii.gz, or a folder.")
     if output is not None and not is_file_name and output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: not a folder, and not a .nii.gz name. Give one of these.")
     if output is not None and is_file_name:
@@ -97,6 +108,5 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _similar_name(path: Path) -> str:
     """' Did you mean x?' where the folder holds a file of a similar name, else ''."""
-    names = [f.name for f in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f" Did you mean {path.with_name(close[0])}?" if close else ""
+    close = similar_name(path.name, (f.name for f in path.parent.iterdir())) if path.parent.is_dir() else ""
+    return f" Did you mean {path.with_name(close)}?" if close else ""

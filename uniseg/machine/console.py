@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
+class OutputError(OSError):
+    """Standard output cannot be written, on a full disk for example."""
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line on stdout, or on `stream`. Neither a closed pipe nor a terminal without Unicode raises an error."""
+    """Print text on stdout, or on `stream`, with control characters but line breaks escaped.
+
+    Neither a closed pipe nor a terminal without Unicode raises an error. Raises OutputError where stdout is a file that
+    cannot be written.
+    """
     stream = stream or sys.stdout
+    text = "\n".join(map(printable, text.split("\n")))
     try:
         with _bars_moved_away(stream):
             try:
@@ -26,6 +35,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
                 print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
     except BrokenPipeError:
         _send_to_null_device(stream)
+    except OSError as error:
+        _send_to_null_device(stream)
+        if stream is sys.stdout:
+            raise OutputError(f"standard output: cannot be written: {error.strerror}. Send it elsewhere.") from None
 
 
 def note(text: str) -> None:
@@ -52,7 +65,7 @@ def fail(error: BaseException, code: int, verbose: bool = False, path: Path | No
     if verbose:
         with contextlib.suppress(BrokenPipeError):
             traceback.print_exception(error)
-    text = on_one_line(str(error)) or type(error).__name__
+    text = on_one_line(without_colours(str(error))) or type(error).__name__
     no_memory = isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)
     if isinstance(error, MemoryError) or no_memory:
         text = "out of memory. Name fewer --classes, or use a machine with more memory."
@@ -74,6 +87,37 @@ def printable(text: str) -> str:
     'a\\x1b[2Jb'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def short_reason(error: BaseException, most: int = 120) -> str:
+    """The first sentence of an error of a library, without colours, cut at a word.
+
+    >>> short_reason(RuntimeError("\x1b[31mCould not run 'aten::empty'. This could be because\nDump: ..."))
+    "Could not run 'aten::empty'"
+    """
+    first = next(iter(without_colours(str(error)).strip().splitlines()), "") or type(error).__name__
+    sentence = re.split(r"[.:;] ", first, maxsplit=1)[0].rstrip(".")
+    return sentence if len(sentence) <= most else sentence[:most].rpartition(" ")[0] + " ..."
+
+
+def without_colours(text: str) -> str:
+    """The text without the escape codes by which libraries colour their messages."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def end_quietly() -> None:
+    """From now on end this process with one line where Ctrl-C or a full disk ends a command, with no traceback.
+
+    Ctrl-C may come while a command still imports its libraries; the exit code is that of the signal, 130 in a shell.
+    """
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            note("interrupted")
+        elif issubclass(kind, OutputError):
+            error_line(error)
+        else:
+            sys.__excepthook__(kind, error, trace)
+    sys.excepthook = hook
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +149,7 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     The exit code is 2 for bad input and 1 for a failure during the work. The line is None for an exception that only a
     fault of this program can raise; its traceback then says more.
     """
-    text = str(error).strip()
+    text = without_colours(str(error)).strip()
     no_file_name = isinstance(error, FileNotFoundError) and error.filename is None
     if text.startswith("Caught ") and "Original Traceback" in text:    # from a worker process of the DataLoader
         text = text.splitlines()[-1].partition(": ")[2]

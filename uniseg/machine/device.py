@@ -2,6 +2,8 @@
 
 import torch
 
+from .console import printable, short_reason
+
 # Number type of autocast by the name that users give it. None: no autocast, everything stays float32.
 PRECISIONS = {"float32": None, "off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -16,10 +18,26 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name}: not usable here ({reason}). Use --device cpu.") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"--device {printable(name)[:40]}: not usable here ({_reason(name, error)}). "
+                         "Use --device cpu.") from None
+    if device.type == "meta":
+        raise ValueError("--device meta: computes nothing. Use --device cpu.")
     return device
+
+
+def _reason(name: str, error: BaseException) -> str:
+    """Why PyTorch cannot use the device of this name. Its own messages hold lists of its operators, and paths."""
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no GPU"
+    if kind == "cuda" and number.isdecimal() and int(number) >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} GPUs, numbered from 0"
+    if kind == "mps":
+        return "PyTorch finds no GPU of Apple"
+    if "device string" in str(error) or str(error).startswith("Expected one of"):
+        return "no device has this name"
+    return printable(short_reason(error))
 
 
 def with_tensor_cores(device: torch.device) -> torch.device:

@@ -24,6 +24,7 @@ from ..imaging.bits import get_bit
 from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
+from ..machine.json_files import read_json
 from ..pictures.canvas import blank, text, write_png
 from ..pictures.colors import class_color
 from ..pictures.slices import labels_centre, overlay
@@ -42,7 +43,7 @@ def write(out: Path, about: dict[str, Any], network: torch.nn.Module, device: to
     about: what checkpoints say about the run, with the number of its "processes"
     """
     with only_warn():
-        settings, records = json.loads((out / "config.json").read_text()), read_metrics(out / "metrics.jsonl")
+        settings, records = read_json(out / "config.json"), read_metrics(out / "metrics.jsonl")
         name = out.resolve().name
         with only_warn():
             save_text(out / "metrics.csv", metrics_csv(records, settings["classes"]))

@@ -20,6 +20,7 @@ import numpy as np
 from ..datasets.cases import Case
 from ..machine.console import say, warn
 from ..machine.files import FileError, atomic_write
+from ..machine.json_files import read_json
 from ..machine.processes import barrier
 from .recipe import TrainConfig
 from .validation import case_scores
@@ -112,7 +113,8 @@ def write_validation(out: Path, config: TrainConfig, epoch: int, counts: np.ndar
     """
     path = out / "validation.json"
     scores = {"epoch": epoch, "cases": case_scores(counts, cases, classes)}
-    best = scores if better else json.loads(path.read_text())["best"] if path.is_file() else None
+    former = read_json(path) if path.is_file() and not better else {}
+    best = scores if better else former.get("best") if isinstance(former, dict) else None
     write_json(path, {"fold": config.fold, "folds": config.folds, "spacing_mm": config.spacing, "best": best,
                       "last": scores})
 

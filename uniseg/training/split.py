@@ -18,7 +18,7 @@ from ..datasets.dataset import CaseFiles, DataError, Dataset, in_order
 from ..datasets.dataset_json import read_map
 from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
-from ..machine.console import note
+from ..machine.console import note, warn
 from ..machine.processes import from_all_ranks
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
@@ -42,11 +42,15 @@ class Job(NamedTuple):
 def gather_cases(args: argparse.Namespace, rank: int, world: int) -> tuple[list[Case], list[Case], dict[str, str]]:
     """(training cases, validation cases, {case: reason} of the cases left out), the same on all ranks.
 
-    The cases are prepared, and the processes share the work. With --skip-bad a case that cannot be read is left out.
+    The cases are prepared, and the processes share the work. Rank 0 prints what is doubtful about a case. With
+    --skip-bad a case that cannot be read is left out.
     Raises ValueError (also DataError, VolumeError) and OSError.
     """
     jobs = _find_jobs(args, rank)
     cases, left_out = _prepare_all(args, jobs, rank, world)
+    for case in [case for case, _ in cases] if rank == 0 else ():
+        for text in case.warnings:
+            warn(f"{case.id}: {text}")
     train = [case for case, job in cases if not job.validates]
     if args.overfit is not None:
         val = train
