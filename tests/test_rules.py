@@ -128,9 +128,10 @@ OTHER_WRITERS = {
     "byte_stream._open_regular": "reads",
     "cases._preprocess": "into a folder of another name, which is renamed when complete",
     "run_folder.log": "one line at the end of metrics.jsonl; half a line is cut off on --resume",
-    "run_folder._take_lock": "O_EXCL, so that one of two creates the file",
+    "locks._take": "O_EXCL, so that one of two creates the file",
+    "locks.turn": "a folder, to lock it",
     "console._send_to_null_device": "the null device",
-    "files._sync_folder": "a folder, to make a name in it durable",
+    "files.sync_folder": "a folder, to make a name in it durable",
 }
 
 

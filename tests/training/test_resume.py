@@ -42,6 +42,7 @@ from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine import memory, signals
 from uniseg.machine.console import explain
 from uniseg.machine.memory import workers_that_fit
+from uniseg.machine.owners import started
 from uniseg.machine.signals import signals_noted
 from uniseg.phantom import make_phantom
 from uniseg.train import main
@@ -402,7 +403,7 @@ def test_r10_a_run_holds_its_folder_while_it_works(flags, tmp_path, monkeypatch)
     out, step, seen = tmp_path / "run", training_step, set()
     monkeypatch.setattr(train, "training_step", lambda *a: seen.add((out / "run.lock").read_text()) or step(*a))
     assert main(flags(out, "--epochs", 1)) == 0
-    assert seen == {f"{os.getpid()} {platform.node()}"} and not (out / "run.lock").exists()
+    assert seen == {f"{os.getpid()} {platform.node()} {started(os.getpid())}"} and not (out / "run.lock").exists()
 
 
 @pytest.mark.parametrize("lock, said", [
