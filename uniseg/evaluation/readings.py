@@ -24,6 +24,7 @@ from ..datasets.dataset import CaseFiles, DataError, Dataset, Label, in_order
 from ..datasets.dataset_json import NameMap, read_labels
 from ..datasets.find import find_datasets
 from ..imaging.file_names import RESULT, SUFFIXES, bare, json_path
+from ..inference.finished import listed_masks
 
 TABLE_2 = tuple(Label(name, (number,), (name,)) for name, number in taxonomy.label_values(taxonomy.NAMES).items())
 
@@ -149,7 +150,7 @@ def _reading_at(path: Path, dataset: str,
     """
     named = labels_of_json(path)
     if path.is_dir():
-        masks = _mask_of_class(path, named)
+        masks = _listed(path, _mask_of_class(path, named))
         return Reading(dataset, case_name(path.name), path, masks=masks, classes_known=bool(named)) if masks else None
     if described and not named:
         labels, more_values = described
@@ -158,6 +159,20 @@ def _reading_at(path: Path, dataset: str,
     values = {0, *more_values}.union(*(label.values for label in labels))
     return Reading(dataset, case_name(path.name), path, labels, tuple(sorted(values)),
                    classes_known=bool(named or described))
+
+
+def _listed(folder: Path, masks: dict[str, Path | None]) -> dict[str, Path | None]:
+    """The masks that belong to the result beside the folder, if its JSON lists them: others are of a former result.
+
+    Raises DataError where one is missing.
+    """
+    listed = listed_masks(folder)
+    if listed is None:
+        return masks
+    if missing := sorted(name for name in listed if not (folder / name).is_file()):
+        raise DataError(f"{folder / missing[0]}: is missing, but the JSON of the result lists it. "
+                        "Segment the case again.")
+    return {name: path for name, path in masks.items() if path is not None and path.name in listed}
 
 
 def labels_of_json(path: Path) -> tuple[Label, ...]:

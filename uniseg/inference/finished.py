@@ -60,6 +60,8 @@ def why_not(ct: Path, result: Path, masks: bool, asked: Asked) -> str | None:
         return UNFINISHED
     try:
         stats = json.loads(json_path(result).read_text(encoding="utf-8"))
+        if not isinstance(stats, dict):
+            return DAMAGED[0]
         if "files" not in stats:
             return "of an earlier version, whose JSON does not say enough"
         if (made := stats["versions"]["uniseg"]) != __version__:
@@ -157,6 +159,15 @@ def _listed(result: Path, stats: Mapping[str, Any]) -> list[Path]:
             if Path(name).parent.as_posix() == folder.name and name.endswith(".nii.gz")]
 
 
+def listed_masks(folder: Path) -> set[str] | None:
+    """The file names of the masks in the folder of a result that its JSON lists; None where no JSON says that."""
+    try:
+        stats = json.loads(json_path(folder).read_text(encoding="utf-8"))
+        return {mask.name for mask in _listed(folder, stats)} if "files" in stats else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def withdraw(result: Path) -> None:
     """Begin to replace a result: its JSON goes first, so that nothing takes for complete what is half replaced.
 
@@ -169,8 +180,9 @@ def withdraw(result: Path) -> None:
         masks = [(mask, stats["files"][_relative(mask, result.parent)]) for mask in _listed(result, stats)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         masks = []
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if path.exists():
+        path.unlink()
+        sync_folder(path.parent)
     for mask, written in masks:
         if mask.is_file() and digests([mask], result.parent)[_relative(mask, result.parent)] == written:
             mask.unlink()
