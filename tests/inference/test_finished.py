@@ -1,4 +1,4 @@
-"""Whose result it is: what `--resume` believes, what a killed or a second run leaves, what a replaced result takes away.
+"""Whose result it is: what `--resume` believes, what killed and second runs leave, what a replaced result takes away.
 
 The tables call `why_not` on one result that is damaged in many ways; the rest are whole commands.
 """

@@ -26,7 +26,7 @@ class Segmentation:
     label_map: np.ndarray          # (X, Y, Z) as the CT is stored: uint8, or uint16 beyond 255; the numbers of Table 2
     classes: tuple[str, ...]       # names of the classes computed
     stats: dict[str, Any]          # the content of the JSON file: voxels, ml and touches_border of each class, why a
-                                   # class is experimental, settings, warnings, seconds; there, `save` adds its files
+                                   # class is experimental, settings, warnings, seconds; `save` adds its files
     _bits: np.ndarray              # (D, H, W) RAS+; bit k is the mask of classes[k], with overlaps
     _geometry: Geometry
 
@@ -73,9 +73,9 @@ class Segmentation:
                                 f"uniseg {self.classes[k]}")
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
             write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
-            content = {**self.stats, "files": digests(names, path.parent)}
+            self.stats["files"] = digests(names, path.parent)
             with atomic_write(json_path(path)) as temporary:
-                Path(temporary).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+                Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
 
 
 def find_class(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
