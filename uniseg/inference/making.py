@@ -36,7 +36,7 @@ def make(segmenter: Any, job: Job, masks: bool, options: Mapping[str, Any], exis
     segmentation: Segmentation = segmenter.segment(job.ct, progress=True, **options)
     with refused_in_one_line(job.result.parent):
         job.result.parent.mkdir(parents=True, exist_ok=True)
-    segmentation.save(job.result, masks_folder(job.result) if masks else None, check)
+    segmentation.save_if(check, job.result, masks_folder(job.result) if masks else None)
     return segmentation
 
 

@@ -47,21 +47,20 @@ class Segmentation:
         mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
         return from_ras(mask, self._geometry.orientation)
 
-    def save(self, path: str | Path, masks_folder: str | Path | None = None,
-             check: Callable[[], None] | None = None) -> None:
+    def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
         """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
 
         A former result's JSON is removed first and the new one is written last: where it exists, the result is
         complete. It also holds size and sha256 of the other files. One process at a time writes into a folder.
-
-        check: called when nothing is written yet and no other process can write any more; it may raise an error
         Raises FileError for what cannot be written.
         """
-        path = Path(path)
+        self.save_if(lambda: None, Path(path), masks_folder)
+
+    def save_if(self, check: Callable[[], None], path: Path, masks_folder: str | Path | None = None) -> None:
+        """`save` after `check`, which is called when no other process can write any more; it may raise an error."""
         names = [path, *(Path(masks_folder) / f"{name}.nii.gz" for name in self.classes if masks_folder is not None)]
         with turn(path.parent):
-            if check is not None:
-                check()
+            check()
             with refused_in_one_line(path):
                 withdraw(path)
                 if masks_folder is not None:

@@ -45,7 +45,7 @@ def check_memory(config: TrainConfig, classes: int, device: torch.device) -> Non
     least = step_bytes(config, classes)
     text = (f"a step of {config.backbone} with --batch-size {config.batch_size} and --patch-size "
             f"{' '.join(map(str, config.patch_size))} needs about {peak * least / 2 ** 30:.1f} GiB, {where} "
-            f"{free / 2 ** 30:.1f} GiB. Give {' or '.join(remedies(config))}.")
+            f"{free / 2 ** 30:.1f} GiB. Give one or several of {', '.join(remedies(config))}.")
     if least > free:
         raise ValueError(text)
     if peak * least > free:
