@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +21,7 @@ from test_infer import files, one_line, save_weights
 from uniseg import infer, segmenter
 from uniseg.evaluation.readings import in_folder
 from uniseg.imaging.volume import write_volume
+from uniseg.inference import result as result_module
 from uniseg.inference.finished import digests, why_not, withdraw
 from uniseg.inference.result import Segmentation
 from uniseg.machine.owners import this_host
@@ -248,18 +251,22 @@ def test_o14_what_another_run_has_made_meanwhile_is_not_replaced_unasked(run, ma
     assert Path("ct_seg.json").read_bytes() == (made / "ct_seg.json").read_bytes()
 
 
-def test_o14_two_that_write_one_result_at_the_same_time_leave_that_of_one(here, loaded):
+def test_o14_two_that_write_one_result_at_the_same_time_leave_that_of_one(here, loaded, monkeypatch):
+    write, begin = result_module.write_label_map, threading.Barrier(2)
+
+    def slowly(path, *arguments):
+        write(path, *arguments)
+        time.sleep(0.005)
+    monkeypatch.setattr(result_module, "write_label_map", slowly)
     results = [loaded.segment("ct.nii.gz", threshold=t, postprocess=False) for t in (0.3, 0.6)]
     assert isinstance(results[0], Segmentation)
 
     def save(result):
-        for _ in range(4):
+        begin.wait()
+        for _ in range(2):
             result.save("both_seg.nii.gz", "both_seg")
-    threads = [threading.Thread(target=save, args=(result,)) for result in results]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(save, results))                                       # raises what a save has raised
     threshold = json.loads(Path("both_seg.json").read_text())["settings"]["threshold"]
     assert why_not(Path("ct.nii.gz"), Path("both_seg.nii.gz"), True,
                    loaded.asked(threshold=threshold, postprocess=False)) is None
