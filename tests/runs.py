@@ -4,6 +4,7 @@ A U-Net of 2 channels on phantoms of 12 mm voxels; two steps an epoch take a ten
 `finished` and `refused` are in conftest.py.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -147,6 +148,48 @@ def free_port():
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]
+
+
+class ForkedInference(ForkedRun):
+    """`uniseg.infer` in a process of its own. At the `call`-th call of a function it is killed, or it rests there.
+
+    trap: the function as "module:attribute", replaced where that module looks it up
+    act:  "kill": SIGKILL before the call. "rest": the file `resting` appears, the call never ends, and neither does
+          the cleaning up after a first Ctrl-C
+    """
+
+    def __init__(self, arguments, trap, call, act, resting=None):
+        options = ([str(a) for a in arguments], os.getcwd(), trap, call, act, resting)
+        self.process = FORKS.Process(target=_infer_trapped, args=options)
+        self.process.start()
+
+
+def _infer_trapped(arguments, folder, trap, call, act, resting):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    module, _, attribute = trap.partition(":")
+    owner, (*path, name) = importlib.import_module(module), attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, name), []
+
+    def trapped(*args, **options):
+        calls.append(True)
+        if len(calls) == call and act == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if len(calls) == call:
+            try:
+                Path(resting).touch()
+                time.sleep(60)
+            finally:
+                Path(resting).with_suffix(".cleaning").touch()
+                time.sleep(60)
+        return real(*args, **options)
+    setattr(owner, name, trapped)
+    sys.exit(importlib.import_module("uniseg.infer").main(arguments))
 
 
 def interrupted_by(number, monkeypatch, function, call, module=train):

@@ -33,6 +33,7 @@ from uniseg.imaging.volume import (
     scale_hu,
     write_volume,
 )
+from uniseg.machine.owners import started, this_host
 from uniseg.phantom import make_phantom
 from uniseg.training.recipe import TrainConfig
 
@@ -478,6 +479,19 @@ def test_d14_an_interrupted_preprocessing_leaves_nothing_that_looks_complete(own
     monkeypatch.setattr(np, "save", save)
     case = cached(own_chest, COARSE, tmp_path / "cache")                              # what is left does no harm
     assert case.voxels["liver"] > 0 and case.bits.shape == case.image.shape
+
+
+def test_o23_the_volumes_that_a_killed_preprocessing_left_are_removed(own_chest, tmp_path):
+    """Those of this case in the form of earlier versions as well; a living process keeps its own."""
+    key, dead = cached(own_chest, COARSE, tmp_path / "cache").folder, 2 ** 22 + 1   # no process has this number
+    kept = f".{'0' * 24}.{this_host()}-{started(os.getppid())}.{os.getppid()}.tmp"
+    left = [f".{key.name}.{dead}.tmp", f".{key.name}.{this_host()}-7.{dead}.tmp"]
+    for name in (*left, kept):
+        (key.parent / name).mkdir()
+        (key.parent / name / "image.npy").touch()
+    (key / "meta.json").unlink()
+    cached(own_chest, COARSE, tmp_path / "cache")
+    assert {p.name for p in key.parent.iterdir()} == {key.name, "hashes", kept}
 
 
 def test_d14_a_damaged_folder_is_made_again(own_chest, tmp_path):

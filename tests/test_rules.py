@@ -128,9 +128,10 @@ OTHER_WRITERS = {
     "byte_stream._open_regular": "reads",
     "cases._preprocess": "into a folder of another name, which is renamed when complete",
     "run_folder.log": "one line at the end of metrics.jsonl; half a line is cut off on --resume",
-    "run_folder._take_lock": "O_EXCL, so that one of two creates the file",
+    "locks._take": "O_EXCL, so that one of two creates the file",
+    "locks.turn": "a folder, to lock it",
     "console._send_to_null_device": "the null device",
-    "files._sync_folder": "a folder, to make a name in it durable",
+    "files.sync_folder": "a folder, to make a name in it durable",
 }
 
 
@@ -163,8 +164,8 @@ def writers():
 @pytest.mark.slow
 def test_r13_every_file_is_written_through_the_one_helper_that_leaves_no_half_of_it():
     found = list(writers())
-    assert {place for place, _, atomic in found if atomic} >= {"nifti.write_nifti", "checkpoint.write", "result.save",
-                                                               "run_folder.write_json", "run_folder.trim_metrics"}
+    assert {place for place, _, atomic in found if atomic} >= {
+        "nifti.write_nifti", "checkpoint.write", "result.save_if", "run_folder.write_json", "run_folder.trim_metrics"}
     assert [(place, line) for place, line, atomic in found if not atomic and place not in OTHER_WRITERS] == []
 
 

@@ -9,18 +9,19 @@ The label map has the grid of the CT and the class numbers of --list-classes. se
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from . import taxonomy
-from .imaging.file_names import RESULT, SUFFIXES, masks_folder
+from .imaging.file_names import RESULT, SUFFIXES
 from .imaging.limits import MAX_VOXELS
+from .inference.disk import check_disk
+from .inference.finished import remaining
 from .inference.plan import Job, plan
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, printable, say, warn
-from .machine.signals import in_main_thread
+from .machine.signals import ends_at_signals
 
 SIDECAR = Path(__file__).with_name("weights") / "default.json"        # what the built-in weights are, as JSON
 
@@ -63,10 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a case failed, 2 bad arguments (nothing was done), 130 interrupted."""
     args = build_parser().parse_args(argv)
-    if in_main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return list_classes() if args.list_classes else run(args)
+        with ends_at_signals():
+            return list_classes() if args.list_classes else run(args)
     except KeyboardInterrupt:
         note("interrupted; finished cases are kept")
         return 130
@@ -77,26 +77,29 @@ def run(args: argparse.Namespace) -> int:
     try:
         options = check_options(args)
         jobs = ([make_demo(args)] if args.demo
-                else plan(args.inputs, args.output, args.masks, args.overwrite, args.resume))
-        if not jobs:                                # with --resume: every result is complete
-            return 0
+                else plan(args.inputs, args.output, args.masks, args.overwrite or args.resume))
+        from .inference.making import MadeMeanwhile, make
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
+        if args.resume:
+            jobs = remaining(jobs, args.masks, segmenter.asked(**options))
+        check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
     failed = 0
-    for ct, result in jobs:
+    existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
+    for job in jobs:
         try:
-            segmentation = segmenter.segment(ct, progress=True, **options)
-            result.parent.mkdir(parents=True, exist_ok=True)
-            segmentation.save(result, masks_folder(result) if args.masks else None)
+            segmentation = make(segmenter, job, args.masks, options, existing)
+        except MadeMeanwhile:
+            note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             failed += 1
-            fail(error, 1, args.verbose, ct)
+            fail(error, 1, args.verbose, job.ct)
         else:
-            report(ct, result, segmentation.stats)
+            report(job.ct, job.result, segmentation.stats)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")
     return 1 if failed else 0

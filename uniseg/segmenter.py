@@ -24,6 +24,7 @@ from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
+from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
 from .inference.plausibility import warn_if_little_found
 from .inference.region import find_body
@@ -139,7 +140,7 @@ class Segmenter:
         request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
         names, clock = request.names, Clock()
         with clock("read"):
-            ct = read_ct(source, max_voxels)
+            stamp_before, ct = stamp(source), read_ct(source, max_voxels)
         warnings, geometry, native_shape, native_affine = list(ct.warnings), ct.geometry, ct.array.shape, ct.affine
         with clock("resample"):
             hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
@@ -169,9 +170,21 @@ class Segmenter:
         if set(self.offered) <= set(names):
             body_ml = np.count_nonzero(body) * voxel_volume_mm3(affine) / 1000
             warnings += warn_if_little_found({n: counted[n]["ml"] for n in self.offered}, body_ml)
-        stats = record(source, geometry, native_affine, self._model(), self._settings(request, box), counted, notes,
-                       warnings, clock)
+        stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
+                       counted, notes, warnings, clock)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)
+
+    def asked(self, classes: Sequence[str] | None = None, overlap: float = 0.5,
+              threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True, precision: str = "float32",
+              experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
+        """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
+
+        The device is none of it, and the second view follows from the weights and the CT. Raises ValueError.
+        """
+        request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
+        settings = {name: value for name, value in self._settings(request, None).items()
+                    if name not in ("device", "second_view")}
+        return Asked(self.weights["sha256"], request.names, settings)
 
     def _check(self, classes: Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
                postprocess: bool, precision: str, experimental: bool) -> Request:

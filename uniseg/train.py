@@ -38,10 +38,11 @@ from .machine.processes import (
 from .machine.signals import signals_noted
 from .training import report
 from .training.batches import make_loader, make_patches
+from .training.enough_memory import check_memory
 from .training.extension import end_of_extension, options, refuse_another_network
 from .training.learner import Learner, make_learner, set_lr
 from .training.objective import Objective, class_weights, make_objective
-from .training.options import build_parser, make_config
+from .training.options import build_parser, config_before_cases, make_config
 from .training.recipe import lr_at
 from .training.resume import resume
 from .training.run import Run, RunState
@@ -92,9 +93,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace, process: Process) -> int:
     """Gather the cases, make or resume what learns, train. Returns the exit code."""
+    learned = args.old["network"]["classes"] if args.old else ()
+    check_memory(config_before_cases(args), max(1, len(learned)), process.device)    # before hours of preprocessing
     train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)
-    classes = choose_classes(args, train_cases, args.old["network"]["classes"] if args.old else ())
+    classes = choose_classes(args, train_cases, learned)
     config = make_config(args, len(train_cases), process.world)
+    check_memory(config, len(classes), process.device)
     torch.manual_seed(config.seed)
     learner = make_learner(args, config, classes, process)
     objective = make_objective(args, config, learner.network, train_cases, process.device)

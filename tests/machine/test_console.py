@@ -103,6 +103,12 @@ def test_notes_warnings_and_errors_are_one_line_each_on_stderr(capsys):
     (ValueError(), None, "ValueError"),
     (MemoryError(), "ct.nii", "ct.nii: out of memory. Name fewer --classes, or use a machine with more memory."),
     (RuntimeError("CUDA out of memory. Tried to"), None,
+     "the GPU is out of memory. Name fewer --classes, or give --precision bf16 or --device cpu."),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), None,
+     "the GPU is out of memory. Name fewer --classes, or give --precision bf16 or --device cpu."),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), None,
+     "out of memory. Name fewer --classes, or use a machine with more memory."),
+    (RuntimeError("std::bad_alloc"), None,
      "out of memory. Name fewer --classes, or use a machine with more memory.")])
 def test_an_exception_becomes_one_line_that_names_its_file(error, path, line, capsys):
     assert fail(error, 1, path=path) == 1

@@ -41,6 +41,7 @@ from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.machine import memory, signals
 from uniseg.machine.console import explain
 from uniseg.machine.memory import workers_that_fit
+from uniseg.machine.owners import started
 from uniseg.machine.signals import signals_noted
 from uniseg.phantom import make_phantom
 from uniseg.train import main
@@ -398,7 +399,7 @@ def test_r10_a_run_holds_its_folder_while_it_works(flags, tmp_path, monkeypatch)
     out, step, seen = tmp_path / "run", training_step, set()
     monkeypatch.setattr(train, "training_step", lambda *a: seen.add((out / "run.lock").read_text()) or step(*a))
     assert main(flags(out, "--epochs", 1)) == 0
-    assert seen == {f"{os.getpid()} {platform.node()}"} and not (out / "run.lock").exists()
+    assert seen == {f"{os.getpid()} {platform.node()} {started(os.getpid())}"} and not (out / "run.lock").exists()
 
 
 @pytest.mark.parametrize("lock, said", [
@@ -597,6 +598,8 @@ def test_d17_where_shared_memory_is_too_small_patches_are_drawn_without_workers(
     (FileNotFoundError(2, "No such file or directory"), "a process that draws patches was killed", 1),
     (FileNotFoundError(2, "No such file or directory", "x.npy"), "[Errno 2] No such file or directory: 'x.npy'", 1),
     (MemoryError(), "out of memory. Give a smaller --batch-size", 1),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory. Give a smaller --batch-size", 1),
+    (RuntimeError("DefaultCPUAllocator: not enough memory"), "out of memory. Give a smaller --batch-size", 1),
     (OSError("x.npy: damaged"), "x.npy: damaged", 1), (ValueError("x: wrong"), "x: wrong", 2),
     (OSError("Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
              "  File\nOSError: x: y"),
@@ -604,6 +607,21 @@ def test_d17_where_shared_memory_is_too_small_patches_are_drawn_without_workers(
 def test_what_the_machine_does_is_told_in_one_line(error, line, code):
     said, exit_code = explain(error)
     assert said.startswith(line) and "\n" not in said and exit_code == code
+
+
+def test_w14_a_gpu_without_memory_ends_the_run_with_a_remedy_and_its_last_checkpoint(flags, refused, tmp_path,
+                                                                                     monkeypatch):
+    out, real, calls = tmp_path / "run", train.training_step, []
+
+    def full(*arguments):
+        calls.append(True)
+        if len(calls) > 2:                                                   # in the second epoch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(*arguments)
+    monkeypatch.setattr(train, "training_step", full)
+    assert refused(out=out, code=1) == ("out of memory. Give a smaller --batch-size (and --accumulate) or "
+                                        "--patch-size, --amp bf16, or --backbone segresnet.")
+    assert checkpoint.read(out / "last.pt")["training"]["step"] == 2 and not (out / "run.lock").exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid for input of size 3"), KeyError("x"),

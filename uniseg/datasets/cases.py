@@ -37,7 +37,7 @@ from ..imaging.components import CONNECTED_26
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
 from ..imaging.volume import AIR_HU, Volume, read_ct, voxel_size_mm
-from ..machine.files import FileError, atomic_write, file_sha256
+from ..machine.files import FileError, atomic_write, file_sha256, sweep, temporary_beside
 from ..machine.json_files import read_json
 from . import layouts
 from .dataset import CaseFiles, DataError, Dataset
@@ -172,7 +172,8 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
     body = body_mask(image, voxel_size_mm(affine), outside)
     box = bounding_box(body | (bits != 0), margin=MARGIN) or tuple(slice(0, n) for n in image.shape)
     image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    sweep(folder.parent, {folder.name})        # what a killed process left of this case; it holds whole volumes
+    temporary = temporary_beside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, array in {"image": image, "bits": bits, **_patch_centres(bits, names)}.items():

@@ -23,6 +23,7 @@ from ..datasets.dataset import CaseFiles, DataError, Dataset, Label, few, in_ord
 from ..datasets.dataset_json import NameMap, read_labels
 from ..datasets.find import find_datasets
 from ..imaging.file_names import RESULT, bare, case_name, is_nifti, json_path
+from ..inference.finished import listed_masks
 from ..machine.json_files import read_json
 from .numbers import Numbers, numbers_of
 
@@ -147,11 +148,25 @@ def _reading_at(path: Path, dataset: str, meaning: Callable[[], Numbers]) -> Rea
     """
     named = labels_of_json(path)
     if path.is_dir():
-        masks = _mask_of_class(path, named)
+        masks = _listed(path, _mask_of_class(path, named))
         return Reading(dataset, case_name(path.name), path, masks=masks, classes_known=bool(named)) if masks else None
     numbers = Numbers.of(named, "the JSON beside each") if named else meaning()
     return Reading(dataset, case_name(path.name), path, numbers.labels, numbers.values, classes_known=numbers.known,
                    ignored=numbers.ignored, numbers=numbers.source)
+
+
+def _listed(folder: Path, masks: dict[str, Path | None]) -> dict[str, Path | None]:
+    """The masks that belong to the result beside the folder, if its JSON lists them: others are of a former result.
+
+    Raises DataError where one is missing.
+    """
+    listed = listed_masks(folder)
+    if listed is None:
+        return masks
+    if missing := sorted(name for name in listed if not (folder / name).is_file()):
+        raise DataError(f"{folder / missing[0]}: is missing, but the JSON of the result lists it. "
+                        "Segment the case again.")
+    return {name: path for name, path in masks.items() if path is not None and path.name in listed}
 
 
 def labels_of_json(path: Path) -> tuple[Label, ...]:

@@ -6,15 +6,17 @@ Read segmenter.py and pairs.py first.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..datasets.dataset import DataError
 from ..datasets.find import find_datasets
-from ..imaging.file_names import RESULT, case_name, complete, is_nifti, json_path, masks_folder, stem
-from ..machine.console import fail, note, warn
+from ..imaging.file_names import RESULT, case_name, is_nifti, masks_folder, stem
+from ..inference.finished import DAMAGED, UNFINISHED, Asked, why_not
+from ..inference.making import MadeMeanwhile, make
+from ..inference.plan import Job
+from ..machine.console import fail, note, printable, warn
 from .pairs import find_predictions
 from .readings import Reading, as_folder_name, in_folder
 
@@ -41,16 +43,17 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
         outcome["notes"].append(
             f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
     _refuse_one_result_for_two(jobs)
-    to_do = [job for job in jobs if not is_made(job[2], segmenter, args)]
+    options = {"postprocess": not args.no_postprocess, "experimental": True}
+    to_do = [job for job in jobs if not is_made(job[1], job[2], segmenter.asked(**options), args.overwrite)]
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")
     failed = set()
     for name, ct, result in to_do:
         try:
-            segmentation = segmenter.segment(ct, postprocess=not args.no_postprocess, progress=True, experimental=True)
-            result.parent.mkdir(parents=True, exist_ok=True)
-            segmentation.save(result, masks_folder(result))
+            segmentation = make(segmenter, Job(ct, result), True, options, "keep")
             tell(name, segmentation.stats["warnings"], outcome)
+        except MadeMeanwhile:
+            note(f"{printable(str(result))}: another run has made it meanwhile; it stays as it is")
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             fail(error, 1, args.verbose, ct)
             failed.add(masks_folder(result))
@@ -91,19 +94,13 @@ def healthy_cts(folder: Path) -> list[tuple[str, Path]]:
             for dataset in find_datasets(folder) for case in dataset.cases]
 
 
-def is_made(result: Path, segmenter: Any, args: argparse.Namespace) -> bool:
-    """Whether a former run finished this prediction with the same weights and settings.
+def is_made(ct: Path, result: Path, asked: Asked, overwrite: bool) -> bool:
+    """Whether a former run finished this prediction of this CT with the same weights and settings.
 
-    Raises ValueError where it was made with others, unless --overwrite is given.
+    Raises ValueError where it was made with others, unless it may be overwritten.
     """
-    if not complete(result, masks=True):
-        return False
-    try:
-        stats = json.loads(json_path(result).read_text(encoding="utf-8"))
-        same = stats["weights"] == segmenter.weights and stats["settings"]["postprocess"] is not args.no_postprocess
-    except (ValueError, KeyError, TypeError):                  # of another program
-        same = False
-    if not same and not args.overwrite:
-        raise ValueError(f"{result}: was made with other weights or settings. "
-                         "Give --overwrite to replace it, or another --out.")
-    return same
+    reason = why_not(ct, result, True, asked)
+    if reason in (None, UNFINISHED, *DAMAGED) or overwrite:
+        return reason is None
+    raise ValueError(f"{result}: was made with other weights or settings ({reason}). "
+                     "Give --overwrite to replace it, or another --out.")

@@ -91,11 +91,3 @@ def json_path(path: str | Path) -> Path:
 def masks_folder(result: Path) -> Path:
     """The folder of one mask per class beside a label map: ct_seg.nii.gz -> ct_seg"""
     return result.with_name(stem(result))
-
-
-def complete(result: Path, masks: bool) -> bool:
-    """Whether a former run finished this label map. Its JSON is written last, so the JSON's presence shows it.
-
-    masks: whether the folder of masks must exist as well
-    """
-    return result.is_file() and json_path(result).is_file() and (not masks or masks_folder(result).is_dir())

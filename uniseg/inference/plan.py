@@ -12,7 +12,6 @@ from typing import NamedTuple
 from ..imaging.file_names import (
     RESULT,
     SUFFIXES,
-    complete,
     is_nifti,
     json_path,
     masks_folder,
@@ -20,7 +19,6 @@ from ..imaging.file_names import (
     similar_name,
     stem,
 )
-from ..machine.console import note
 
 
 class Job(NamedTuple):
@@ -30,24 +28,18 @@ class Job(NamedTuple):
     result: Path
 
 
-def plan(inputs: Sequence[Path], output: Path | None, masks: bool = False, overwrite: bool = False,
-         resume: bool = False) -> list[Job]:
+def plan(inputs: Sequence[Path], output: Path | None, masks: bool = False, may_exist: bool = False) -> list[Job]:
     """The CTs to segment and their results.
 
     inputs:    NIfTI files, or folders of them
     output:    the label map of a single input, a folder, or None for the folder of each input
     masks:     whether a folder of masks is written beside each label map
-    overwrite: results may exist already
-    resume:    results may exist already, and complete ones are left out of the plan
+    may_exist: whether there may be former results, which are replaced or, where they are finished, kept
     Raises ValueError where a path cannot be used.
     """
     jobs = _with_results(list(_find_cts(inputs)), output)
-    _check_results(jobs, masks, overwrite or resume)
-    if not resume:
-        return jobs
-    remaining = [job for job in jobs if not complete(job.result, masks)]
-    note(f"{len(jobs) - len(remaining)} of {len(jobs)} results are complete and stay as they are")
-    return remaining
+    _check_results(jobs, masks, may_exist)
+    return jobs
 
 
 def _find_cts(inputs: Sequence[Path]) -> Iterator[Path]:

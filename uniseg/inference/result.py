@@ -1,6 +1,7 @@
 """A result: the label map, the mask of each class, the statistics, and how they are written."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from ..imaging.bits import get_bit
 from ..imaging.file_names import json_path
 from ..imaging.volume import Geometry, from_ras, write_label_map
 from ..machine.about import __version__
-from ..machine.files import atomic_write
+from ..machine.files import atomic_write, refused_in_one_line, sweep
+from ..machine.locks import turn
+from .finished import digests, withdraw
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Segmentation:
     label_map: np.ndarray          # (X, Y, Z) as the CT is stored: uint8, or uint16 beyond 255; the numbers of Table 2
     classes: tuple[str, ...]       # names of the classes computed
     stats: dict[str, Any]          # the content of the JSON file: voxels, ml and touches_border of each class, why a
-                                   # class is experimental, settings, warnings, seconds
+                                   # class is experimental, settings, warnings, seconds; `save` adds its files
     _bits: np.ndarray              # (D, H, W) RAS+; bit k is the mask of classes[k], with overlaps
     _geometry: Geometry
 
@@ -47,18 +50,31 @@ class Segmentation:
     def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
         """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
 
-        The JSON is written last: where it exists, the result is complete. Raises FileError for what cannot be written.
+        A former result's JSON is removed first and the new one is written last: where it exists, the result is
+        complete. It also holds size and sha256 of the other files. One process at a time writes into a folder.
+        Raises FileError for what cannot be written.
         """
-        path = Path(path)
-        if masks_folder is not None:
-            Path(masks_folder).mkdir(parents=True, exist_ok=True)
-            for k, name in enumerate(self.classes):
-                mask = get_bit(self._bits, k).view(np.uint8)
-                write_label_map(Path(masks_folder) / f"{name}.nii.gz", mask, self._geometry, f"uniseg {name}")
-        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
-        write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
-        with atomic_write(json_path(path)) as temporary:
-            Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
+        self.save_if(lambda: None, Path(path), masks_folder)
+
+    def save_if(self, check: Callable[[], None], path: Path, masks_folder: str | Path | None = None) -> None:
+        """`save` after `check`, which is called when no other process can write any more; it may raise an error."""
+        names = [path, *(Path(masks_folder) / f"{name}.nii.gz" for name in self.classes if masks_folder is not None)]
+        with turn(path.parent):
+            check()
+            with refused_in_one_line(path):
+                withdraw(path)
+                if masks_folder is not None:
+                    Path(masks_folder).mkdir(parents=True, exist_ok=True)
+                for folder in {name.parent for name in names}:
+                    sweep(folder, {name.name for name in (*names, json_path(path)) if name.parent == folder})
+            for k, mask in enumerate(names[1:]):
+                write_label_map(mask, get_bit(self._bits, k).view(np.uint8), self._geometry,
+                                f"uniseg {self.classes[k]}")
+            ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+            write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
+            self.stats["files"] = digests(names, path.parent)
+            with atomic_write(json_path(path)) as temporary:
+                Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
 
 
 def find_class(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import torch
 from ..imaging.volume import Geometry, voxel_size_mm
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.memory import peak_memory_bytes
+from .finished import identity, stamp
 
 
 class Clock:
@@ -55,12 +56,13 @@ def count_voxels(bits: np.ndarray, values: Mapping[str, int], voxel_mm3: float,
     return counted
 
 
-def record(source: object, geometry: Geometry, native_affine: np.ndarray, model: Mapping[str, Any],
-           settings: Mapping[str, Any], counted: Mapping[str, dict[str, Any]], notes: Sequence[str],
-           warnings: Sequence[str], clock: Clock) -> dict[str, Any]:
+def record(source: object, stamp_before: object, geometry: Geometry, native_affine: np.ndarray,
+           model: Mapping[str, Any], settings: Mapping[str, Any], counted: Mapping[str, dict[str, Any]],
+           notes: Sequence[str], warnings: Sequence[str], clock: Clock) -> dict[str, Any]:
     """How a result came about, ready for JSON.
 
     source:        the CT as the user gave it: a path or an image
+    stamp_before:  finished.stamp of the source before it was read; where it changed since, nothing identifies it
     native_affine: (4, 4) of the CT in RAS+, mm
     model:         weights, backbone and preprocessing
     settings:      of this run
@@ -83,4 +85,5 @@ def record(source: object, geometry: Geometry, native_affine: np.ndarray, model:
         "postprocessing": list(notes),
         "warnings": list(warnings),
         "seconds": clock.seconds(),
-        "peak_memory_mib": round(peak_memory_bytes() / 2 ** 20)}
+        "peak_memory_mib": round(peak_memory_bytes() / 2 ** 20),
+        "input_file": identity(source) if stamp_before == stamp(source) else None}

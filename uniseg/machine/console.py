@@ -66,13 +66,24 @@ def fail(error: BaseException, code: int, verbose: bool = False, path: Path | No
         with contextlib.suppress(BrokenPipeError):
             traceback.print_exception(error)
     text = on_one_line(without_colours(str(error))) or type(error).__name__
-    no_memory = isinstance(error, RuntimeError) and re.search("(out of|allocate) memory", text)
-    if isinstance(error, MemoryError) or no_memory:
-        text = "out of memory. Name fewer --classes, or use a machine with more memory."
+    if is_out_of_memory(error):
+        text = ("the GPU is out of memory. Name fewer --classes, or give --precision bf16 or --device cpu."
+                if re.search("CUDA|HIP|MPS", text) else
+                "out of memory. Name fewer --classes, or use a machine with more memory.")
     if path is not None and printable(str(path)) not in text:
         text = f"{printable(str(path))}: {text}"
     error_line(text)
     return code
+
+
+# What torch, CUDA and the C++ library say in a plain RuntimeError where a GPU or the machine has too little memory.
+OUT_OF_MEMORY = r"out of memory|allocate memory|not enough memory|bad_alloc|ALLOC_FAILED"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the memory of the machine or of a GPU is exhausted."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError)
+                                              and bool(re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE)))
 
 
 def on_one_line(text: str) -> str:
@@ -175,7 +186,8 @@ KNOWN_FAILURES = {
         "shared memory (/dev/shm) is too small for the patches drawn. Give --workers 0, or more of it "
         "(docker: --shm-size).",
     r"DataLoader worker": "a process that draws patches was killed, mostly for lack of memory. Reduce --workers.",
-    r"out of memory|allocate memory": "out of memory. Give a smaller --batch-size (and --accumulate) or --patch-size.",
+    OUT_OF_MEMORY: "out of memory. Give a smaller --batch-size (and --accumulate) or --patch-size, --amp bf16, or "
+                   "--backbone segresnet.",
     r"EADDRINUSE|address already in use":
         "the port for the processes to meet is taken. Let torchrun --standalone find one, or choose another "
         "--master-port.",

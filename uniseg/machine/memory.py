@@ -58,3 +58,71 @@ def peak_memory_bytes() -> int:
             return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def free_memory_bytes() -> int | None:
+    """Bytes that this process can still take before the kernel kills it; None where the system does not tell.
+
+    The least of what the machine has free (or can free), what the control groups of a container or a scheduler's job
+    leave, and what the process's own limit (`ulimit -v`) leaves.
+    """
+    found = [_available(), *_left_in_groups(), _left_of_limit()]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _available() -> int | None:
+    """MemAvailable of Linux; elsewhere the whole memory of the machine, which is at least an upper bound."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):                       # Windows has no sysconf
+        return None
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What each control group that this process is in leaves of its memory limit, versions 1 and 2.
+
+    A container sees its own group as the root, a scheduler's job is some folders below it: all on the way count.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    left = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            top, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        groups = [Path(path.lstrip("/")), *Path(path.lstrip("/")).parents]
+        left += [size for group in groups if (size := _left_in_group(top / group, limit, used)) is not None]
+    return left
+
+
+def _left_in_group(group: Path, limit: str, used: str) -> int | None:
+    """The limit of a control group less what it uses, without the cached files that the kernel drops first."""
+    try:
+        most = int((group / limit).read_text())                         # "max" where there is no limit: ValueError
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
+        return max(0, most - int((group / used).read_text()) + cached)
+    except (OSError, ValueError):
+        return None
+
+
+def _left_of_limit() -> int | None:
+    """What `ulimit -v` leaves of this process's address space."""
+    try:
+        import resource  # not on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError, ValueError):
+        return None
+    return None if most == resource.RLIM_INFINITY else max(0, most - used)

@@ -1,7 +1,9 @@
-"""SIGTERM and Ctrl-C: a training finishes its step before it ends."""
+"""SIGTERM and Ctrl-C: an inference ends at once, a training finishes its step first."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,30 @@ from types import FrameType
 def in_main_thread() -> bool:
     """Whether signal handlers can be set here. Python allows it in the main thread only; notebooks may use another."""
     return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def ends_at_signals() -> Iterator[None]:
+    """Context in which SIGTERM ends the process with exit code 143, after cleaning up, and Ctrl-C with 130.
+
+    Ctrl-C raises KeyboardInterrupt. A second one does not wait for the cleaning up: the process ends where it is, and
+    what it was writing stays as a temporary file, which the next run removes. Where Ctrl-C is ignored, as in a job
+    that a shell started in the background, it stays ignored.
+    """
+    if not in_main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    former = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        former[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    yield
+    for number, handler in former.items():               # after an exception they stay: the process is ending
+        signal.signal(number, handler)
 
 
 class Stopped(Exception):

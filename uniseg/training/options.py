@@ -59,9 +59,14 @@ def make_config(args: argparse.Namespace, train_cases: int, world: int) -> Train
     return TrainConfig(**values)
 
 
+def config_before_cases(args: argparse.Namespace) -> TrainConfig:
+    """The TrainConfig of a command line before its cases are counted: all but the steps. Raises as make_config does."""
+    return make_config(args, train_cases=1, world=1)
+
+
 def preprocessing_of(args: argparse.Namespace) -> Preprocessing:
     """The preprocessing of a command line, before its cases are counted. Raises ValueError as make_config does."""
-    return make_config(args, train_cases=1, world=1).preprocessing
+    return config_before_cases(args).preprocessing
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The folder of a training run: config.json, metrics.jsonl, validation.json, best.pt, and last.pt for --resume.
 
-A run holds `run.lock` while it works, so that no two runs write into one folder. Read machine/files.py first.
+A run holds `run.lock` while it works, so that no two runs write into one folder. Read machine/files.py and
+machine/locks.py first.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,9 @@ import numpy as np
 
 from ..datasets.cases import Case
 from ..machine.console import say, warn
-from ..machine.files import FileError, atomic_write
+from ..machine.files import FileError, atomic_write, sweep
 from ..machine.json_files import read_json
+from ..machine.locks import held
 from ..machine.processes import barrier
 from .recipe import TrainConfig
 from .validation import case_scores
@@ -36,16 +37,13 @@ def own_run_folder(args: argparse.Namespace, rank: int) -> Iterator[None]:
         yield
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))               # so that `finally` is reached
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))               # so that the lock is given back
     try:
-        lock = _take_lock(args.out / "run.lock")
-        try:
-            for half_written in args.out.glob(".*.tmp"):                           # by a run that was killed
-                half_written.unlink()
+        with held(args.out / "run.lock", "trains in this folder", "--out"):
+            for folder in (args.out, args.out / "overlays"):                       # what a run that was killed left
+                sweep(folder, ours=True)
             barrier()
             yield
-        finally:
-            lock.unlink(missing_ok=True)
     finally:
         signal.signal(signal.SIGTERM, former)
 
@@ -63,38 +61,6 @@ def _check(args: argparse.Namespace) -> None:
 def has_checkpoint(out: Path) -> bool:
     """Whether there is a checkpoint to resume. A run that was killed before its first one starts from the beginning."""
     return (out / "last.pt").exists() or (out / "last.prev.pt").exists()
-
-
-def _take_lock(path: Path) -> Path:
-    """Create the lock file, with this process's number and host. The lock of a process that has ended is replaced."""
-    content = f"{os.getpid()} {platform.node()}"
-    with contextlib.suppress(FileNotFoundError, ValueError):        # there is none, or another run is just writing it
-        pid, host = path.read_text().split(" ", 1)
-        if host == platform.node() and (int(pid) == os.getpid() or not _is_running(int(pid))):
-            path.unlink()
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        number, _, host = path.read_text().partition(" ")
-        if not host:
-            raise ValueError(f"{path}: another run has just started in this folder. Give another --out.") from None
-        raise ValueError(f"{path}: process {number} on {host} trains in this folder. Wait for it or give another "
-                         "--out; if it runs no more, remove this file.") from None
-    os.write(handle, content.encode())
-    os.close(handle)
-    return path
-
-
-def _is_running(pid: int) -> bool:
-    if os.name == "nt":                                  # there, signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:                              # it belongs to somebody else
-        return True
-    return True
 
 
 # -------------------------------------------------------------------------------------------------------------- files
