@@ -129,7 +129,7 @@ def _check_classes(dataset: Dataset, ct: Volume, masks: Iterable[tuple[str, np.n
             on_the_right = mask[box] & anatomy.right_side(mask.shape, ct.affine, plane, box)
             right = np.count_nonzero(on_the_right) / row["voxels"][name]
             away = right if SIDES[name] == "left" else 1 - right
-            if away > 0.5:
+            if away > 0.5 and plane.sure:
                 wrong[name] = away
     if wrong:
         row["problems"].append(_wrong_side(wrong))
