@@ -219,7 +219,7 @@ def test_one_voxel_is_a_volume_too():
     assert result.label_map.shape == (1, 1, 1) and result.stats["empty"]
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("side", ["right", pytest.param("left", marks=pytest.mark.slow)])
 def test_c10_organs_of_half_a_patient_keep_the_side_that_the_network_gave_them_and_a_warning_says_so(phantom_ct, side):
     """The plane of symmetry of such a half goes through the kidney; that must not exchange the sides."""
     ct = read_ct(phantom_ct.path)

@@ -258,19 +258,17 @@ def seen(patient, part):
     return hu[part], moved
 
 
-@pytest.mark.parametrize("cut", [16, -16, pytest.param(33, marks=pytest.mark.slow),
-                                 pytest.param(-33, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cut", [16, pytest.param(-33, marks=pytest.mark.slow)])
 def test_c11_the_plane_is_right_and_sure_where_a_part_of_one_side_is_cut_off(patient, cut):
     """The body is 75 voxels wide in 82: 17 % or 40 % of it is missing on one side."""
     plane = midsagittal_plane(*seen(patient, slice(cut, None) if cut > 0 else slice(None, cut)))
     assert plane.sure and abs(plane.a) < 5.0 and abs(plane.b) < 0.1 and abs(plane.c) < 0.1
 
 
-@pytest.mark.parametrize("part", [slice(41, None), pytest.param(slice(None, 41), marks=pytest.mark.slow),
-                                  pytest.param(slice(48, None), marks=pytest.mark.slow),
-                                  pytest.param(slice(None, 20), marks=pytest.mark.slow),
-                                  pytest.param(slice(50, 74), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("part, filled", [
+    (slice(41, None), False), pytest.param(slice(None, 41), True, marks=pytest.mark.slow),
+    pytest.param(slice(None, 20), False, marks=pytest.mark.slow),
+    pytest.param(slice(50, 74), True, marks=pytest.mark.slow)])
 def test_c10_the_plane_of_one_side_alone_is_not_sure(patient, part, filled):
     """Cut at the middle, beyond it, or narrow; also where the rest of the field of view is filled with air."""
     hu, affine = seen(patient, part)
