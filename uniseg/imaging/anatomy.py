@@ -24,12 +24,13 @@ WHOLE_SHARE = 0.8       # a component with this share of its voxels on one side 
 LEAST_BODY = 100        # coarse voxels; a smaller body has no plane
 NEAR_MM = 15.0          # the spine lies this near to the plane of best symmetry, also where a patient is crooked
 BOTH_HALVES = 0.75      # share of the body whose mirror image is in view, where most of both halves is
-CONFIRMS, SHOWS = 0.1, 0.3    # evidence of a spine that confirms a plane, and of one that shows where the plane is
+# Evidence of a spine that confirms a plane which is plausible by itself, one that is not, and that shows where it is
+WEAKLY_CONFIRMS, CONFIRMS, SHOWS = 0.1, 0.2, 0.3
 BESIDE_MM, TURN_COST, SPINE_COST, LEAST_PARTNERS = 60.0, 0.1, 0.05, 0.2      # see _plane_at_spine
 # Where no spine is seen, as in a pelvis or with large voxels, the outline of a whole trunk shows the middle:
 TRUNK = 1.15            # its width is at least this share of its depth; half a trunk is narrower
 CUT_SHARE = 0.1         # of its largest sagittal section is the most that touches a lateral face of the image
-SYMMETRIC = 0.12        # the largest mismatch with its mirror image; whole CTs have 0.06 to 0.11
+SYMMETRIC = 0.1         # a mismatch with its mirror image as of most whole CTs; wrong planes seen had 0.12 and more
 LEAST_FLESH_MM = 26.0   # of body on both sides of the spine: with less, a half of a vertebra may pass for a whole one
 
 Point = Sequence[float] | np.ndarray
@@ -86,14 +87,15 @@ def midsagittal_plane(hu: np.ndarray, affine: np.ndarray) -> Plane:
     body = _Body(density, to_world, *_sample_body(density, to_world))
     plane, search = _plane_of_symmetry(body), SpineSearch(hu, affine)
     near, best = search.column(_near(plane, search)), search.column()
-    best_shows = best is not None and best.evidence >= SHOWS and _is_spine(best)
-    if near and near.evidence >= CONFIRMS and _is_spine(near) and not (
-            best and best_shows and near.evidence < 0.5 * best.evidence):
+    symmetric = _mirror_mismatch(plane, body) <= SYMMETRIC
+    both_flanks = _shows_both_flanks(search)
+    enough = WEAKLY_CONFIRMS if symmetric or both_flanks else CONFIRMS
+    if near and _is_spine(near) and near.evidence >= enough and not _outshone(near, best):
         whole = _mirror_images(plane, body)[1].mean() >= BOTH_HALVES
         return plane if whole else _plane_at_spine(near, plane, body)
-    if best and best_shows:
+    if best and _is_spine(best) and best.evidence >= SHOWS:
         return _plane_at_spine(best, plane, body)
-    return replace(plane, sure=_shows_both_flanks(search) and _mirror_mismatch(plane, body) <= SYMMETRIC)
+    return replace(plane, sure=symmetric and both_flanks)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class _Body:
 
 def _is_spine(column: Column) -> bool:
     return column.is_vertebrae and column.flesh_mm >= LEAST_FLESH_MM
+
+
+def _outshone(near: Column, best: Column | None) -> bool:
+    """Whether there is a column with far more evidence elsewhere, though it may be cut by the field of view."""
+    return best is not None and best.is_vertebrae and near.evidence < 0.5 * best.evidence
 
 
 def _shows_both_flanks(search: SpineSearch) -> bool:

@@ -88,7 +88,8 @@ class SpineSearch:
         """
         x, y = ((column.centre[axis] - self.to_world[axis, 3]) / self.spacing_mm[axis] for axis in (0, 1))
         reach = max(1, int(COLUMN_MM / self.spacing_mm[0]))
-        beside = self.body[max(0, round(x) - reach):round(x) + reach + 1].any(axis=0)          # (H, W)
+        section = self.body[max(0, round(x) - reach):round(x) + reach + 1]
+        beside = np.logical_or.reduce(section, axis=0)                                          # (H, W)
         beside = beside[:, beside.any(axis=0)]
         height = beside.shape[0]
         back, front = beside.argmax(axis=0), height - 1 - beside[::-1].argmax(axis=0)
