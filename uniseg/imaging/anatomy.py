@@ -31,6 +31,8 @@ BESIDE_MM, TURN_COST, SPINE_COST, LEAST_PARTNERS = 60.0, 0.1, 0.05, 0.2      # s
 TRUNK = 1.15            # its width is at least this share of its depth; half a trunk is narrower
 CUT_SHARE = 0.1         # of its largest sagittal section is the most that touches a lateral face of the image
 SYMMETRIC = 0.1         # a mismatch with its mirror image as of most whole CTs; wrong planes seen had 0.12 and more
+# Where a flank is not in view, a hip in a short CT may pass for a spine: less than this is not believed.
+LEAST_SPINE_MM, SURE_SHARE = 28.0, 0.35          # evidence times height of the CT, or evidence of a very short CT
 LEAST_FLESH_MM = 26.0   # of body on both sides of the spine: with less, a half of a vertebra may pass for a whole one
 
 Point = Sequence[float] | np.ndarray
@@ -90,10 +92,12 @@ def midsagittal_plane(hu: np.ndarray, affine: np.ndarray) -> Plane:
     symmetric = _mirror_mismatch(plane, body) <= SYMMETRIC
     both_flanks = _shows_both_flanks(search)
     enough = WEAKLY_CONFIRMS if symmetric or both_flanks else CONFIRMS
-    if near and _is_spine(near) and near.evidence >= enough and not _outshone(near, best):
+    height_mm = search.hu.shape[2] * search.spacing_mm[2]
+    least = 0.0 if both_flanks else min(LEAST_SPINE_MM / height_mm, SURE_SHARE)
+    if near and _is_spine(near) and near.evidence >= max(enough, least) and not _outshone(near, best):
         whole = _mirror_images(plane, body)[1].mean() >= BOTH_HALVES
         return plane if whole else _plane_at_spine(near, plane, body)
-    if best and _is_spine(best) and best.evidence >= SHOWS:
+    if best and _is_spine(best) and best.evidence >= max(SHOWS, least) and not both_flanks:
         return _plane_at_spine(best, plane, body)
     return replace(plane, sure=symmetric and both_flanks)
 
