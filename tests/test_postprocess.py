@@ -1,5 +1,7 @@
 """postprocess.py and bits.py: sides, components and regions on masks small enough to count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,11 @@ def test_kidneys_that_are_swapped_are_swapped_back():
     assert np.array_equal(result["right_kidney"], RIGHT) and np.array_equal(result["left_kidney"], LEFT)
     assert notes == ["right_kidney: 96 voxels remapped to left_kidney",
                      "left_kidney: 96 voxels remapped to right_kidney"]
+
+
+def test_c10_kidneys_stay_as_the_network_found_them_where_the_plane_is_not_sure():
+    result, notes = run({"right_kidney": LEFT, "left_kidney": RIGHT}, plane=replace(MIDDLE, sure=False))
+    assert np.array_equal(result["right_kidney"], LEFT) and np.array_equal(result["left_kidney"], RIGHT) and not notes
 
 
 def test_kidneys_both_called_right_are_told_apart():

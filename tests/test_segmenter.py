@@ -220,6 +220,19 @@ def test_one_voxel_is_a_volume_too():
     assert result.label_map.shape == (1, 1, 1) and result.stats["empty"]
 
 
+@pytest.mark.parametrize("side", ["right", pytest.param("left", marks=pytest.mark.slow)])
+def test_c10_organs_of_half_a_patient_keep_the_side_that_the_network_gave_them_and_a_warning_says_so(phantom_ct, side):
+    """The plane of symmetry of such a half goes through the kidney; that must not exchange the sides."""
+    ct = read_ct(phantom_ct.path)
+    middle = ct.array.shape[0] // 2
+    hu = ct.array[middle:] if side == "right" else ct.array[:middle]
+    network = Bands({f"{side}_kidney": (165, 25), f"{'left' if side == 'right' else 'right'}_kidney": (-9000, 1)})
+    result = stand_in(network, spacing_mm=(8.0, 8.0, 8.0)).segment(image(np.ascontiguousarray(hu), ct.affine))
+    figures = result.stats["classes"]
+    assert figures[f"{side}_kidney"]["voxels"] and sum(row["voxels"] > 0 for row in figures.values()) == 1
+    assert [text for text in result.stats["warnings"] if "right and left are not checked" in text]
+
+
 # --- Label map and masks
 
 def test_the_numbers_of_the_label_map_are_those_of_table_2():

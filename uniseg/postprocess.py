@@ -37,7 +37,7 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
 
     bits:    (D, H, W) uint32 or uint64; bit k is the mask of names[k]. Not changed.
     affine:  (4, 4) of that grid
-    plane:   the patient's mid-sagittal plane (None: the sides stay as they are)
+    plane:   the patient's mid-sagittal plane (None, or one that is not sure: the sides stay as they are)
     steps:   some of ALL_STEPS; they always run in the order of ALL_STEPS
     in_pieces: names that keep all their components; beyond the paper, for networks that find a long organ in pieces
     returns: the new bits, and a list of sentences that say what changed
@@ -49,7 +49,7 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
         raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
     notes: list[str] = []
     bits = bits.copy(order="K")
-    if "sides" in steps and plane is not None:
+    if "sides" in steps and plane is not None and plane.sure:
         correct_sides(bits, names, affine, plane, notes)
     if "components" in steps:
         keep_once(bits, names, notes, in_pieces)

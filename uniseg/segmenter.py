@@ -26,7 +26,7 @@ from .imaging.resampling import resample
 from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
 from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
-from .inference.plausibility import warn_if_little_found
+from .inference.plausibility import warn_if_little_found, warn_of_sides
 from .inference.region import find_body
 from .inference.result import Segmentation, find_class
 from .inference.second_view import central_part, view_weight
@@ -160,13 +160,15 @@ class Segmenter:
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
-            if postprocess and box is not None:
-                plane = midsagittal_plane(hu, affine)
+            plane = midsagittal_plane(hu, affine) if postprocess and box is not None else None
+            if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
         with clock("native grid"):
             values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
             counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
+        if plane is not None and not plane.sure:
+            warnings += warn_of_sides([n for n in names if counted[n]["voxels"]])
         if set(self.offered) <= set(names):
             body_ml = np.count_nonzero(body) * voxel_volume_mm3(affine) / 1000
             warnings += warn_if_little_found({n: counted[n]["ml"] for n in self.offered}, body_ml)

@@ -327,6 +327,35 @@ def test_a_merged_pair_is_split_by_the_plane_and_has_no_wrong_side(tmp_path, pat
     assert checked(tmp_path)[1] == {}
 
 
+def half(patient):
+    """The right half of a patient: the field of view ends at his middle."""
+    middle = patient.hu.shape[0] // 2
+    affine = patient.affine.copy()
+    affine[0, 3] += middle * affine[0, 0]
+    return Patient(patient.hu[middle:], {name: mask[middle:] for name, mask in patient.masks.items()}, affine)
+
+
+def test_c12_a_merged_pair_in_half_a_patient_is_an_error_of_its_case_and_never_split(tmp_path, patients, capsys):
+    write_dataset(tmp_path / "Set", {"kidneys": ("right_kidney", "left_kidney")}, {"a": half(patients[0])})
+    assert main([str(tmp_path)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "error: " in out and "a.nii.gz: label 'kidneys' has to be split into right and left, and the CT does not " \
+        "show surely where the patient's middle is" in out
+
+
+@pytest.mark.slow
+def test_c12_half_a_patient_without_the_pair_needs_no_plane(tmp_path, patients):
+    alone = half(patients[0])
+    alone.masks["left_kidney"] = alone.masks["right_kidney"] = np.zeros_like(alone.masks["liver"])
+    write_dataset(tmp_path / "Set", {"kidneys": ("right_kidney", "left_kidney"), "liver": ("liver",)}, {"a": alone})
+    assert "Set/a" not in checked(tmp_path)[1]
+
+
+def test_c13_no_organ_is_on_the_wrong_side_of_a_plane_that_is_not_sure(tmp_path, patients):
+    write_dataset(tmp_path / "Set", SIDED, {"a": half(patients[0])})
+    assert not [text for texts in checked(tmp_path)[1].values() for text in texts if "wrong side" in text]
+
+
 @pytest.mark.slow
 def test_a_crumb_has_no_wrong_side(tmp_path, patients):
     """A voxel of 8 mm is 0.5 ml: what a lung leaves in the first slice of an abdomen says nothing about its side."""

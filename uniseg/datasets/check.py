@@ -135,7 +135,7 @@ def _check_classes(dataset: Dataset, case: CaseFiles, ct: Volume, masks: Iterabl
             on_the_right = mask[box] & anatomy.right_side(mask.shape, ct.affine, plane, box)
             right = np.count_nonzero(on_the_right) / row["voxels"][name]
             away = right if SIDES[name] == "left" else 1 - right
-            if away > 0.5:
+            if away > 0.5 and plane.sure:
                 wrong[name] = away
     if problem := placement.problem():
         row["problems"].append(f"error: {case.label}: {problem}")

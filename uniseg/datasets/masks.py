@@ -77,15 +77,27 @@ def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np
     if ignored:
         raise DataError(f'{path}: {ignored:,} voxels have the label "ignore", and single voxels cannot be left out of '
                         "loss and scores. Annotate them, or leave this case out (training: --exclude or --skip-bad).")
-    split = split_by_plane(hu, affine)
+    split = split_by_plane(hu, affine, path)
     for label in dataset.labels:
         yield from label_masks(labels, label, dataset.labels, split)
 
 
-def split_by_plane(hu: np.ndarray, affine: np.ndarray) -> Split:
-    """The `split` of label_masks that uses the CT's mid-sagittal plane. The plane is found at the first call."""
+def split_by_plane(hu: np.ndarray, affine: np.ndarray, path: str | Path = "label") -> Split:
+    """The `split` of label_masks that uses the CT's mid-sagittal plane. The plane is found when it is first needed.
+
+    path: of the label map, for the message
+
+    The split raises DataError where the CT does not show the patient's middle.
+    """
     plane = functools.lru_cache(lambda: anatomy.midsagittal_plane(hu, affine))
-    return lambda mask, label: anatomy.split_left_right(mask, affine, plane())
+
+    def split(mask: np.ndarray, label: Label) -> tuple[np.ndarray, np.ndarray]:
+        if mask.any() and not plane().sure:
+            raise DataError(f"{path}: label {label.name!r} has to be split into right and left, and the CT does not "
+                            "show surely where the patient's middle is (a field of view of one side?). Give each side "
+                            "its own label, or leave this case out (training: --exclude or --skip-bad).")
+        return anatomy.split_left_right(mask, affine, plane()) if mask.any() else (mask, mask.copy(order="K"))
+    return split
 
 
 def label_masks(labels: np.ndarray, label: Label, others: Iterable[Label],

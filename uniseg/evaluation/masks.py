@@ -39,7 +39,7 @@ def open_masks(reading: Reading, ct: Volume | None = None) -> tuple[Volume, Mask
     if reading.masks is None:
         labels = read_label_map(reading.path)
         _refuse_unknown_values(reading, labels.array)
-        split = split_by_plane(ct.array, ct.affine) if ct else None
+        split = split_by_plane(ct.array, ct.affine, reading.path) if ct else None
         return labels, lambda name: _mask_in_map(reading, labels.array, name, split)
     return _open_folder(reading.masks)
 
