@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging.bits import get_bit
-from ..imaging.file_names import json_path
+from ..imaging.file_names import json_path, mask_path
 from ..imaging.volume import Geometry, from_ras, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write
@@ -54,7 +54,7 @@ class Segmentation:
             Path(masks_folder).mkdir(parents=True, exist_ok=True)
             for k, name in enumerate(self.classes):
                 mask = get_bit(self._bits, k).view(np.uint8)
-                write_label_map(Path(masks_folder) / f"{name}.nii.gz", mask, self._geometry, f"uniseg {name}")
+                write_label_map(mask_path(masks_folder, name), mask, self._geometry, f"uniseg {name}")
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
         with atomic_write(json_path(path)) as temporary:
