@@ -193,7 +193,7 @@ def check_weights(weights: Any, config: ModelConfig, part: str | None = None) ->
     except ValueError as error:
         raise SchemaError(f"weights do not fit their network ({error})") from None
     for name, tensor in weights.items():
-        ours = there.get(name, tensor)
+        ours = there[name] if name in there else tensor
         if tensor.shape != ours.shape:
             raise SchemaError(f"weights do not fit their network ({name} has the shape {list(tensor.shape)}, not "
                               f"{list(ours.shape)})")
