@@ -154,7 +154,7 @@ def _from_own(content: dict[str, Any], path: Path) -> dict[str, Any]:
     except SchemaError as error:
         raise CheckpointError(f"{path}: not a checkpoint that can be used: {error}. "
                               "Use a checkpoint written by uniseg.train.") from None
-    if digest(own["weights"]) != content["digest"]:
+    if type(content["digest"]) is not str or digest(own["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
     return {"format": version, "digest": content["digest"], **own}
 

@@ -188,6 +188,10 @@ def check_weights(weights: Any, config: ModelConfig, part: str | None = None) ->
     for name, tensor in weights.items():
         if type(name) is not str or not isinstance(tensor, torch.Tensor):
             raise SchemaError(f"weights: {_shown(name)} is {_shown(tensor)}, not a dense tensor of real numbers")
+    if config.head == "class-specific" and config.lpg == "independent" and part is None:
+        if len(weights) < 4 * len(config.classes):             # of each MLP; building many takes seconds, even without
+            raise SchemaError(f"weights do not fit their network ({len(weights):,} tensors for "
+                              f"{len(config.classes)} classes)")
     try:
         there = expected(config)
     except ValueError as error:
