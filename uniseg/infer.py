@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
+        for remark in taxonomy.remarks_on(segmenter.classes):
+            warn(f"{args.weights}: {remark}")
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
     failed = 0
