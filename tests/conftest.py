@@ -25,6 +25,9 @@ def pytest_addoption(parser):
     parser.addoption("--share", metavar="FOLDER", type=Path,
                      help="processes of pytest that are given the same new folder, as --share=FOLDER in one word, "
                      "divide the test files among them")
+    parser.addoption("--fuzz-seconds", type=float, default=30, metavar="N",
+                     help="how long tests/test_fuzz.py (slow) damages files and reads them (default: 30)")
+    parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="of these damages (default: 0)")
     parser.addoption("--backwards", action="store_true", help="with --share: begin with the last file")
 
 

@@ -20,7 +20,7 @@ from uniseg.checkpoint import CheckpointError, digest, load_network, read, save
 from uniseg.imaging.file_names import class_name_fault, mask_path, same_file_name
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.model import ModelConfig, UniversalModel
-from uniseg.weights import torch_file, unpickling
+from uniseg.weights import released, torch_file, unpickling
 
 PREPROCESSING = Preprocessing((4.0, 4.0, 4.0), window=(16, 16, 16))
 
@@ -373,6 +373,12 @@ def test_w21_sizes_of_a_released_file_are_checked_too(tmp_path, state, words):
     assert words in refused_when_saved({"net": state}, tmp_path)
     torch.save({"net": state}, tmp_path / "x.pt")
     assert words in refused(tmp_path / "x.pt", lambda path: read(path, partial=True))
+
+
+def test_w21_an_entry_with_and_without_module_is_reported():
+    state = {"module.down_tr64.ops.1.conv1.weight": torch.zeros(4, 2, 3, 3, 3),
+             "down_tr64.ops.1.conv1.weight": torch.ones(4)}
+    assert released.translate({"net": state})[2].unexpected == {"down_tr64.ops.1.conv1.weight": (4,)}
 
 
 # ---------------------------------------------------------------------------------------------- the other readers

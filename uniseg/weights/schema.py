@@ -84,13 +84,14 @@ def mapping(keys: Rule, values: Rule) -> Rule:
 
 
 ANY = Rule(lambda v: True, "anything")
+NAME = Rule(lambda v: True, "a name")          # check_network says what is wrong with one
 YES_NO = Rule(lambda v: type(v) is bool, "true or false")
 DICT = mapping(text(1000), ANY)
 ORIGIN = Rule(lambda v: isinstance(v, dict) and all(text(1000).holds(v.get(k)) for k in ("file", "sha256")),
               "a file and its sha256")
 
 NETWORK = {
-    "classes": several(ANY, 0, MOST_CLASSES), "backbone": one_of(*BACKBONES), "width": whole(0, 1024),
+    "classes": several(NAME, 0, MOST_CLASSES), "backbone": one_of(*BACKBONES), "width": whole(0, 1024),
     "lpg": one_of(*LPGS), "lpg_hidden": whole(0, 65_536), "merging": one_of(*CORNERS),
     "text_width": whole(1, 65_536), "encoding": one_of(*ENCODINGS), "head": one_of("class-specific", "softmax"),
     "input_windows": several(increasing(-100, 100), 0, 16)}
