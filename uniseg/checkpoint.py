@@ -33,7 +33,7 @@ from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
 from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
-from .machine.console import Parser, error_line, say
+from .machine.console import Parser, error_line, printable, say
 from .machine.files import atomic_write, file_sha256
 from .model import ModelConfig, UniversalModel, build
 from .weights import released, schema
@@ -99,7 +99,7 @@ def write(path: str | Path, content: Mapping[str, Any], keep: Path | None = None
     try:
         schema.check(content)
     except SchemaError as error:                # such as a class whose name cannot be that of a file
-        raise CheckpointError(f"{path}: not written, {error}.") from None
+        raise CheckpointError(f"{path}: not written, {printable(str(error))}.") from None
     with atomic_write(path, keep) as temporary:
         with open(temporary, "wb") as file:
             try:
@@ -128,7 +128,7 @@ def read(path: str | Path, partial: bool = False) -> dict[str, Any]:
     try:
         content = read_torch_file(path)
     except FileRefused as refusal:
-        raise CheckpointError(f"{path}: {refusal}") from None
+        raise CheckpointError(f"{path}: {printable(str(refusal))}") from None
     if isinstance(content, dict) and {"network", "weights", "digest"} <= content.keys():
         content = _from_own(content, path)
     else:
@@ -152,7 +152,7 @@ def _from_own(content: dict[str, Any], path: Path) -> dict[str, Any]:
             raise SchemaError("its format is not a whole number from 1 on")
         schema.check(own)
     except SchemaError as error:
-        raise CheckpointError(f"{path}: not a checkpoint that can be used: {error}. "
+        raise CheckpointError(f"{path}: not a checkpoint that can be used: {printable(str(error))}. "
                               "Use a checkpoint written by uniseg.train.") from None
     if type(content["digest"]) is not str or digest(own["weights"]) != content["digest"]:
         raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
@@ -169,7 +169,8 @@ def _from_released(content: Any, path: Path, partial: bool) -> dict[str, Any]:
         config, weights, report = released.translate(content)
         schema.check_weights(weights, ModelConfig.of(config), None if report.complete else "partial")
     except ValueError as error:
-        raise CheckpointError(f"{path}: not a uniseg checkpoint nor one that it can convert: {error}. "
+        reason = printable(str(error))
+        raise CheckpointError(f"{path}: not a uniseg checkpoint nor one that it can convert: {reason}. "
                               "Use a checkpoint of uniseg.train or a file of docs/released_weights.md.") from None
     if not report.complete and not partial:
         raise CheckpointError(f"{path}: fits a {released.title(config)} in part only: {report.summary()}. "
@@ -203,7 +204,7 @@ def load_network(content: Mapping[str, Any], path: str | Path = "checkpoint") ->
         schema.check_network(content["network"])
         schema.check_weights(content["weights"], ModelConfig.of(content["network"]))
     except SchemaError as error:
-        raise CheckpointError(f"{path}: {error}. Use a matching file.") from None
+        raise CheckpointError(f"{path}: {printable(str(error))}. Use a matching file.") from None
     network = build_network(content["network"])
     network.load_state_dict(content["weights"])
     return network.eval()

@@ -225,6 +225,9 @@ def test_d21_with_both_damaged_nothing_is_deleted(ended, refused):
 
 @pytest.mark.parametrize("damage, words", [
     (lambda t: t["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "the optimiser's state is that of another"),
+    (lambda t: t["optimizer"]["state"][0].pop("exp_avg_sq"), "the optimiser's state is that of another"),
+    (lambda t: t["optimizer"]["param_groups"][0].update(betas="ab"), "the optimiser has another betas"),
+    (lambda t: t["config"].update(lr=torch.ones(2)), "training: config holds a tensor"),
     (lambda t: t["optimizer"]["param_groups"].pop(), "the state of the run does not fit its network"),
     (lambda t: t["optimizer"].clear(), "the state of the run does not fit its network"),
     (lambda t: t.pop("optimizer"), "the state of the run lacks optimizer. Start a new run."),

@@ -322,6 +322,7 @@ def test_w20_nested_tuples_are_no_keys(tmp_path):
     (b"X\xff\xff\xff\xffab.", "cut off"), (b"\x8a\xff" + bytes(255) + b".", "an integer of more than ten bytes"),
     (b"cos\nsystem\nX\4\0\0\0true\x85R.", "it asks for os.system"),
     (b"cbuiltins\neval\n.", "it asks for builtins.eval"),
+    (b"ccollections\nOrderedDict\n]K\1a\x85R.", "damaged"), (b"ccollections\nOrderedDict\n](NNNea\x85R.", "damaged"),
     (b"}X\1\0\0\0aNs" * 3 + b"b.", "damaged"), (b"K\1Q.", "damaged"), (b"h\0.", "does not write"),
     (b"}ctorch\nFloatStorage\n(X\7\0\0\0storagector.", "damaged")])
 def test_w20_a_pickle_that_torch_does_not_write_is_refused(tmp_path, pickled, words, monkeypatch):

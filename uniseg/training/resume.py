@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import is_tensor
+from torch.optim import Optimizer
 
 from .. import checkpoint
-from ..machine.console import warn
+from ..machine.console import printable, warn
 from ..machine.processes import barrier
 from .learner import Learner
 from .recipe import TrainConfig
@@ -48,7 +49,7 @@ def load_states(learner: Learner, content: dict[str, Any], path: Path) -> None:
 
     Raises CheckpointError where they are not those of this network.
     """
-    training = content["training"]
+    training, groups = content["training"], [dict(group) for group in learner.optimizer.param_groups]
     try:
         learner.network.load_state_dict(content["weights"])
         learner.optimizer.load_state_dict(training["optimizer"])     # moved to the device of the parameters
@@ -56,14 +57,28 @@ def load_states(learner: Learner, content: dict[str, Any], path: Path) -> None:
             learner.scaler.load_state_dict(training["scaler"])
         if learner.average:
             learner.average.load_state_dict(training["average"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = _strange_optimizer(learner.optimizer, groups)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = printable(" ".join(str(error).split())[:200])
+    if reason:
         raise checkpoint.CheckpointError(f"{path}: the state of the run does not fit its network ({reason}). "
-                                         "Start a new run; --init takes its weights along.") from None
-    moments = ((p, t) for p, state in learner.optimizer.state.items() for t in state.values() if is_tensor(t))
-    if any(t.ndim and t.shape != p.shape for p, t in moments):       # torch does not compare them
-        raise checkpoint.CheckpointError(f"{path}: the optimiser's state is that of another network. "
                                          "Start a new run; --init takes its weights along.")
+
+
+def _strange_optimizer(optimizer: Optimizer, groups: list[dict[str, Any]]) -> str:
+    """What is not as AdamW leaves it, in a few words; "" for nothing. torch does not look.
+
+    groups: its groups of parameters as they were before the state was loaded; only learning rates may differ
+    """
+    for parameter, state in optimizer.state.items():
+        moments = [state.get(name) for name in ("exp_avg", "exp_avg_sq")]
+        if not is_tensor(state.get("step")) or any(not is_tensor(m) or m.shape != parameter.shape for m in moments):
+            return "the optimiser's state is that of another network"
+    for before, after in zip(groups, optimizer.param_groups):
+        for name in before.keys() - {"params", "lr", "initial_lr"}:
+            if _plain(after.get(name)) != _plain(before[name]):
+                return f"the optimiser has another {name}"
+    return ""
 
 
 def differences(run: Run, learner: Learner, content: dict[str, Any]) -> list[str]:

@@ -160,6 +160,7 @@ def check_training(training: Any, classes: int) -> None:
         _keep("training: sums", training["sums"], Rule(
             lambda v: isinstance(v, torch.Tensor) and v.shape == (3, classes) and v.dtype == torch.float64,
             f"a tensor of 3 x {classes} float64 numbers"))
+    _plain("training: config", training.get("config"))
     _plain("training", training, tensors=True)
 
 

@@ -29,7 +29,7 @@ LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."     # the first of 
 DAMAGED = "Copy or download it again."
 
 
-class FileRefused(ValueError):
+class FileRefused(Exception):
     """A weights file that cannot be used. The text says what is wrong and what to do, without the path."""
 
 

@@ -78,9 +78,11 @@ class Machine:
                 if code == STOP:
                     return self.stack.pop()
                 OPERATIONS[code](self)
+        except UnpicklingError:
+            raise
         except KeyError:
             raise UnpicklingError("an operation that torch.save does not write") from None
-        except (IndexError, TypeError, AttributeError, UnicodeDecodeError, OverflowError, RuntimeError, struct.error):
+        except (IndexError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, struct.error):
             raise UnpicklingError("its pickle is damaged") from None
         raise UnpicklingError(f"its pickle takes more than {MOST_OPERATIONS:,} operations")
 
