@@ -1,1 +1,1 @@
-"""The built-in weights; reading weights files (torch_file.py, schema.py), also of others (released.py, description.py)."""
+"""The built-in weights; reading weights files (torch_file.py), what may be in them (schema.py), and those of others."""
