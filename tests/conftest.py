@@ -25,11 +25,15 @@ def pytest_addoption(parser):
     parser.addoption("--share", metavar="FOLDER", type=Path,
                      help="processes of pytest that are given the same new folder, as --share=FOLDER in one word, "
                      "divide the test files among them, the longest first")
+    parser.addoption("--fuzz-seconds", type=float, default=30, metavar="N",
+                     help="how long tests/test_fuzz.py (slow) damages files and reads them (default: 30)")
+    parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="of these damages (default: 0)")
 
 
 # The slow tier's files that take longest, so that processes that share them end together.
 LONGEST = ("test_memory.py", "test_distributed.py", "test_resume.py", "test_check.py", "test_ablations.py",
-           "test_continual_benchmark.py", "test_model.py", "test_released.py", "test_synthetic.py", "test_package.py")
+           "test_continual_benchmark.py", "test_model.py", "test_released.py", "test_synthetic.py", "test_package.py",
+           "test_fuzz.py")
 
 
 def pytest_runtestloop(session):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,51 @@ def test_a_tumour_is_nearer_to_its_own_organ_than_to_the_other_organs(table):
     organs = ("liver", "pancreas", "colon", "spleen", "stomach", "bladder")
     similar = embeddings.cosines(class_embeddings([*organs, "liver_tumor", "pancreatic_tumor", "colon_tumor"]))
     assert similar[6:, :6].argmax(axis=1).tolist() == [0, 1, 2]
+
+
+# --- files of others ---
+
+
+def test_w24_a_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(EmbeddingError, match="pipe.npy: cannot be read as a .npy file .not a regular file"):
+        load_table(tmp_path / "pipe.npy")
+
+
+def test_w24_many_rows_take_no_more_than_their_bytes(tmp_path, capsys):
+    path = save(tmp_path / "t.npy", tiny_table([f"name {i}" for i in range(40_000)]))
+    began = time.process_time()
+    embeddings.main(["--path", str(path)])
+    embeddings.main(["name 77", "--path", str(path)])
+    assert time.process_time() - began < 4
+    out = capsys.readouterr().out
+    assert "40,000 rows are too many to compare all of them" in out and "name 77  (row 77, by-hand, width 3)" in out
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(-1,)", "(1,)", "(2, 1)", "()"])
+def test_w24_a_header_that_lies_about_its_size_is_refused(tmp_path, shape):
+    data = save(tmp_path / "t.npy", tiny_table()).read_bytes()
+    header = data[:128 * (len(data) // 128)].index(b"(2,)")
+    changed = data[:header] + shape.encode() + data[header + 4:]
+    length = int.from_bytes(data[8:10], "little") + len(shape) - 4
+    (tmp_path / "t.npy").write_bytes(changed[:8] + length.to_bytes(2, "little") + changed[10:])
+    with pytest.raises(EmbeddingError, match="t.npy: ") as error:
+        load_table(tmp_path / "t.npy")
+    assert "\n" not in str(error.value)
+
+
+def test_w24_noise_in_a_header_is_refused(tmp_path):
+    data = save(tmp_path / "t.npy", tiny_table()).read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        noise = bytearray(data)
+        for at in rng.integers(0, 400, 4):
+            noise[at] = rng.choice([0, 9, 10, 40, 91, 123, 255])
+        (tmp_path / "t.npy").write_bytes(noise)
+        try:
+            load_table(tmp_path / "t.npy")
+        except EmbeddingError as error:
+            assert "\n" not in str(error)
 
 
 # --- looking up ---

@@ -163,6 +163,19 @@ def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_t
     assert code == 2 and one_line(err) == "--max-voxels 0: choose a number of 1 or more."
 
 
+def test_w10_the_names_of_the_weights_win_and_one_that_table_2_lacks_is_a_warning(segment):
+    """Other classes than Table 2, in another order: each keeps its name, and a name alone decides its number."""
+    weights = save_weights(Path("other.pt"), ("thymus", "spleen", "Liver"))
+    code, out, err = segment("ct.nii.gz", "--no-postprocess", "--masks", weights=weights)
+    assert code == 0 and sorted(os.listdir("ct_seg")) == ["Liver.nii.gz", "spleen.nii.gz", "thymus.nii.gz"]
+    assert {name: c["label"] for name, c in json.loads(Path("ct_seg.json").read_text())["classes"].items()} == {
+        "thymus": 33, "spleen": 1, "Liver": 34}
+    assert "uniseg: warning: other.pt: the class 'Liver' is no name of Table 2, so it is not taken for liver; it has " \
+           "the number 34\n" in err
+    assert "uniseg: warning: other.pt: classes beyond Table 2, with their numbers: thymus 33\n" in err
+    assert "33  thymus" in out and "34  Liver" in out
+
+
 def test_f51_an_empty_result_is_a_success_that_says_so(segment, here):
     write_volume("air.nii.gz", np.full((20, 20, 20), -1000, np.int16), np.diag([5.0, 5, 5, 1]))
     code, out, err = segment("air.nii.gz")

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically with plain types only, read with weights_only=True, checked against their own hash.
+"""Checkpoints: written atomically with plain types only; read without running code; each value and hash is checked.
 
     {"format": 1,
      "network": ModelConfig.describe(),  "preprocessing": what inference repeats,
@@ -10,7 +10,8 @@
      "part": "backbone" or "partial",    only where the file is no whole model
      "training": state of the run}       only in a run's own checkpoints
 
-Files of the authors and of others are read too (weights/released.py). Read model.py first, segmenter.py next.
+Files of the authors and of others are read too (weights/released.py). weights/unpickling.py reads what is in a file,
+weights/schema.py says what may be in it. Read model.py first, segmenter.py next.
 
     python -m uniseg.checkpoint FILE               says what it is: backbone, heads, classes, sha256, and how to use it
     python -m uniseg.checkpoint FILE -o OUT.pt     converts it into the form above
@@ -22,7 +23,6 @@ import errno
 import hashlib
 import os
 import sys
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
 from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
-from .machine.console import Parser, error_line, say
+from .machine.console import Parser, error_line, printable, say
 from .machine.files import atomic_write, file_sha256
 from .model import ModelConfig, UniversalModel, build
-from .weights import released
+from .weights import released, schema
 from .weights.description import describe
+from .weights.schema import FORMAT, SchemaError
+from .weights.torch_file import FileRefused, read_torch_file
 
-FORMAT = 1
+OWN = ("network", "preprocessing", "weights", "about", "part", "training")      # what a file of our own form may hold
+
 
 
 class CheckpointError(ValueError):
@@ -93,6 +96,10 @@ def write(path: str | Path, content: Mapping[str, Any], keep: Path | None = None
     The file is read back before it takes the former file's place. Raises OSError or machine.files.FileError.
     """
     content = {"format": FORMAT, "uniseg": __version__, **content, "digest": digest(content["weights"])}
+    try:
+        schema.check(content)
+    except SchemaError as error:                # such as a class whose name cannot be that of a file
+        raise CheckpointError(f"{path}: not written, {printable(str(error))}.") from None
     with atomic_write(path, keep) as temporary:
         with open(temporary, "wb") as file:
             try:
@@ -115,55 +122,55 @@ def read(path: str | Path, partial: bool = False) -> dict[str, Any]:
 
     partial: accept such a file where entries are missing, unexpected or of another shape; "part" is then "partial"
 
-    Only tensors and plain Python values are unpickled (weights_only=True): a weights file cannot run code.
-    Raises CheckpointError.
+    A file cannot run code: its pickle is read by weights/unpickling.py. Raises CheckpointError.
     """
     path = Path(path)
-    content = _unpickle(path)
-    if not isinstance(content, dict) or not {"network", "weights", "digest"} <= content.keys():
+    try:
+        content = read_torch_file(path)
+    except FileRefused as refusal:
+        raise CheckpointError(f"{path}: {printable(str(refusal))}") from None
+    if isinstance(content, dict) and {"network", "weights", "digest"} <= content.keys():
+        content = _from_own(content, path)
+    else:
         content = _from_released(content, path, partial)
-    elif content.get("format", 0) > FORMAT:
-        raise CheckpointError(f"{path}: format {content['format']}, this version reads up to {FORMAT}. Upgrade uniseg.")
-    elif digest(content["weights"]) != content["digest"]:
-        raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
-    for settings in (content["preprocessing"], content.get("training", {}).get("config", {})):
-        if "pad_slices" in settings:                               # another name of "pad"; it padded along z only
-            settings["pad"] = settings.pop("pad_slices")
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content
 
 
-def _unpickle(path: Path) -> Any:
-    """What torch.load gives, after checks that give a file that is no checkpoint, or damaged, a clear message."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights file. Give --weights a checkpoint of uniseg.train.")
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
-        raise CheckpointError(f"{path}: empty file. Copy or download it again.")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights. Run `git lfs pull`.")
-    if start.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path}: an HTML page, not weights (a failed download?). Download it again.")
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: truncated. Copy or download it again.")
-    if start.startswith(b"PK") and not _intact(path):  # torch does not check the checksums; class names could change
-        raise CheckpointError(f"{path}: damaged, a checksum does not match. Copy or download it again.")
+def _from_own(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a file of our own form, whose values are possible and whose weights match their sha256."""
+    version = content.get("format", FORMAT)
+    if type(version) is int and version > FORMAT:
+        raise CheckpointError(f"{path}: format {version}, this version reads up to {FORMAT}. Upgrade uniseg.")
+    own = {"about": {}, **{key: content[key] for key in OWN if key in content}}
+    for settings in (own.get("preprocessing"), _entry(own.get("training"), "config")):
+        if isinstance(settings, dict) and "pad_slices" in settings:    # another name of "pad"; it padded along z only
+            settings["pad"] = settings.pop("pad_slices")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file; all mean the same here
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a checkpoint that can be read safely ({reason}). "
+        if type(version) is not int or version < 1:
+            raise SchemaError("its format is not a whole number from 1 on")
+        schema.check(own)
+    except SchemaError as error:
+        raise CheckpointError(f"{path}: not a checkpoint that can be used: {printable(str(error))}. "
                               "Use a checkpoint written by uniseg.train.") from None
+    if type(content["digest"]) is not str or digest(own["weights"]) != content["digest"]:
+        raise CheckpointError(f"{path}: damaged, its weights do not match their sha256. Copy or download it again.")
+    return {"format": version, "digest": content["digest"], **own}
+
+
+def _entry(table: Any, key: str) -> Any:
+    return table.get(key) if isinstance(table, dict) else None
 
 
 def _from_released(content: Any, path: Path, partial: bool) -> dict[str, Any]:
     """The content of a file that others have published, in this module's form."""
     try:
         config, weights, report = released.translate(content)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a uniseg checkpoint nor one that it can convert: {error}. "
+        schema.check_weights(weights, ModelConfig.of(config), None if report.complete else "partial")
+    except ValueError as error:
+        reason = printable(str(error))
+        raise CheckpointError(f"{path}: not a uniseg checkpoint nor one that it can convert: {reason}. "
                               "Use a checkpoint of uniseg.train or a file of docs/released_weights.md.") from None
     if not report.complete and not partial:
         raise CheckpointError(f"{path}: fits a {released.title(config)} in part only: {report.summary()}. "
@@ -174,15 +181,6 @@ def _from_released(content: Any, path: Path, partial: bool) -> dict[str, Any]:
     if not report.complete or not config["classes"]:
         content["part"] = "backbone" if report.complete else "partial"
     return content
-
-
-def _intact(path: Path) -> bool:
-    """Whether every member of the zip file, names and settings included, matches its CRC-32."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except Exception:  # zipfile raises many kinds for a damaged file
-        return False
 
 
 def build_network(description: Mapping[str, Any], embedding: Any = None) -> UniversalModel | PlainModel:
@@ -203,14 +201,12 @@ def load_network(content: Mapping[str, Any], path: str | Path = "checkpoint") ->
         what = "a backbone without class heads" if part == "backbone" else "part of a model only"
         raise CheckpointError(f"{path}: {what}, it cannot segment. Train from it: python -m uniseg.train --init FILE.")
     try:
-        network = build_network(content["network"])
-        missing, unexpected = network.load_state_dict(content["weights"], strict=False)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: weights do not fit their network ({reason}). Use a matching file.") from None
-    if missing or unexpected:
-        raise CheckpointError(f"{path}: weights do not fit the {content['network']['backbone']} network: "
-                              f"missing {list(missing)[:3]}, unexpected {list(unexpected)[:3]}. Use a matching file.")
+        schema.check_network(content["network"])
+        schema.check_weights(content["weights"], ModelConfig.of(content["network"]))
+    except SchemaError as error:
+        raise CheckpointError(f"{path}: {printable(str(error))}. Use a matching file.") from None
+    network = build_network(content["network"])
+    network.load_state_dict(content["weights"])
     return network.eval()
 
 

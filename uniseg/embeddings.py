@@ -15,6 +15,9 @@ Read taxonomy.py first, heads.py next.
 """
 
 import difflib
+import math
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,8 +35,9 @@ PROMPTS = {
     "v3": "A computerized tomography of a [CLS]",
 }
 ENCODINGS = (*PROMPTS, "one-hot", "random")
-NEIGHBOURS = 3      # nearest names that are printed beside each name of the table
-RANDOM_WIDTH = 512  # width of CLIP's vectors, so that the heads have the paper's size
+NEIGHBOURS = 3        # nearest names that are printed beside each name of the table
+MOST_COMPARED = 5000  # rows of a table whose names are all compared with each other
+RANDOM_WIDTH = 512    # width of CLIP's vectors, so that the heads have the paper's size
 
 
 class EmbeddingError(ValueError):
@@ -71,10 +75,9 @@ def load_table(path: str | Path | None = None) -> np.ndarray:
         raise EmbeddingError(f"{path}: {what}. {remedy}")
 
     try:
-        with open(path, "rb") as file:
-            table = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, MemoryError) as error:
-        fail(f"cannot be read as a .npy file ({error})")
+        table = _read_npy(path)
+    except Exception as error:                         # numpy raises many kinds for a damaged header
+        fail(f"cannot be read as a .npy file ({' '.join(str(error).split())[:200]})")
     fields = ("name", "text", "encoder", *PROMPTS)
     if table.dtype.names is None or table.ndim != 1:
         fail(f"an array of shape {table.shape} without names, not a table with one row per name")
@@ -92,7 +95,7 @@ def load_table(path: str | Path | None = None) -> np.ndarray:
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
         fail(f"the vectors v1, v2, v3 have the shapes {', '.join(map(str, shapes))}, not one width")
     names = table["name"].tolist()
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := sorted(name for name, rows in Counter(names).items() if rows > 1):
         fail(f"the name {repeated[0]!r} stands in {names.count(repeated[0])} rows", "Keep one of them.")
     for version in PROMPTS:
         norms = np.linalg.norm(table[version].astype(np.float64), axis=1)  # (rows,)
@@ -104,6 +107,23 @@ def load_table(path: str | Path | None = None) -> np.ndarray:
         fail(f"row {row} is {actual}, not {taxonomy.NAMES[row]} as in uniseg.taxonomy",
              "Run tools/make_embeddings.py after a change of classes.")
     return table
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, after its header is compared with the size of the file. Raises OSError, ValueError."""
+    if path.exists() and not path.is_file():           # a pipe would be waited for without end
+        raise ValueError("not a regular file")
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"version {version[0]}.{version[1]} of the format; a table has 1.0")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        promised, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+        if promised != there:
+            raise ValueError(f"its header stands for {promised:,} bytes, {there:,} follow")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def find_row(table: np.ndarray, name: str) -> int:
@@ -155,43 +175,55 @@ def class_embeddings(names: Sequence[str], encoding: str = "v3", path: str | Pat
     return table[encoding][[find_row(table, name) for name in names]].astype(np.float32)                # (K, T)
 
 
-def provenance(path: str | Path | None = None) -> dict[str, Any]:
-    """What a checkpoint records about its table of embeddings: {"encoder", "width", "rows", "sha256" of the file}."""
+def provenance(path: str | Path | None = None, table: np.ndarray | None = None) -> dict[str, Any]:
+    """What a checkpoint records about its table of embeddings: {"encoder", "width", "rows", "sha256" of the file}.
+
+    table: of the file, where it has been read already
+    """
     path = Path(path or default_path())
-    table = load_table(path)
+    table = load_table(path) if table is None else table
     encoders = list(dict.fromkeys(table["encoder"].tolist()))
     return {"encoder": ", ".join(encoders), "width": table.dtype["v3"].shape[0], "rows": len(table),
             "sha256": file_sha256(path)}
 
 
-def cosines(vectors: np.ndarray) -> np.ndarray:
-    """The cosine of the angle between every pair of rows: (rows, T) -> (rows, rows)."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit @ unit.T
+def cosines(vectors: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """The cosine of the angle between every row and every other row: (rows, T), (n, T) -> (rows, n).
+
+    others: (n, T); None: the rows themselves
+    """
+    others = vectors if others is None else others
+    unit, other = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
+    return unit @ other.T
 
 
 def print_row(table: np.ndarray, row: int, prompt: str) -> None:
     """Print one row of a table: its prompts, and the cosines among it and its nearest names with `prompt`."""
-    similar, names = cosines(table[prompt]), table["name"]
+    vectors, names = table[prompt], table["name"]
     say(f"{names[row]}  (row {row}, {table['encoder'][row]}, width {table[prompt].shape[1]})")
     for version, template in PROMPTS.items():
         length = np.linalg.norm(table[version][row])
         say(f"  {version}  {template.replace('[CLS]', table['text'][row])!r}, length {length:.2f}")
-    near = [row, *(n for n in similar[row].argsort()[::-1] if n != row)][:6]
+    near = [row, *(n for n in cosines(vectors[[row]], vectors)[0].argsort()[::-1] if n != row)][:6]
+    similar = cosines(vectors[near])
     say(f"  cosines of {prompt} among it and its nearest names")
-    for number, a in enumerate(near, 1):
-        say("  " + "".join(f"{similar[a, b]:7.3f}" for b in near) + f"  {number} {names[a]}")
+    for number, (a, of_a) in enumerate(zip(near, similar), 1):
+        say("  " + "".join(f"{cosine:7.3f}" for cosine in of_a) + f"  {number} {names[a]}")
 
 
 def print_table(table: np.ndarray, origin: dict[str, Any], prompt: str) -> None:
     """Print all names of a table, each with its nearest neighbours. origin: `provenance` of the table."""
-    similar, names = cosines(table[prompt]), table["name"].tolist()
-    np.fill_diagonal(similar, -1.0)
+    names = table["name"].tolist()
     say(f"{origin['rows']} names, {origin['encoder']}, width {origin['width']}, sha256 {origin['sha256']}")
     for version, template in PROMPTS.items():
         say(f"  {version}  {template}")
     texts = [f"{e['name']}  ({e['text']})" if e["text"] != e["name"].replace("_", " ") else e["name"] for e in table]
     width = max(map(len, texts)) + 2
+    if len(names) > MOST_COMPARED:
+        say(f"{len(names):,} rows are too many to compare all of them; name one to see its nearest.")
+        return say("\n".join(texts))
+    similar = cosines(table[prompt])
+    np.fill_diagonal(similar, -1.0)
     say(f"{'name (and text, where it is another)':{width}}nearest by cosine of {prompt}")
     for text, row in zip(texts, similar):
         near = row.argsort()[::-1][:NEIGHBOURS]
@@ -206,7 +238,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", choices=tuple(PROMPTS), default="v3", help="which vectors to compare; default: v3")
     args = parser.parse_args(argv)
     try:
-        table, origin = load_table(args.path), provenance(args.path)
+        table = load_table(args.path)
+        origin = provenance(args.path, table)
         row = None if args.name is None else find_row(table, args.name)
     except EmbeddingError as error:
         error_line(error)

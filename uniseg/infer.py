@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
+        for remark in taxonomy.remarks_on(segmenter.classes):
+            warn(f"{args.weights}: {remark}")
         if args.resume:
             jobs = remaining(jobs, args.masks, segmenter.asked(**options))
         check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0)

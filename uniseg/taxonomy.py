@@ -183,6 +183,24 @@ def label_values(names: Sequence[str]) -> dict[str, int]:
     return {name: class_number(name, added.index(name) if name in added else 0) for name in names}
 
 
+def remarks_on(names: Sequence[str]) -> list[str]:
+    """What a user should know about the classes of a model that Table 2 does not list, a line each; [] for none.
+
+    >>> remarks_on(["liver", "Spleen"])
+    ["the class 'Spleen' is no name of Table 2, so it is not taken for spleen; it has the number 33"]
+    """
+    added = {name: value for name, value in label_values(names).items() if name not in BY_NAME}
+    remarks = []
+    for name in [name for name in added if normalise_name(name) in (*_ALIASES, *PAIRS)]:
+        meant = " and ".join(resolve(name))
+        remarks.append(f"the class {name!r} is no name of Table 2, so it is not taken for {meant}; it has the number "
+                       f"{added.pop(name)}")
+    if added:
+        remarks.append("classes beyond Table 2, with their numbers: "
+                       + ", ".join(f"{name} {value}" for name, value in added.items()))
+    return remarks
+
+
 def kind_of(name: str) -> str:
     """ORGAN, VESSEL or TUMOUR. A class that Table 2 does not list counts as an organ."""
     return BY_NAME[name].kind if name in BY_NAME else ORGAN

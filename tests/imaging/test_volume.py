@@ -517,6 +517,49 @@ def test_extensions_are_skipped_and_never_parsed(tmp_path):  # F23
     assert np.array_equal(read_ct(save(tmp_path / "ct.nii", nifti(extension=extension))).array, CT)
 
 
+def extensions(count, size=8):
+    return b"\1\0\0\0" + struct.pack("<ii", size, 6).ljust(size, b"x") * count
+
+
+def test_f64_header_extensions_are_counted(tmp_path):
+    assert np.array_equal(read_ct(save(tmp_path / "ct.nii", nifti(extension=extensions(999)))).array, CT)
+    many = nifti(extension=extensions(1_000_000))
+    began = time.process_time()
+    assert "more than 1,000 header extensions" in refusal(save(tmp_path / "ct.nii", many))
+    assert "more than 1,000 header extensions" in refusal(save(tmp_path / "ct.nii.gz", gzip.compress(many, 1)))
+    assert time.process_time() - began < 1
+
+
+def test_f65_zeros_without_end_behind_a_gzip_member_are_not_read(tmp_path):
+    path = save(tmp_path / "ct.nii.gz", gzip.compress(nifti()))
+    os.truncate(path, 2**40)                                  # a sparse file
+    volume = read_ct(path)
+    assert np.array_equal(volume.array, CT) and "not gzip follow" in volume.warnings[0]
+    path = save(tmp_path / "cut.nii.gz", gzip.compress(nifti()[:-9]))
+    os.truncate(path, 2**40)
+    assert "truncated" in refusal(path)
+
+
+def test_f65_gzip_members_of_almost_nothing_are_refused(tmp_path):
+    empty = gzip.compress(b"", mtime=0)
+    assert np.array_equal(read_ct(save(tmp_path / "a.nii.gz", empty * 500 + PACKED + empty * 400)).array, CT)
+    path = save(tmp_path / "b.nii.gz", empty * 5000 + PACKED)
+    assert "cut into more than 1,000 gzip members of a few bytes each" in refusal(path)
+
+
+def test_f65_members_of_a_sensible_size_are_read_however_many(tmp_path):
+    raw = nifti(np.zeros((128, 128, 64), np.int16))
+    parts = b"".join(gzip.compress(raw[at:at + 1500], 1) for at in range(0, len(raw), 1500))
+    assert read_ct(save(tmp_path / "ct.nii.gz", parts)).array.size == 128 * 128 * 64
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 40_000), (40_000, 1, 2)])
+def test_f66_an_axis_longer_than_that_of_any_ct_is_refused(shape, tmp_path):
+    data = nifti(np.zeros(shape, np.int16), header_class=nib.Nifti2Header)
+    assert "no axis of a CT has more than 32,767" in refusal(save(tmp_path / "ct.nii", data))
+    assert "no axis of a CT has more than 32,767" in refusal(save(tmp_path / "ct.nii.gz", gzip.compress(data)))
+
+
 def test_any_single_bit_flip_of_a_gzip_file_is_noticed_or_harmless(tmp_path):  # F10
     for at in range(10, len(PACKED), 5):                      # the first 10 bytes name the time and the system
         try:
@@ -634,6 +677,29 @@ def test_antialiasing_averages_and_linear_interpolation_picks():
 def test_grid_too_large_to_hold_is_refused_before_it_is_allocated():  # F47
     with pytest.raises(VolumeError, match="make a grid of"):
         resample(np.broadcast_to(np.int16(0), (512, 512, 512)), np.diag([20.0, 20, 20, 1]), 1.5)
+
+
+@pytest.mark.parametrize("shape, native_mm, model_mm, words", [
+    ((10, 10, 10), 300.0, 3.0, "more than 67,108,864 voxels"),                  # 1,000 voxels became 4 GB
+    ((10, 10, 10), 301.0, 3.0, "a field of view of 3010"),
+    ((10, 10, 10), 120.0, 1.5, "more than 67,108,864 voxels"),                  # 800 x 800 x 800
+    ((512, 512, 512), (7.0, 7.0, 1.0), 1.5, "a field of view of 3584"),         # cm for mm
+    ((1, 1, 30_000), 1.0, 3.0, "a field of view of 1 x 1 x 3e+04 mm"),
+    ((9, 9, 9), 1e-5, 3.0, "each as long as 300,000 of them"),                  # antialiasing would add up as many
+])
+def test_f63_the_grid_of_the_model_is_bounded_by_axis_by_memory_and_by_the_voxels_of_the_ct(shape, native_mm, model_mm,
+                                                                                           words):
+    with pytest.raises(VolumeError, match="make a grid of .* mm, .*Check its voxel size") as error:
+        resampled_shape(shape, native_mm, model_mm)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("shape, native_mm, model_mm", [
+    ((512, 512, 2000), (0.98, 0.98, 1.0), 1.5),               # 2 m of a patient
+    ((512, 512, 40), (0.7, 0.7, 10.0), 1.5), ((1024, 1024, 300), 0.35, 3.0), ((40, 40, 40), 12.0, 1.5),
+    ((128, 128, 90), 4.0, 1.5), ((20, 20, 20), 20.0, 1.5), ((5, 6, 7), (0.05, 0.5, 5.0), 1.5)])
+def test_f63_grids_of_real_and_of_small_cts_are_made(shape, native_mm, model_mm):
+    assert min(resampled_shape(shape, native_mm, model_mm)) >= 1
 
 
 def test_a_given_shape_is_honoured():

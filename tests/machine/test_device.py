@@ -1,9 +1,12 @@
 """Devices by name, and the number type that a block computes in."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from uniseg.machine.device import PRECISIONS, autocast, choose_device
+from uniseg.machine.device import OLDEST_TORCH, PRECISIONS, autocast, choose_device
 
 CPU = torch.device("cpu")
 
@@ -34,6 +37,22 @@ def test_the_refusal_of_a_device_is_a_short_line_without_the_library_s_own_text(
     message = str(error.value)
     assert message.startswith("--device ") and message.endswith("Use --device cpu.") and len(message) < 250
     assert message.isprintable() and "registered at" not in message
+
+
+@pytest.mark.parametrize("version, accepted", [("1.13.1", False), ("2.5.1+cu121", False), ("2.6.0", True),
+                                               ("2.13.0a0", True), ("3.0", True)])
+def test_w12_a_torch_older_than_the_requirement_is_refused_in_one_line(version, accepted, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    if accepted:
+        assert choose_device("cpu") == CPU
+    else:
+        with pytest.raises(ValueError, match=f"^torch {re.escape(version)}: too old, uniseg needs 2.6 or later"):
+            choose_device("auto")
+
+
+def test_w12_the_oldest_torch_is_that_of_the_requirement():
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert f'"torch>={".".join(map(str, OLDEST_TORCH))},' in text
 
 
 def test_a_device_that_does_not_exist_is_refused_with_the_reason():

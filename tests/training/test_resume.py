@@ -220,6 +220,23 @@ def test_d21_with_both_damaged_nothing_is_deleted(ended, refused):
     assert {p: p.read_bytes() for p in ended.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("damage, words", [
+    (lambda t: t["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "the optimiser's state is that of another"),
+    (lambda t: t["optimizer"]["state"][0].pop("exp_avg_sq"), "the optimiser's state is that of another"),
+    (lambda t: t["optimizer"]["param_groups"][0].update(betas="ab"), "the optimiser has another betas"),
+    (lambda t: t["config"].update(lr=torch.ones(2)), "training: config holds a tensor"),
+    (lambda t: t["optimizer"]["param_groups"].pop(), "the state of the run does not fit its network"),
+    (lambda t: t["optimizer"].clear(), "the state of the run does not fit its network"),
+    (lambda t: t.pop("optimizer"), "the state of the run lacks optimizer. Start a new run."),
+    (lambda t: t.update(step="3"), "training: step is '3', not a whole number")])
+def test_w22_a_state_of_another_network_is_refused(damage, words, ended, refused):
+    content = torch.load(ended / "last.pt", weights_only=True)
+    damage(content["training"])
+    torch.save(content, ended / "last.pt")
+    (ended / "last.prev.pt").unlink()
+    assert words in refused("--resume", out=ended)
+
+
 def test_a_checkpoint_that_reads_back_damaged_does_not_replace_the_good_one(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     checkpoint.save(path, small_network(), Preprocessing(), training={"step": 1})

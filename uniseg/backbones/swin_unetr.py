@@ -86,13 +86,14 @@ def shift_mask(size: Sequence[int], window: Sequence[int], shift: Sequence[int],
 def relative_position_index() -> Tensor:
     """The row of the bias table for each pair of tokens in a 7x7x7 window: (343, 343), values 0 to 13^3 - 1.
 
-    The table has one row for each relative position, -6 to 6 along each axis.
+    The table has one row for each relative position, -6 to 6 along each axis. The result is on the CPU, also within
+    `torch.device("meta")`, where these operations would take seconds.
     """
-    axis = torch.arange(WINDOW)
+    axis = torch.arange(WINDOW, device="cpu")
     position = torch.cartesian_prod(axis, axis, axis)                         # (343, 3)
     difference = position[:, None] - position[None, :] + WINDOW - 1           # (343, 343, 3), 0 to 12
     side = 2 * WINDOW - 1
-    return (difference * torch.tensor([side * side, side, 1])).sum(-1)        # (343, 343)
+    return (difference * torch.tensor([side * side, side, 1], device="cpu")).sum(-1)   # (343, 343)
 
 
 class WindowAttention(nn.Module):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import taxonomy
+from ..imaging.file_names import class_name_fault
 from ..machine import json_files
 from .case_files import cases_in_folders, listed_cases, refuse_missing_files
 from .channels import ct_channel
@@ -23,7 +24,6 @@ NameMap = Mapping[str, "str | None"]      # {label name: class name, or None to 
 BACKGROUND = ("background", "bg", "clear_label")
 IGNORED = ("ignore", "ignored", "ignore_label")      # nnU-Net's label of voxels that nobody has judged
 LARGEST_VALUE = 65535                     # of a label map
-CLASS_NAME = re.compile(r"\w[\w .-]{0,63}")          # it becomes the name of a file
 
 
 class Described(NamedTuple):
@@ -154,9 +154,9 @@ def _mapped_classes(name: str, given: str | None) -> tuple[str, ...]:
     try:
         return taxonomy.resolve(given)
     except ValueError:
-        if not CLASS_NAME.fullmatch(given):
-            raise DataError(f"--map: {short(name)} -> {short(given)} cannot name a class. Use letters, digits, spaces "
-                            "and _ . - only.") from None
+        if fault := class_name_fault(given):
+            raise DataError(f"--map: {short(name)} -> {short(given)} cannot name a class: it {fault}. "
+                            "Use letters, digits, spaces and _ . - only.") from None
         return (given,)
 
 

@@ -12,6 +12,8 @@ from ..machine.files import FileError, one_line
 from .file_names import similar_name
 
 DEFLATE_RATIO = 1032           # deflate cannot expand a byte to more than 1032 bytes (zlib's technical details)
+MAX_PADDING = 1 << 20          # zeros between or behind gzip members: tapes and block devices pad with less
+FREE_MEMBERS, MEMBER_BYTES = 1000, 1024    # more gzip members than this have on average at least so many bytes each
 DAMAGED = "Copy or download the file again"
 
 
@@ -44,6 +46,7 @@ class ByteStream:
         self.delivered = 0                                    # decompressed bytes that `read` has returned
         self.inflate = zlib.decompressobj(wbits=31)           # 31: one gzip member with its CRC
         self.pending = b""                                    # read from the file, not yet given to the decompressor
+        self.members, self.inflated = 1, 0                    # gzip members so far, and the bytes that they gave
         self.ended = False
 
     def __enter__(self) -> "ByteStream":
@@ -87,18 +90,23 @@ class ByteStream:
                 raise EOFError                                # inside a member; the caller knows what is missing
             parts.append(part)
             size -= len(part)
+            self.inflated += len(part)
         return b"".join(parts)
 
     def _next_member(self) -> None:
         """Continue with the next gzip member (bgzip and pigz write several). Zeros between members are padding."""
+        self.members += 1
+        if self.members > FREE_MEMBERS + self.inflated // MEMBER_BYTES:
+            refuse(self.path, f"cut into more than {self.members - 1:,} gzip members of a few bytes each", DAMAGED)
         rest = self.inflate.unused_data.lstrip(b"\0")
-        while len(rest) < 2 and (more := self.file.read(1 << 18)):
-            rest = (rest + more).lstrip(b"\0")
+        padding = 0
+        while len(rest) < 2 and padding < MAX_PADDING and (more := self.file.read(1 << 18)):
+            rest, padding = (rest + more).lstrip(b"\0"), padding + len(more)
         if rest[:2] == b"\x1f\x8b":
             self.inflate, self.pending = zlib.decompressobj(wbits=31), rest
             return
         self.ended = True
-        if rest:
+        if rest or padding >= MAX_PADDING:
             self.notes.append("bytes that are not gzip follow the compressed data; they are ignored")
 
 

@@ -26,6 +26,8 @@ from .byte_stream import DAMAGED, DEFLATE_RATIO, ByteStream, refuse
 BLOCK_BYTES = 4 << 20          # voxels are read and written in blocks of this size; a multiple of every itemsize
 SLACK_BYTES = 64               # zero bytes tolerated behind the voxels: some writers pad
 MAX_OFFSET = 64 << 20          # header extensions larger than this are not those of a CT
+MAX_EXTENSIONS = 1000
+MAX_AXIS = 32_767              # voxels along one axis: what NIfTI-1 can state; NIfTI-2 can state more
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}   # NIFTI_UNITS_METER, NIFTI_UNITS_MICRON
 
 
@@ -191,6 +193,8 @@ def _check_promise(stream: ByteStream, shape: tuple[int, int, int], dtype: np.dt
         refuse(stream.path, f"truncated: expected {promised:,} bytes ({grid}), got {stream.size:,}", DAMAGED)
     if not stream.compressed and stream.size > promised + SLACK_BYTES:
         _refuse_surplus(stream, promised)
+    if max(shape) > MAX_AXIS:
+        refuse(stream.path, f"{grid} voxels; no axis of a CT has more than {MAX_AXIS:,}", "Cut it into shorter volumes")
     if voxels > max_voxels:
         refuse(stream.path, f"{voxels:,} voxels ({grid}), more than the limit of {int(max_voxels):,}",
                "Crop it or resample it to larger voxels; infer also takes a higher limit, --max-voxels")
@@ -210,13 +214,16 @@ def _skip_extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) 
     if stream.delivered < offset:
         refuse(stream.path, f"truncated: the voxels start at byte {offset:,}, the file ends before", DAMAGED)
     at = 4 if skipped[:1].strip(b"\0") else len(skipped)      # the first of 4 bytes says whether extensions follow
-    while at + 8 <= len(skipped):
+    for _ in range(MAX_EXTENSIONS):
+        if at + 8 > len(skipped):
+            return
         size, = struct.unpack_from(header.endianness + "i", skipped, at)
         if size == 0:
             return
         if size < 8 or at + size > len(skipped):
             refuse(stream.path, f"header extension of {size:,} bytes does not fit before the voxels", DAMAGED)
         at += size
+    refuse(stream.path, f"more than {MAX_EXTENSIONS:,} header extensions", "Save the CT again without them")
 
 
 def _read_payload(stream: ByteStream, voxels: int, dtype: np.dtype) -> np.ndarray:

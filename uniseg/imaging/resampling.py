@@ -15,6 +15,10 @@ from .nifti import format_mm
 from .volume import voxel_size_mm
 
 BLOCK_PLANES = 32                                      # native planes that resample_back makes at a time
+MAX_FIELD_MM = 3000.0          # along each axis; CT scanners reach 2200 mm along the patient, and 1000 mm across
+FREE_VOXELS = 1 << 26          # a grid of up to this many voxels (0.6 m cubed at 1.5 mm) is made of any CT;
+MOST_FINER = 64                # a larger one has at most this many times the voxels of its CT: 6 mm become 1.5 mm
+MOST_COARSER = 1000.0          # times, along one axis: 0.0015 mm become 1.5 mm
 
 Spacing = float | Sequence[float] | np.ndarray         # mm, one for all axes or one per axis
 Taps = tuple[np.ndarray, np.ndarray]                   # along one axis: see _taps
@@ -23,7 +27,7 @@ Taps = tuple[np.ndarray, np.ndarray]                   # along one axis: see _ta
 def resampled_shape(shape: Sequence[int], spacing_mm: Spacing, new_spacing_mm: Spacing) -> tuple[int, int, int]:
     """Shape of the grid of `new_spacing_mm` that covers the same field of view, with at least one voxel per axis.
 
-    Raises VolumeError where it has more than MAX_VOXELS voxels.
+    Raises VolumeError where no CT has such a field of view, or where a few voxels would become very many.
 
     >>> resampled_shape((512, 512, 300), (0.8, 0.8, 1.0), 1.5)
     (273, 273, 200)
@@ -31,9 +35,14 @@ def resampled_shape(shape: Sequence[int], spacing_mm: Spacing, new_spacing_mm: S
     ratios = np.broadcast_to(spacing_mm, 3) / np.broadcast_to(new_spacing_mm, 3)
     depth, height, width = (max(1, round(float(n * ratio))) for n, ratio in zip(shape, ratios))
     new_shape = depth, height, width
-    if math.prod(new_shape) > MAX_VOXELS:
+    field_mm = np.broadcast_to(spacing_mm, 3) * shape
+    most = min(MAX_VOXELS, max(FREE_VOXELS, MOST_FINER * math.prod(map(int, shape))))
+    fault = (f"a field of view of {format_mm(field_mm)} mm" if field_mm.max() > MAX_FIELD_MM else
+             f"more than {most:,} voxels" if math.prod(new_shape) > most else
+             f"each as long as {1 / ratios.min():,.0f} of them" if ratios.min() < 1 / MOST_COARSER else "")
+    if fault:
         raise VolumeError(f"voxels of {format_mm(spacing_mm)} mm make a grid of {new_shape} at "
-                          f"{format_mm(new_spacing_mm)} mm, more than {MAX_VOXELS:,} voxels. Check its voxel size.")
+                          f"{format_mm(new_spacing_mm)} mm, {fault}. Check its voxel size.")
     return new_shape
 
 

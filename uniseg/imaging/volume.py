@@ -212,8 +212,8 @@ def _to_labels(stored: _Stored) -> np.ndarray:
     wrong = 0
     examples: list[str] = []
     for part in _chunks(voxels):
-        values = voxels[part].astype(np.float64) * slope + intercept
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = voxels[part].astype(np.float64) * slope + intercept
             good = (np.abs(values - np.rint(values)) <= 1e-3) & (np.abs(values) < 2**24)
         if not good.all():
             wrong += good.size - np.count_nonzero(good)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging.bits import get_bit
-from ..imaging.file_names import json_path
+from ..imaging.file_names import json_path, mask_path
 from ..imaging.volume import Geometry, from_ras, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
@@ -58,7 +58,7 @@ class Segmentation:
 
     def save_if(self, check: Callable[[], None], path: Path, masks_folder: str | Path | None = None) -> None:
         """`save` after `check`, which is called when no other process can write any more; it may raise an error."""
-        names = [path, *(Path(masks_folder) / f"{name}.nii.gz" for name in self.classes if masks_folder is not None)]
+        names = [path, *(mask_path(masks_folder, name) for name in self.classes if masks_folder is not None)]
         with turn(path.parent):
             check()
             with refused_in_one_line(path):

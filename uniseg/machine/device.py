@@ -1,9 +1,12 @@
 """The device that computes, and the precision it computes in."""
 
+import re
+
 import torch
 
 from .console import printable, short_reason
 
+OLDEST_TORCH = (2, 6)              # as in pyproject.toml
 # Number type of autocast by the name that users give it. None: no autocast, everything stays float32.
 PRECISIONS = {"float32": None, "off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -11,8 +14,12 @@ PRECISIONS = {"float32": None, "off": None, "bf16": torch.bfloat16, "fp16": torc
 def choose_device(name: str = "auto") -> torch.device:
     """The device called 'auto' (a CUDA GPU if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', 'mps'.
 
-    Raises ValueError where the named device does not exist.
+    Raises ValueError where the named device does not exist, or where torch is too old for this package.
     """
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ValueError(f"torch {torch.__version__}: too old, uniseg needs {oldest} or later. Install it again, with "
+                         "its requirements: pip install -U uniseg.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

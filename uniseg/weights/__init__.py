@@ -1,1 +1,1 @@
-"""The built-in weights, weights of others (released.py), and the text about a weights file (description.py)."""
+"""The built-in weights; reading weights files (torch_file.py), what may be in them (schema.py), and those of others."""

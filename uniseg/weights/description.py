@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.build import PAPER_WIDTH
+from ..machine.console import printable
 from ..machine.files import file_sha256
 from . import released
 from .released import Report
@@ -44,6 +45,7 @@ def describe(path: str | Path, content: Mapping[str, Any], every: bool = False) 
 
 
 def _wrapped(title: str, text: str) -> str:
+    text = printable(text)                             # names and commands come from the file
     if title in NOT_WRAPPED:
         return f"{title:11}{text}"
     return textwrap.fill(text, WIDTH, initial_indent=f"{title:11}", subsequent_indent=" " * 11, break_on_hyphens=False)
@@ -104,6 +106,6 @@ def _report_lines(report: Report, every: bool) -> Iterator[Line]:
     mismatched = {name: f"{theirs}, not {ours}" for name, (theirs, ours) in report.mismatched.items()}
     for title, entries in (("missing", report.missing), ("unexpected", report.unexpected), ("shape", mismatched)):
         shown = list(entries.items())[:None if every else SHOWN]
-        yield from ((title, f"{name} {shape}") for name, shape in shown)
+        yield from ((title, f"{name[:200]} {shape}") for name, shape in shown)
         if len(entries) > len(shown):
             yield title, f"... and {len(entries) - len(shown)} more; --all lists them"

@@ -20,8 +20,10 @@ import torch
 
 from ..backbones.swin_unetr import relative_position_index
 from ..imaging.preprocessing import Preprocessing
-from ..model import build
+from ..model import ModelConfig
 from ..taxonomy import NAMES
+from . import schema
+from .unpickling import Opaque
 
 CONTAINERS = ("net", "state_dict", "model")            # keys that may hold the weights
 # Classes 33 to 38 of the continual model, as in utils/label_transfer_felix.py of
@@ -76,6 +78,8 @@ def find_weights(content: Any) -> tuple[str, dict[str, torch.Tensor]]:
     for key in (*CONTAINERS, ""):
         inner = content.get(key) if key and isinstance(content, dict) else content
         if isinstance(inner, dict) and any(isinstance(v, torch.Tensor) for v in inner.values()):
+            if strange := [(k, v.name) for k, v in inner.items() if isinstance(v, Opaque)]:
+                raise ValueError(f"{str(strange[0][0])[:100]} is a {strange[0][1]}, not a dense tensor of real numbers")
             return key, {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)}
     keys = ", ".join(map(str, content))[:80] if isinstance(content, dict) else type(content).__name__
     raise ValueError(f"no weights found (it holds {keys or 'nothing'}). A state dict is expected, bare or under net, "
@@ -114,29 +118,27 @@ def recognise(entries: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     first = entries.get("backbone." + FIRST_CONV[backbone])
     if first is not None and first.ndim == 5 and first.shape[1] != 1:
         raise ValueError(f"its {TITLES[backbone]} takes {first.shape[1]} input channels, a CT has one")
-    config = {"classes": [], "backbone": backbone, "width": entries["backbone." + ANCHORS[backbone]].shape[0],
+    config = {"classes": [], "backbone": backbone, "width": _size(entries["backbone." + ANCHORS[backbone]], 0, "width"),
               "merging": "v090" if backbone == "swin_unetr" else "standard"}
     embedding = entries.get("organ_embedding")
     if embedding is None:
         return config
-    classes, config["text_width"] = embedding.shape
+    classes, config["text_width"] = (_size(embedding, axis, "text embedding") for axis in (0, 1))
     config["classes"] = list(NAMES + JHH_NAMES if classes == 38 else
                              NAMES if classes == len(NAMES) else (f"class_{i}" for i in range(1, classes + 1)))
     if (controller := entries.get("lpg.controllers.0.0.weight")) is not None:
-        config |= {"lpg": "independent", "lpg_hidden": controller.shape[0]}
+        config |= {"lpg": "independent", "lpg_hidden": _size(controller, 0, "LPG")}
     else:
         words = entries.get("lpg.text_to_vision.weight")
-        config |= {"lpg": "shared", "lpg_hidden": 0 if words is None else words.shape[0]}
+        config |= {"lpg": "shared", "lpg_hidden": 0 if words is None else _size(words, 0, "LPG")}
     return config
 
 
-def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """{our name: shape} of what a file of this kind must hold: the whole model, or only the backbone."""
-    backbone_only = not config["classes"]
-    with torch.device("meta"):
-        network = build({**config, "classes": ["any"]} if backbone_only else config)
-    return {name: tuple(t.shape) for name, t in network.state_dict().items()
-            if not backbone_only or name.startswith("backbone.")}
+def _size(tensor: torch.Tensor, axis: int, what: str) -> int:
+    """The size of an axis. Raises ValueError for a tensor without this axis, or without numbers."""
+    if tensor.ndim <= axis or not tensor.numel() or tensor.shape[axis] > 1 << 16:
+        raise ValueError(f"its {what} has the shape {tuple(tensor.shape)}")
+    return tensor.shape[axis]
 
 
 def translate(content: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Report]:
@@ -150,10 +152,13 @@ def translate(content: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Re
     for theirs in state:
         if reason := _why_ignored(theirs):
             report.ignored[theirs] = reason
+        elif our_name(theirs) in ours:                         # with and without `module.`
+            report.unexpected[theirs] = tuple(state[theirs].shape)
         else:
             ours[our_name(theirs)] = theirs
     config = recognise({name: state[theirs] for name, theirs in ours.items()})
-    expected = expected_shapes(config)
+    schema.check_network(config, part="partial")
+    expected = {name: tuple(tensor.shape) for name, tensor in schema.expected(ModelConfig.of(config)).items()}
     weights = {}
     for name, theirs in ours.items():
         tensor = state[theirs]
