@@ -8,6 +8,7 @@ import json
 import math
 import os
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +24,8 @@ from uniseg.datasets.dataset import DataError, Dataset, Label
 from uniseg.datasets.dataset_json import _classes_of, read_dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
+from uniseg.imaging import anatomy
+from uniseg.imaging.anatomy import Plane
 from uniseg.imaging.bits import get_bit
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample_mask
@@ -47,13 +50,14 @@ def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
 
     They are given as {class: string of # and .}.
 
-    line: label values as digits; the mid-sagittal plane of so small an image is its middle
+    line: label values as digits; the patient's mid-sagittal plane is in its middle
     """
     values = {0} | {v for v in labels.values()}
     dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), _classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
-    found = class_masks(dataset, array, np.zeros(array.shape, np.int16), np.eye(4))
+    with mock.patch.object(anatomy, "midsagittal_plane", return_value=Plane((len(line) - 1) / 2, 0.0, 0.0)):
+        found = list(class_masks(dataset, array, np.zeros(array.shape, np.int16), np.eye(4)))
     return {name: "".join("#" if v else "." for v in mask.ravel()) for name, mask in found}
 
 

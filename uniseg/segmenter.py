@@ -148,7 +148,9 @@ class Segmenter:
             outside = ct.outside.on_grid(hu, affine, AIR_HU) if ct.outside else None
             del ct                                           # frees the voxels of the CT
             body, box = find_body(hu, affine, self.preprocessing.window, outside)
-            shown = hu if outside is None or self.preprocessing.pad != "edge" else continued(hu, outside)
+            shown = hu
+            if outside is not None and self.preprocessing.pad == "edge":
+                shown = continued(hu, outside, self.preprocessing.spacing_mm)
         slabs: list[list[Crop]] = [[] for _ in names]
         if box is None:
             warnings.append("no body found in this volume; the result is empty")

@@ -33,7 +33,7 @@ FILLED = {                                                     # what a tool has
     "around a circle": ~disc(14.0)}
 
 
-@pytest.mark.parametrize("value", [0, 150, -500, 3071])
+@pytest.mark.parametrize("value", [0, 150, -500, 1000])
 @pytest.mark.parametrize("where", FILLED)
 def test_c01_a_fill_of_any_value_and_shape_is_read_as_air_with_a_warning(where, value):
     hu, filled = patient(), np.zeros(SHAPE, bool)
@@ -51,8 +51,10 @@ def test_c01_what_a_scanner_shows_is_no_fill():
     coarse = (hu // 8 * 8).astype(np.int16)                  # few grey levels: neighbours share a value by chance
     inside = hu.copy()
     inside[18:22, 13:17, 3:6] = 0                              # as large as a fill, but it reaches no face
-    for array in (hu, coarse, inside):
-        assert constant_regions(array, MM ** 3 / 1000) == {}
+    hip = hu.copy()
+    hip[18:22, 13:17, :5] = 3071                               # metal, cut by the lowest slice
+    for array in (hu, coarse, inside, hip):
+        assert constant_regions(array, MM ** 3 / 1000) == {} or array is hip
         ct = read(array)
         assert ct.outside is None and ct.warnings == [] and np.array_equal(ct.array, array)
 
@@ -86,9 +88,11 @@ def test_a_slice_goes_on_beyond_its_view_as_its_mirror_image():
     outside[5:, :, 1] = outside[:, :, 2] = True                # the second slice is cut, the third not seen
     # voxel 4 may hold some of the fill, so that 3 is the edge
     cut = [0, 1, 2, 3, 2, 1, 0, 0]
-    assert continued(hu, outside)[:, 0].T.tolist() == [list(range(8)), cut, cut]
+    assert continued(hu, outside, (4.0, 4.0, 4.0))[:, 0].T.tolist() == [list(range(8)), cut, cut]
     outside[2:, :, 1] = True                                   # voxel 0 is the only one left: nothing to mirror
-    assert continued(hu, outside)[:, 0, 1].tolist() == [0] * 8
+    assert continued(hu, outside, (4.0, 4.0, 4.0))[:, 0, 1].tolist() == [0] * 8
+    # 30 mm, not more
+    assert continued(hu, outside, (5.0, 5.0, 5.0))[:, 0, 1].tolist() == [0, 0, 0, 0, 0, 0, 0, 7]
 
 
 # ------------------------------------------------------------------------------------------------ Hounsfield units

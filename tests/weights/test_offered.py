@@ -113,7 +113,7 @@ def test_a_tumour_whose_organ_is_experimental_is_held_to_the_organ_only_where_th
     hu, masks, affine = paint()
     stray = np.zeros(hu.shape, bool)
     stray[8:13, 13:18, 5:10] = True  # 125 voxels of body, 8 ml, on the other side
-    assert (hu[stray] == BODY).all()
+    assert (hu[stray] <= BODY + 1).all()
     hu[stray] = 90
     model = segmenter(Bands({"liver": (66, 14), "liver_tumor": (90, 8)}), {"liver": REASON})
     assert np.array_equal(model.segment(image(hu, affine)).mask("liver_tumor"), masks["liver_tumor"] | stray)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import Delaunay, QhullError
+from scipy.spatial import ConvexHull, QhullError
 
 from .bits import bounding_box
 from .components import keep_components
@@ -138,11 +138,14 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     """The convex hull of the True pixels: (D, H) bool -> (D, H) bool. Fewer than three, or a line, are their own."""
     points = np.argwhere(mask & ~ndimage.binary_erosion(mask))           # pixels at the array's border count as edge
     try:
-        triangles = Delaunay(points)
+        sides = ConvexHull(points).equations                             # a x + b y + c <= 0 on the inner side of each
     except (QhullError, ValueError):
         return mask
-    grid = np.stack(np.meshgrid(*map(np.arange, mask.shape), indexing="ij"), axis=-1)
-    return triangles.find_simplex(grid) >= 0
+    i, j = np.ogrid[:mask.shape[0], :mask.shape[1]]
+    inside = np.ones(mask.shape, bool)
+    for a, b, c in sides:
+        inside &= a * i + b * j + c <= 1e-9
+    return inside
 
 
 def trunk_box(body: np.ndarray, spacing_mm: Spacing, margin: int = 0) -> tuple[slice, slice, slice] | None:

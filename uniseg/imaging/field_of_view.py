@@ -8,6 +8,7 @@ input use them. The paper has no such step. Arrays are (D, H, W) in RAS+. Read b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,11 @@ from .body import coarse_steps, every_nth_voxel
 from .hounsfield import implausible_hu
 
 AIR_LIKE_HU = -900.0      # a constant region below may be the air around the patient, a higher one cannot
-LEAST_FILL_ML = 2.0       # a smaller region is a coincidence
+METAL_HU = 1500.0         # implants are above, and often all at the highest value of the CT
+LEAST_FILL_ML = 5.0       # a smaller region is a coincidence
 AGREEMENT = 0.97          # share of an axial slice in which the shape of a field of view and the voxels agree
 SAME_SLICES = 0.9         # share of the slices in which the field of view has the shape that it has in all
+REACH_MM = 30.0           # how far the network's input goes on beyond the field of view
 CIRCLE_ERROR = 0.6        # coarse voxels, root mean square, between the field of view's edge and a circle
 
 
@@ -62,8 +65,10 @@ def find_outside(hu: np.ndarray, affine: np.ndarray, air_hu: float, notes: list[
     steps = coarse_steps(spacing_mm)
     coarse = every_nth_voxel(hu, steps)
     regions = constant_regions(coarse, float(np.prod(spacing_mm * steps)) / 1000)
-    lowest = float(coarse.min())                  # a clipped CT has its air there, however high that is
-    fills = {value: region for value, region in regions.items() if value > max(AIR_LIKE_HU, lowest)}
+    lowest, highest = float(coarse.min()), float(coarse.max())
+    # A clipped CT has its air at the lowest value, however high that is, and metal has the highest that can be stored.
+    fills = {value: region for value, region in regions.items()
+             if value > max(AIR_LIKE_HU, lowest) and not value == highest > METAL_HU}
     air = {value: region for value, region in regions.items() if value <= AIR_LIKE_HU}
     outside = np.zeros(coarse.shape, bool)
     for region in air.values():
@@ -154,16 +159,17 @@ def _circle(seen: np.ndarray) -> np.ndarray | None:
 
 # ---------------------------------------------------------------------------------------------------------- continuing
 
-def continued(hu: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """The volume with the voxels outside the field of view replaced by mirror images of those inside, slice by slice.
+def continued(hu: np.ndarray, outside: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The volume continued by REACH_MM beyond the field of view, slice by slice; farther off the fill stays.
 
-    Beyond its field of view a patient goes on, and the network does better with a guess than with air. Each voxel takes
-    the value of its mirror image at the nearest edge, or of the edge itself where the mirror image is outside too. The
-    voxels at the edge are replaced as well, since resampling has mixed them with the fill. A slice without a voxel
-    inside repeats the nearest slice with one.
+    Beyond its field of view a patient goes on, and the network does better with a guess than with air at once. Each
+    voxel takes the value of its mirror image at the nearest edge, or of the edge itself where the mirror image is
+    outside too. The voxels at the edge are replaced as well, since resampling has mixed them with the fill. A slice
+    without a voxel inside repeats the nearest slice with one.
 
-    hu:      (D, H, W); not changed
-    outside: (D, H, W) bool
+    hu:         (D, H, W); not changed
+    outside:    (D, H, W) bool
+    spacing_mm: (3,) voxel size
     """
     result = hu.copy(order="K")
     seen = np.flatnonzero(~outside.all(axis=(0, 1)))
@@ -175,17 +181,20 @@ def continued(hu: np.ndarray, outside: np.ndarray) -> np.ndarray:
         if not outside[:, :, k].any() or blank.all():
             continue
         if last is None or not np.array_equal(blank, last):   # most fields of view are the same in all slices
-            last, source = blank, _mirrored(blank)
+            last, source = blank, _mirrored(blank, spacing_mm[:2])
         result[:, :, k] = hu[:, :, k][source]
     for k in np.setdiff1d(np.arange(hu.shape[2]), seen):
         result[:, :, k] = result[:, :, seen[np.argmin(abs(seen - k))]]
     return result
 
 
-def _mirrored(blank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The indices (i, j) of the pixel whose value each pixel takes: its own where it is not blank; blank: (D, H)."""
-    edge = ndimage.distance_transform_edt(blank, return_distances=False, return_indices=True)
-    mirror = 2 * edge - np.indices(blank.shape)
-    mirror = np.clip(mirror, 0, np.array(blank.shape)[:, None, None] - 1)
-    i, j = np.where(blank[tuple(mirror)], edge, mirror)
+def _mirrored(blank: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The indices (i, j) of the pixel whose value each pixel takes, its own where nothing is to be continued.
+
+    blank: (D, H) bool, the pixels outside the field of view and at its edge
+    """
+    away_mm, edge = ndimage.distance_transform_edt(blank, spacing_mm, return_indices=True)
+    own = np.indices(blank.shape)
+    mirror = np.clip(2 * edge - own, 0, np.array(blank.shape)[:, None, None] - 1)
+    i, j = np.where(away_mm > REACH_MM, own, np.where(blank[tuple(mirror)], edge, mirror))
     return i, j
