@@ -26,7 +26,7 @@ from .imaging.resampling import resample
 from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
 from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
-from .inference.plausibility import warn_if_little_found, warn_of_sides
+from .inference.plausibility import doubts
 from .inference.region import find_body
 from .inference.result import Segmentation, find_class
 from .inference.second_view import central_part, view_weight
@@ -169,11 +169,8 @@ class Segmenter:
             values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
             counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
-        if plane is not None and not plane.sure:
-            warnings += warn_of_sides([n for n in names if counted[n]["voxels"]])
-        if set(self.offered) <= set(names):
-            body_ml = np.count_nonzero(body) * voxel_volume_mm3(affine) / 1000
-            warnings += warn_if_little_found({n: counted[n]["ml"] for n in self.offered}, body_ml)
+        if box is not None:
+            warnings += doubts(hu, affine, body, bits, names, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
                        counted, notes, warnings, clock)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)

@@ -50,7 +50,8 @@ def test_o06_the_command_refuses_before_it_segments(cts, monkeypatch, capsys, tm
     from uniseg import infer, segmenter
 
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
-    loaded = SimpleNamespace(classes=("liver",), select=lambda *_: None, asked=lambda **_: SimpleNamespace(classes=("liver",)))
+    loaded = SimpleNamespace(classes=("liver",), select=lambda *_: None,
+                             asked=lambda **_: SimpleNamespace(classes=("liver",)))
     monkeypatch.setattr(segmenter, "load", lambda *_: loaded)
     assert infer.main([str(cts), "-o", str(tmp_path / "out")]) == 2
     assert "the disk has 0.0 MiB free, 2 results need at least" in capsys.readouterr().err

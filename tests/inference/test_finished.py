@@ -21,6 +21,7 @@ from test_infer import files, one_line, save_weights
 from uniseg import infer, segmenter
 from uniseg.evaluation.readings import in_folder
 from uniseg.imaging.volume import write_volume
+from uniseg.inference import plausibility
 from uniseg.inference import result as result_module
 from uniseg.inference.finished import digests, why_not, withdraw
 from uniseg.inference.result import Segmentation
@@ -29,6 +30,12 @@ from uniseg.phantom import make_phantom
 
 CLASSES = ("spleen", "liver", "aorta")
 DEAD = 2 ** 22 + 1                                     # no process has this number: Linux counts up to 2 ** 22
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+    """The stand-in's organs are of no adult's size; the warning about that is another test's (test_plausibility.py)."""
+    monkeypatch.setattr(plausibility, "ADULT_ML", {})
 
 
 @pytest.fixture(scope="module")

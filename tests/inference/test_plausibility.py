@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from uniseg.inference.plausibility import bone_in_front, warn_of_sides
+from uniseg.imaging.anatomy import Plane
+from uniseg.imaging.bits import pack
+from uniseg.inference.plausibility import (
+    bone_in_front,
+    implausible,
+    implausible_body,
+    warn_if_little_found,
+    warn_of_sides,
+)
 from uniseg.phantom import make_phantom
 
 
@@ -29,3 +37,87 @@ def test_c10_sides_are_warned_about_where_an_organ_has_one():
     assert warn_of_sides(["liver", "spleen"]) == [] == warn_of_sides([])
     [warning] = warn_of_sides(["liver", "left_kidney"])
     assert "right and left are not checked" in warning
+
+
+# ------------------------------------------------------------------------------------------------- where organs lie
+
+AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])                     # 1 ml a voxel
+PLANE = Plane(195.0, 0.0, 0.0)
+
+
+def organs(**boxes):
+    """(bits, names, counted) of organs that are boxes of a (40, 30, 60) grid: name=(start, stop) of the three axes."""
+    masks = np.zeros((len(boxes), 40, 30, 60), bool)
+    for mask, (low, high) in zip(masks, boxes.values()):
+        mask[tuple(map(slice, low, high))] = True
+    return (pack(masks), list(boxes),
+            {name: {"ml": float(mask.sum()), "touches_border": False} for name, mask in zip(boxes, masks)})
+
+
+PATIENT = {"liver": ((21, 5, 30), (36, 19, 38)), "spleen": ((4, 4, 31), (10, 9, 37)),
+           "right_kidney": ((24, 4, 24), (29, 9, 30)), "left_kidney": ((9, 4, 25), (14, 9, 31)),
+           "right_lung": ((22, 4, 38), (34, 16, 58)), "left_lung": ((5, 4, 38), (17, 16, 58)),
+           "bladder": ((17, 10, 2), (23, 16, 8))}
+
+
+def mirrored(boxes, axis):
+    size = (40, 30, 60)[axis]
+    def turn(low, high):
+        low, high = list(low), list(high)
+        low[axis], high[axis] = size - high[axis], size - low[axis]
+        return tuple(low), tuple(high)
+    return {name: turn(*box) for name, box in boxes.items()}
+
+
+def warnings_of(boxes, plane=PLANE, affine=AFFINE):
+    bits, names, counted = organs(**boxes)
+    return implausible(bits, names, affine, plane, counted)
+
+
+def test_c05_organs_in_their_places_are_plausible():
+    assert warnings_of(PATIENT) == []
+
+
+def test_c05_a_ct_upside_down_is_warned_about():
+    [warning] = warnings_of(mirrored(PATIENT, 2))
+    assert "from head to feet is wrong (right_lung below liver" in warning and "upside down" in warning
+
+
+def test_c06_a_liver_on_the_left_is_warned_about_where_the_middle_is_known():
+    [warning] = warnings_of(mirrored(PATIENT, 0))
+    assert "the liver lies on the left" in warning and "mirrored" in warning and "situs inversus" in warning
+    assert warnings_of(mirrored(PATIENT, 0), plane=None) == []
+    assert warnings_of(mirrored(PATIENT, 0), plane=Plane(195.0, 0.0, 0.0, sure=False)) == []
+
+
+def test_c07_organs_of_no_adult_are_warned_about_in_one_line():
+    huge = {**PATIENT, "liver": ((0, 0, 20), (40, 25, 38)), "spleen": ((0, 0, 31), (14, 30, 45))}
+    [warning] = warnings_of(huge)
+    assert "liver 18000 ml (400 to 6,000), spleen 5880 ml (30 to 4,000)" in warning and "voxel size" in warning
+    small = {"liver": ((20, 5, 30), (27, 10, 34))}                                          # 140 ml
+    assert "liver 140 ml" in warnings_of(small)[0]
+    bits, names, counted = organs(**small)
+    counted["liver"]["touches_border"] = True                                               # it may go on
+    assert implausible(bits, names, AFFINE, PLANE, counted) == []
+
+
+@pytest.mark.parametrize("voxel_mm, width, cut, warned", [
+    (4.0, 90, False, False), (0.4, 90, False, True), (10.0, 90, False, True), (0.4, 120, True, False),
+    (3.0, 50, False, False)])
+def test_c08_a_body_of_impossible_size_is_warned_about(voxel_mm, width, cut, warned):
+    body = np.zeros((120, 100, 4), bool)
+    start = 0 if cut else (120 - width) // 2
+    body[start:start + width, 20:80] = True
+    found = implausible_body(body, np.diag([voxel_mm, voxel_mm, 5.0, 1.0]))
+    assert bool(found) == warned
+    if warned:
+        assert f"{width * voxel_mm:.0f} mm wide" in found[0] and "units" in found[0]
+
+
+def test_c09_nothing_and_hardly_anything_found_are_warned_about():
+    found = {"liver": 0.0, "right_lung": 0.0, "left_lung": 0.0, "spleen": 0.0}
+    for body_ml in (200.0, 30_000.0):                          # a slice, and a trunk
+        [warning] = warn_if_little_found(found, body_ml)
+        assert warning.startswith("nothing found")
+    assert "hardly anything" in warn_if_little_found({**found, "liver": 100.0}, 30_000.0)[0]
+    assert warn_if_little_found({**found, "liver": 1500.0}, 30_000.0) == []

@@ -1,14 +1,24 @@
-"""Whether a result is plausible for a CT of the region that the weights know."""
+"""Whether a result is plausible: for a CT of the region that the weights know, for an adult, the right way up.
 
-from collections.abc import Collection, Mapping
+A CT whose orientation is lost, or whose voxel size is wrong, is readable, and its result is nonsense. Nothing is
+corrected here: each warning says what looks wrong and what to check.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..imaging.anatomy import Plane
+from ..imaging.bits import bounding_box, get_bit
 from ..imaging.spine import SpineSearch
+from ..imaging.volume import voxel_size_mm, voxel_volume_mm3
 from ..taxonomy import BY_NAME
 
 # Weights with these classes cover chest and abdomen. If they find almost nothing, the CT shows another body part or is
 # not in HU. Weights for a few organs or for tumours find little in every patient, so they give no warning.
+NOTHING = ("nothing found. Check that the CT shows what was looked for, in Hounsfield units, the right way up and with "
+           "the right voxel size")
 LANDMARKS = {"liver", "right_lung", "left_lung"}
 LEAST_BODY_ML = 1000.0   # less body than this is a slice or two, or no patient
 # In 40 mm slabs of three labelled CTs, organs fill 5 % (pelvic floor) to 45 % of the body. Without liver or lung we ask
@@ -19,6 +29,106 @@ LEAST_SHARE, LEAST_SHARE_WITHOUT_LANDMARKS = 0.02, 0.04
 # spine is 0.16 and more in these CTs.
 SPINE_IN_FRONT, SPINE_EVIDENCE = 0.6, 0.14
 
+# ml of an organ that lies within the field of view as a whole: more, or less, than in any adult. The reference adults
+# of ICRP Publication 89 (2002), table 2.8, have a liver of 1.4 to 1.8 kg, a spleen of 130 to 150 g, kidneys of 138 to
+# 155 g each, a pancreas of 120 to 140 g. Disease goes far beyond: the bounds are a third to a quarter of the least, and
+# the sizes of massive hepatomegaly and splenomegaly and of polycystic kidneys. Lungs are those of a deep breath.
+ADULT_ML = {"liver": (400, 6000), "spleen": (30, 4000), "right_kidney": (30, 3000), "left_kidney": (30, 3000),
+            "pancreas": (0, 400), "right_lung": (250, 5500), "left_lung": (200, 5000), "gall_bladder": (0, 700),
+            "stomach": (0, 4000), "bladder": (0, 3000), "aorta": (0, 700)}
+# From the head to the feet; only organs far apart, so that a lesion or a stoop does not exchange them.
+FROM_THE_HEAD = (("right_lung", "liver"), ("left_lung", "spleen"), ("left_lung", "left_kidney"),
+                 ("right_lung", "right_kidney"), ("liver", "bladder"), ("right_kidney", "bladder"),
+                 ("left_kidney", "bladder"), ("stomach", "bladder"), ("liver", "prostate_or_uterus"))
+SURELY_FOUND_ML = 40.0   # less of an organ may be a mistake of the network
+LIVER_LEFT_MM = 15.0     # the middle of a liver lies 30 to 60 mm to the right of the plane
+BODY_MM = (100.0, 700.0)  # least and greatest width of a body that the field of view does not cut
+
+
+def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarray, names: Sequence[str],
+           plane: Plane | None, counted: Mapping[str, Mapping[str, Any]], offered: Sequence[str]) -> list[str]:
+    """All warnings about a result; there is a body.
+
+    hu, body, bits: (D, H, W) RAS+, on the model's grid: the CT, the body mask, the masks of the classes
+    affine:         (4, 4) of that grid
+    names:          the class of each bit
+    plane:          the patient's mid-sagittal plane; None: not looked for
+    counted:        per class its "ml" and whether it "touches_border" (statistics.count_voxels)
+    offered:        classes that these weights offer; only where all of them are computed, few findings are a warning
+    """
+    warnings = implausible_body(body, affine)
+    if plane is not None and not plane.sure:
+        warnings += warn_of_sides([name for name in names if counted[name]["ml"]])
+    if bone_in_front(hu, affine):
+        warnings.append("the spine lies in front. Is the CT flipped front to back, turned, or without its orientation?")
+    warnings += implausible(bits, names, affine, plane, counted)
+    if set(offered) <= set(names):
+        body_ml = np.count_nonzero(body) * voxel_volume_mm3(affine) / 1000
+        warnings += warn_if_little_found({name: counted[name]["ml"] for name in offered}, body_ml)
+    elif not any(counted[name]["ml"] for name in names):
+        warnings.append(NOTHING)
+    return warnings
+
+
+def implausible(bits: np.ndarray, names: Sequence[str], affine: np.ndarray, plane: Plane | None,
+                counted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings about organs that are where, or as large as, no adult has them.
+
+    bits:    (D, H, W) masks of the classes on the model's grid, one bit each
+    names:   the class of each bit
+    affine:  (4, 4) of that grid
+    plane:   the patient's mid-sagittal plane; None: not known
+    counted: per class its "ml" and whether it "touches_border" (statistics.count_voxels)
+    """
+    centres = {name: centre for k, name in enumerate(names) if (centre := _centre_mm(bits, k, affine)) is not None
+               and counted[name]["ml"] >= SURELY_FOUND_ML}
+    warnings = []
+    exchanged = [f"{upper} below {lower}" for upper, lower in FROM_THE_HEAD
+                 if upper in centres and lower in centres and centres[upper][2] < centres[lower][2]]
+    if exchanged:
+        warnings.append(f"the order from head to feet is wrong ({', '.join(exchanged)}). Is the CT stored upside down, "
+                        "with slices in reverse order, or without its orientation?")
+    if plane is not None and plane.sure and "liver" in centres:
+        liver = centres["liver"]
+        if liver[0] < float(plane.x_at(liver)) - LIVER_LEFT_MM:
+            warnings.append("the liver lies on the left. Is the CT mirrored or without its orientation, or is it situs "
+                            "inversus?")
+    sizes = [f"{name} {counted[name]['ml']:.0f} ml ({low:,} to {high:,})" for name, (low, high) in ADULT_ML.items()
+             if name in centres and (counted[name]["ml"] > high
+                                     or (counted[name]["ml"] < low and not counted[name]["touches_border"]))]
+    if sizes:
+        warnings.append(f"no adult has organs of this size: {', '.join(sizes)}. Check the voxel size, the orientation "
+                        "and the units of the CT")
+    return warnings
+
+
+def _centre_mm(bits: np.ndarray, k: int, affine: np.ndarray) -> np.ndarray | None:
+    """The mean position of a class in world mm, (3,); None where it has no voxel."""
+    mask = get_bit(bits, k)
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    voxel = np.argwhere(mask[box]).mean(axis=0) + [part.start for part in box]
+    return np.asarray(affine)[:3, :3] @ voxel + np.asarray(affine)[:3, 3]
+
+
+def implausible_body(body: np.ndarray, affine: np.ndarray) -> list[str]:
+    """[a warning] where the body is too small or too wide for a patient, else [].
+
+    body: (D, H, W) bool, RAS+
+    """
+    box = bounding_box(body)
+    if box is None:
+        return []
+    spacing_mm = voxel_size_mm(affine)
+    width, depth = ((part.stop - part.start) * s for part, s in zip(box, spacing_mm[:2]))
+    cut = [part.start == 0 or part.stop == n for part, n in zip(box, body.shape)]
+    narrow = not any(cut[:2]) and max(width, depth) < BODY_MM[0]
+    if not narrow and max(width, depth) <= BODY_MM[1]:
+        return []
+    return [f"the body is {width:.0f} mm wide and {depth:.0f} mm deep, which no adult is. Check the voxel size: "
+            "are its units millimetres?"]
+
 
 def warn_if_little_found(organs_ml: Mapping[str, float], body_ml: float) -> list[str]:
     """[a warning] if the organs found fill a suspiciously small share of the body, else [].
@@ -26,6 +136,8 @@ def warn_if_little_found(organs_ml: Mapping[str, float], body_ml: float) -> list
     organs_ml: {offered class: ml found}
     body_ml:   volume of the body mask
     """
+    if not any(organs_ml.values()):
+        return [NOTHING]
     if body_ml < LEAST_BODY_ML or not LANDMARKS <= set(organs_ml):
         return []
     found_ml, has_landmark = sum(organs_ml.values()), any(organs_ml[name] for name in LANDMARKS)
