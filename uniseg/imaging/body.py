@@ -25,6 +25,8 @@ CLOSE_MM = 20.0         # a gap of this width in the wall of a cavity is closed
 IN_HULL = 0.8           # share of a cavity that lies within the convex hull of the body in its slice
 ARM_SHARE, ARM_MM, ARM_GAIN_MM = 0.45, 60.0, 30.0     # see trunk_box
 
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None]     # the neighbours within an axial slice
+
 Spacing = Sequence[float] | np.ndarray                 # (3,) voxel size in mm
 
 
@@ -71,17 +73,11 @@ def coarse_body_mask(hu: np.ndarray, spacing_mm: Spacing, outside: np.ndarray | 
     if not tissue.any() or hu.min() == hu.max():
         return np.zeros(hu.shape, bool)
     radius = max(1, round(5.0 / min(spacing_mm[:2])))               # 5 mm: the table's shell is thinner than 10 mm
-    in_plane = ndimage.generate_binary_structure(2, 1)[:, :, None]
     # What is not seen counts as body while eroding, so that a body cut by the field of view keeps its edge there.
-    opened = ndimage.binary_erosion(tissue | beyond, in_plane, iterations=radius, border_value=1) & tissue
+    opened = ndimage.binary_erosion(tissue | beyond, IN_PLANE, iterations=radius, border_value=1) & tissue
     body = keep_components(opened if opened.any() else tissue, lambda sizes: sizes >= PART_OF_BODY * sizes.max())
-    body = ndimage.binary_dilation(body, in_plane, iterations=radius + 1, mask=tissue)
-    air_hu = float(hu.min())
-    for k in range(body.shape[2]):
-        if body[:, :, k].any():
-            rim = ~ndimage.binary_erosion(~beyond[:, :, k])
-            body[:, :, k] = _with_cavities(body[:, :, k], tissue[:, :, k], hu[:, :, k], rim, air_hu, spacing_mm)
-    return body & ~beyond
+    body = ndimage.binary_dilation(body, IN_PLANE, iterations=radius + 1, mask=tissue)
+    return _with_cavities(body, tissue, hu, beyond, spacing_mm) & ~beyond
 
 
 def tissue_hu(hu: np.ndarray) -> float:
@@ -91,47 +87,64 @@ def tissue_hu(hu: np.ndarray) -> float:
     return float(lowest) + CLIP_MARGIN_HU if clipped else TISSUE_HU
 
 
-def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, rim: np.ndarray, air_hu: float,
+def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, beyond: np.ndarray,
                    spacing_mm: Spacing) -> np.ndarray:
-    """An axial slice of the body with its holes, and with cavities whose wall is too thin or cut.
+    """The body with the holes of its axial slices, and with cavities whose wall is too thin or cut.
 
     The wall of a slim chest is thinner than the table's shell, so the opening has removed it, and the field of view may
     have cut it off. Added are, besides holes of the body: what looks like lung (by its HU), and what tissue of any
     thickness encloses, gaps of CLOSE_MM apart, if it lies within the convex hull of the body and of all tissue in front
     of its middle. The table, and the air between it and the patient, are behind and outside of this hull.
 
-    body, tissue, hu: (D, H)
-    rim:              (D, H) bool, the outermost pixels of the field of view, and all beyond
-    air_hu:           the lowest HU of the volume
+    body, tissue, hu, beyond: (D, H, W); beyond: what lies outside the field of view
     """
-    filled, front = ndimage.binary_fill_holes(body), np.zeros_like(body)
-    front[:, round(float(np.argwhere(body)[:, 1].mean())):] = True
-    hull = convex_hull(body | tissue & front)
+    filled, shown = _filled(body), body.any(axis=(0, 1))
     width = max(1, round(CLOSE_MM / min(spacing_mm[:2]) / 2))
-    closed = ndimage.binary_closing(np.pad(tissue, width), iterations=width)[width:-width, width:-width]
-    enclosed, count = ndimage.label(ndimage.binary_fill_holes(closed | filled) & ~filled & ~tissue)
-    added = np.append(False, _share(hull, enclosed, count) >= IN_HULL)[enclosed]
+    padded = np.pad(tissue, ((width, width), (width, width), (0, 0)))
+    closed = ndimage.binary_closing(padded, IN_PLANE, iterations=width)[width:-width, width:-width]
+    enclosed = _Parts(_filled(closed | filled) & ~filled & ~tissue & shown)
+    lungs = _Parts(_like_lung(hu, max(LUNG_HU, float(hu.min()) + ABOVE_AIR_HU), tissue | filled) & shown)
 
-    lungs, count = _like_lung(tissue | filled, hu, max(LUNG_HU, air_hu + ABOVE_AIR_HU))
-    large = np.bincount(lungs.ravel(), minlength=count + 1)[1:] * float(np.prod(spacing_mm[:2])) > CUT_LUNG_MM2
-    not_behind = np.zeros_like(body)
-    not_behind[:, np.flatnonzero(body.any(axis=0))[0]:] = True
-    cut = np.bincount(lungs[rim], minlength=count + 1)[1:] > 0
-    inside = (_share(hull, lungs, count) > 0.5) | cut & (_share(not_behind, lungs, count) > 0.8)
-    added |= np.append(False, large & inside)[lungs]
-    return ndimage.binary_fill_holes(filled | added)
+    y = np.arange(body.shape[1])[None, :, None]
+    rows = body.sum(axis=0)                                                           # (H, W) pixels a row
+    middle = (rows * y[0]).sum(axis=0) / np.maximum(rows.sum(axis=0), 1)              # (W,)
+    hull = body | tissue & (y >= np.rint(middle))
+    for k in np.flatnonzero((enclosed.labels + lungs.labels).any(axis=(0, 1))):
+        hull[:, :, k] = convex_hull(hull[:, :, k])
+    large = lungs.sizes * float(np.prod(spacing_mm[:2])) > CUT_LUNG_MM2
+    cut = lungs.share(~ndimage.binary_erosion(~beyond, IN_PLANE)) > 0                 # by the field of view
+    not_behind = lungs.share(np.broadcast_to(y >= (rows > 0).argmax(axis=0), body.shape)) > 0.8
+    lung = lungs.where(large & ((lungs.share(hull) > 0.5) | (cut & not_behind)))
+    return _filled(filled | lung | enclosed.where(enclosed.share(hull) >= IN_HULL))
 
 
-def _share(mask: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """The share of each labelled part that lies in the mask: (count,)."""
-    return np.bincount(labels[mask], minlength=count + 1)[1:] / np.bincount(labels.ravel(), minlength=count + 1)[1:]
+class _Parts:
+    """The connected parts of each axial slice of a mask (D, H, W)."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        structure = np.zeros((3, 3, 3), bool)
+        structure[:, :, 1:2] = IN_PLANE
+        self.labels, self.count = ndimage.label(mask, structure)
+        self.sizes = np.bincount(self.labels.ravel(), minlength=self.count + 1)[1:]    # pixels of each
+
+    def share(self, of: np.ndarray) -> np.ndarray:
+        """The share of each part that lies in the mask `of`: (count,)."""
+        return np.bincount(self.labels[of], minlength=self.count + 1)[1:] / self.sizes
+
+    def where(self, chosen: np.ndarray) -> np.ndarray:
+        """The chosen parts as a mask; chosen: (count,) bool"""
+        return np.append(False, chosen)[self.labels]
 
 
-def _like_lung(known: np.ndarray, hu: np.ndarray, lowest: float) -> tuple[np.ndarray, int]:
-    """The parts of an axial slice beside what is known that have the HU of lung, not of air: labels (D, H), number."""
-    like = (ndimage.median_filter(hu, 3) > lowest) & ~known
-    thick = ndimage.binary_opening(like, np.ones((3, 3), bool))          # the edge of the skin is thinner
-    return ndimage.label(ndimage.binary_dilation(thick, mask=like))
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask with the holes of its axial slices."""
+    return ndimage.binary_fill_holes(mask, IN_PLANE)
+
+
+def _like_lung(hu: np.ndarray, lowest: float, known: np.ndarray) -> np.ndarray:
+    """What beside the known voxels has the HU of lung, not of air, and is thicker than the skin's edge."""
+    like = (ndimage.median_filter(hu, (3, 3, 1)) > lowest) & ~known
+    return ndimage.binary_dilation(ndimage.binary_opening(like, np.ones((3, 3, 1), bool)), IN_PLANE, mask=like)
 
 
 def convex_hull(mask: np.ndarray) -> np.ndarray:
