@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from uniseg.imaging.anatomy import Plane
-from uniseg.imaging.bits import pack
 from uniseg.inference.plausibility import (
     bone_in_front,
     implausible,
     implausible_body,
+    soft_tissue_to_the_right,
     warn_if_little_found,
     warn_of_sides,
 )
@@ -45,13 +45,11 @@ AFFINE = np.diag([10.0, 10.0, 10.0, 1.0])                     # 1 ml a voxel
 PLANE = Plane(195.0, 0.0, 0.0)
 
 
-def organs(**boxes):
-    """(bits, names, counted) of organs that are boxes of a (40, 30, 60) grid: name=(start, stop) of the three axes."""
-    masks = np.zeros((len(boxes), 40, 30, 60), bool)
-    for mask, (low, high) in zip(masks, boxes.values()):
-        mask[tuple(map(slice, low, high))] = True
-    return (pack(masks), list(boxes),
-            {name: {"ml": float(mask.sum()), "touches_border": False} for name, mask in zip(boxes, masks)})
+def found(boxes):
+    """(centres, counted) of organs that are boxes of a (40, 30, 60) grid: {name: (start, stop) of the three axes}."""
+    counted = {name: {"ml": float(np.prod(np.subtract(high, low))), "touches_border": False}
+               for name, (low, high) in boxes.items()}
+    return {name: 10.0 * (np.add(low, high) - 1) / 2 for name, (low, high) in boxes.items()}, counted
 
 
 PATIENT = {"liver": ((21, 5, 30), (36, 19, 38)), "spleen": ((4, 4, 31), (10, 9, 37)),
@@ -69,9 +67,9 @@ def mirrored(boxes, axis):
     return {name: turn(*box) for name, box in boxes.items()}
 
 
-def warnings_of(boxes, plane=PLANE, affine=AFFINE):
-    bits, names, counted = organs(**boxes)
-    return implausible(bits, names, affine, plane, counted)
+def warnings_of(boxes, plane=PLANE):
+    centres, counted = found(boxes)
+    return implausible(centres, plane, counted)
 
 
 def test_c05_organs_in_their_places_are_plausible():
@@ -96,9 +94,21 @@ def test_c07_organs_of_no_adult_are_warned_about_in_one_line():
     assert "liver 18000 ml (400 to 6,000), spleen 5880 ml (30 to 4,000)" in warning and "voxel size" in warning
     small = {"liver": ((20, 5, 30), (27, 10, 34))}                                          # 140 ml
     assert "liver 140 ml" in warnings_of(small)[0]
-    bits, names, counted = organs(**small)
+    centres, counted = found(small)
     counted["liver"]["touches_border"] = True                                               # it may go on
-    assert implausible(bits, names, AFFINE, PLANE, counted) == []
+    assert implausible(centres, PLANE, counted) == []
+
+
+def test_c06_more_soft_tissue_on_the_left_than_on_the_right_tells_a_mirrored_ct_too():
+    hu = np.full((40, 30, 60), -100.0)
+    liver = PATIENT["liver"]
+    hu[tuple(map(slice, *liver))] = 60                         # and a spleen of a tenth of it
+    hu[4:10, 4:9, 31:37] = 50
+    body, centres = np.ones(hu.shape, bool), found(PATIENT)[0]
+    assert soft_tissue_to_the_right(hu, AFFINE, body, PLANE, centres) > 0.7
+    other = {name: [390 - c[0], *c[1:]] for name, c in centres.items()}
+    assert soft_tissue_to_the_right(hu[::-1], AFFINE, body, PLANE, other) < -0.7
+    assert soft_tissue_to_the_right(hu, AFFINE, body, PLANE, {}) == 0.0
 
 
 @pytest.mark.parametrize("voxel_mm, width, cut, warned", [

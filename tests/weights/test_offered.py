@@ -18,6 +18,7 @@ from test_segmenter import BODY, Bands, image, paint, stand_in
 from uniseg import checkpoint, evaluate, infer, taxonomy
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
+from uniseg.inference import plausibility
 from uniseg.phantom import make_phantom
 
 REASON = "Dice 0.12 on unseen CT"
@@ -289,7 +290,7 @@ def block(liver, side=BLOCK):
 
 
 def hardly(stats):
-    return [w for w in stats["warnings"] if w.startswith("hardly anything found")]
+    return [w for w in stats["warnings"] if w.startswith(("hardly anything found", "nothing found"))]
 
 
 @pytest.mark.slow
@@ -299,10 +300,9 @@ def test_organs_of_less_than_2_percent_of_a_body_are_a_warning_nothing_at_all_to
     assert warned is (share < 0.02)
     stats = stand_in(Bands(KNOWN)).segment(block(liver)).stats
     assert stats["classes"]["liver"]["voxels"] == np.prod(liver) and stats["empty"] is not any(liver)
-    assert hardly(stats) == ([f"hardly anything found: {np.prod(liver) * 0.064:.0f} ml of organs in 1.7 litres of "
-                              f"body. These weights "
-                              "know chest and abdomen. Check that the CT shows these, in Hounsfield units"] if warned
-                              else [])
+    few = (f"hardly anything found: {np.prod(liver) * 0.064:.0f} ml of organs in 1.7 litres of body. These weights "
+           "know chest and abdomen. Check that the CT shows these, in Hounsfield units")
+    assert hardly(stats) == ([few if any(liver) else plausibility.NOTHING] if warned else [])
 
 
 # 3.7 and 4.1 % of 27000 voxels
@@ -322,17 +322,17 @@ def test_no_warning_where_classes_were_named_but_where_all_of_them_were():
     assert hardly(model.segment(block((2, 2, 2)), classes=["liver", "lungs"]).stats)
 
 
-def test_no_warning_for_less_than_a_litre_of_body():
-    assert not hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=24)).stats)  # 24^3 voxels: 0.88 litres
-    assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=26)).stats)                  # 1.12
+def test_nothing_in_a_small_body_is_a_warning_too():
+    assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=24)).stats) == [plausibility.NOTHING]  # 0.9 l
 
 
 @pytest.mark.slow
-def test_no_warning_of_weights_that_do_not_know_liver_and_lungs():
+def test_weights_that_do_not_know_liver_and_lungs_warn_of_nothing_only():
     """Weights for a pancreas alone find some 80 ml in a patient, those for a tumour nothing in most."""
     for missing in KNOWN:
-        assert not hardly(stand_in(Bands({n: b for n, b in KNOWN.items()
-                                          if n != missing})).segment(block((0, 0, 0))).stats)
+        weights = stand_in(Bands({n: b for n, b in KNOWN.items() if n != missing}))
+        [warning] = hardly(weights.segment(block((0, 0, 0))).stats)
+        assert warning == plausibility.NOTHING
 
 
 @pytest.mark.slow
