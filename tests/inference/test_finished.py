@@ -183,6 +183,7 @@ def test_o22_a_json_that_names_other_files_removes_none_of_them(here, name):
     assert files(here) == [f for f in before if f != "ct_seg.json"]
 
 
+@pytest.mark.slow
 # --- Killed runs
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -204,6 +205,7 @@ def test_o10_kill_9_within_the_write_of_a_label_map_leaves_a_temporary_that_the_
     assert files(here) == [".keep.tmp", "ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("write", [2, 4], ids=["a mask", "the label map"])
 def test_r9_killed_while_it_replaces_results_no_json_stands_beside_files_of_another_run(run, weights, here, write):
