@@ -9,27 +9,33 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))         # as where the script is started
+import perturbations
 import robustness
-from robustness import (
+from conftest import Patient, write_dataset
+from perturbations import (
     BELOW_THE_CHEST,
     PERTURBATIONS,
     NotPossible,
-    case_lines,
     chest_alone,
-    differing,
+    clipped,
+    filled,
+    flipped,
     half_field_of_view,
+    in_a_circle,
     native_shifts,
     noisy,
-    score_case,
+    one_side,
+    orientation_lost,
+    scaled,
     shifted,
+    slim_chest,
     stored_as,
-    summary_lines,
+    stored_values,
     thick_slices,
     with_table,
     without_contrast,
 )
-
-from conftest import Patient, write_dataset
+from robustness import case_lines, differing, score_case, summary_lines
 from tools.synthetic.tissues import centre
 from uniseg import checkpoint
 from uniseg.imaging.preprocessing import Preprocessing
@@ -279,7 +285,7 @@ def test_scores_of_a_model_that_thresholds_are_those_to_expect():
 
 def test_nothing_to_do_and_no_data_are_refused_in_one_line(weights, tmp_path, capsys):
     assert robustness.main([]) == 2
-    assert capsys.readouterr().err == "uniseg: error: nothing to segment. Give DATA_ROOT, or --head CT.\n"
+    assert capsys.readouterr().err == "uniseg: error: nothing to segment. Give DATA_ROOT, CTs, or --head CT.\n"
     assert robustness.main([str(tmp_path), "--weights", str(weights)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -296,4 +302,50 @@ def test_a_head_is_reported_by_what_is_wrongly_found(weights, tmp_path, capsys):
 
 def test_what_is_below_the_chest_are_classes():
     from uniseg.taxonomy import NAMES
-    assert set(BELOW_THE_CHEST) | set(robustness.ENHANCING) <= set(NAMES)
+    assert set(BELOW_THE_CHEST) | set(perturbations.ENHANCING) <= set(NAMES)
+
+
+# ------------------------------------------------------------------------- what cannot be seen in the header
+
+def test_fields_of_view_and_fills_keep_every_voxel_where_it_is():
+    hu, affine, masks = block()
+    side, new, cut = one_side(hu, affine, masks, share=0.5)                 # the body is 20 voxels wide, from 10 to 30
+    assert side.shape[0] == 20 and np.array_equal(side, hu[20:]) and world(new, 0, 0, 0) == world(affine, 20, 0, 0)
+    assert np.array_equal(cut["liver"], masks["liver"][20:])
+    circle, _, inside = in_a_circle(hu, affine, masks, diameter_mm=100, value=7)      # 20 voxels across
+    assert circle[20, 20, 4] == hu[20, 20, 4] and (circle[:9] == 7).all() and (circle[10:30, 19:21] != 7).all()
+    assert np.array_equal(inside["liver"], masks["liver"] & (circle != 7))
+    big, new, padded = filled(hu, affine, masks, value=0)
+    assert big.shape == (53, 53, 8) and (big[:13] == 0).all() and np.array_equal(big[13:, 13:], hu)
+    assert world(new, 13, 13, 0) == world(affine, 0, 0, 0) and padded["liver"].sum() == masks["liver"].sum()
+    with pytest.raises(NotPossible, match="smaller"):
+        in_a_circle(hu, affine, masks, diameter_mm=1000)
+
+
+def test_values_that_are_no_hu():
+    hu, affine, masks = block()
+    hu[0] = -1024
+    assert clipped(hu, affine, masks, low=-250)[0].min() == -250
+    raw = stored_values(hu, affine, masks)[0]
+    assert (raw[0] == -2000).all() and np.array_equal(raw[1:], hu[1:] + 1024)
+
+
+def test_orientation_and_units_are_lost_without_a_trace_in_the_header():
+    hu, affine, masks = block()
+    for axis in range(3):
+        array, same, moved = flipped(hu, affine, masks, axis)
+        assert np.array_equal(np.flip(array, axis), hu) and np.array_equal(same, affine)
+        assert np.array_equal(moved["aorta"], array == 300)
+    array, bare, moved = orientation_lost(hu, affine, masks)
+    assert np.array_equal(bare, np.diag([5.0, 5.0, 2.5, 1.0])) and np.array_equal(moved["aorta"], array == 300)
+    assert np.allclose(scaled(hu, affine, masks, 0.1)[1][:3], affine[:3] / 10)
+
+
+def test_a_slim_chest_keeps_its_lungs_and_6_mm_of_wall():
+    hu, masks, affine = make_phantom((4.0, 4.0, 12.0), seed=1)
+    masks = {name: masks[name] for name in ("right_lung", "left_lung", "liver")}
+    thin, _, kept = slim_chest(hu, affine, masks)
+    assert all(kept[name].sum() > 0.98 * masks[name].sum() for name in ("right_lung", "left_lung"))
+    row = np.flatnonzero(masks["right_lung"].any(axis=(1, 2)))[-1]          # the lung's outermost voxel
+    k = int(np.argmax(masks["right_lung"][row].any(axis=0)))
+    assert (thin[row + 3:, :, k] == -1000).all() and (hu[row + 3:, :, k] > -300).any()

@@ -183,9 +183,9 @@ def test_o22_a_json_that_names_other_files_removes_none_of_them(here, name):
     assert files(here) == [f for f in before if f != "ct_seg.json"]
 
 
-@pytest.mark.slow
 # --- Killed runs
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_o10_kill_9_within_the_write_of_a_label_map_leaves_a_temporary_that_the_next_run_sweeps(run, weights, here):
     """The first file that is made durable is the label map."""
