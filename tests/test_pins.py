@@ -132,6 +132,7 @@ def pins():
     return json.loads(PINS.read_text())
 
 
+@pytest.mark.slow
 def test_the_demonstration_gives_the_label_map_that_is_kept(pins, tmp_path):
     found = demo_label_map(tmp_path)
     if sha256_of(found) != pins["demo"]:

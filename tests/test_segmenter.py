@@ -148,15 +148,17 @@ def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
         assert mask.any() and np.array_equal(result.mask(name), mask), name
 
 
-@pytest.mark.parametrize("spacing_mm, degrees", [
-    ((4, 4, 4), 0), pytest.param((2, 2, 4), 20, marks=pytest.mark.slow)], ids=str)
-def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees):
+@pytest.mark.parametrize("spacing_mm, degrees, step", [
+    ((4, 4, 4), 0, 5), pytest.param((4, 4, 4), 0, 1, marks=pytest.mark.slow),
+    pytest.param((2, 2, 4), 20, 1, marks=pytest.mark.slow)], ids=str)
+def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_for_voxel(spacing_mm, degrees, step):
+    """step: a fifth of them by default, all in the slow tests"""
     shape = [round(n * 4 / s) for n, s in zip((32, 28, 30), spacing_mm)]
     hu, masks, affine = paint(shape, [float(s) for s in spacing_mm])
     affine = rotated(affine, degrees)
     plain = stand_in().segment(image(hu, affine))
     assert dice(plain.mask("liver"), masks["liver"]) > 0.75                  # rims mix; at 4 mm it is 1, see above
-    for orientation in ORIENTATIONS:
+    for orientation in ORIENTATIONS[::step]:
         stored = apply_orientation(hu, orientation)
         result = stand_in().segment(image(stored, affine @ inv_ornt_aff(orientation, hu.shape)))
         assert result.label_map.shape == stored.shape
