@@ -605,8 +605,8 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     assert files("out") == files("whole")
     for name in files("whole"):
         one, other = Path("out", name).read_bytes(), Path("whole", name).read_bytes()
-        if name.endswith(".json"):                                          # what may differ: times and memory
-            one, other = ({k: v for k, v in json.loads(b).items() if k not in ("seconds", "peak_memory_mib")}
+        if name.endswith(".json"):                                          # what may differ: times, memory, of_any_size
+            one, other = ({k: v for k, v in json.loads(b).items() if k not in ("seconds", "peak_memory_mib", "warnings")}
                           for b in (one, other))
         assert one == other, name
 
@@ -650,7 +650,8 @@ def test_o11_a_reader_that_leaves_does_not_stop_the_work(shared, here):
     process = command("ct.nii.gz", "second.nii.gz", "--device", "cpu", "--weights", shared / "tiny.pt", cwd=here)
     process.stdout.close()
     err = process.stderr.read().decode()
-    assert process.wait(timeout=60) == 0 and err == ""
+    assert process.wait(timeout=60) == 0
+    assert all("no adult has organs of this size" in line for line in err.splitlines())     # the stand-in's
     assert (here / "ct_seg.json").exists() and (here / "second_seg.json").exists()
 
 
