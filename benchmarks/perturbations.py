@@ -270,6 +270,12 @@ def flipped(hu: NDArray, affine: NDArray, masks: Masks, axis: int) -> CT:
     return np.flip(hu, axis), affine, {name: np.flip(mask, axis) for name, mask in masks.items()}
 
 
+def turned(hu: NDArray, affine: NDArray, masks: Masks) -> CT:
+    """The array turned by 90 degrees in the axial plane, with the voxel size of its new axes and nothing else."""
+    new = np.diag([*voxel_size_mm(affine)[[1, 0, 2]], 1.0])
+    return np.rot90(hu), new, {name: np.rot90(mask) for name, mask in masks.items()}
+
+
 def orientation_lost(hu: NDArray, affine: NDArray, masks: Masks) -> CT:
     """The array as an LPS file holds it, with an affine that knows the voxel size only."""
     turned = {name: mask[::-1, ::-1] for name, mask in masks.items()}
@@ -308,6 +314,7 @@ PERTURBATIONS: dict[str, Callable[[NDArray, NDArray, Masks], CT]] = {
     "flipped left to right": partial(flipped, axis=0),
     "flipped front to back": partial(flipped, axis=1),
     "flipped head to feet": partial(flipped, axis=2),
+    "turned by 90 degrees": turned,
     "orientation lost": orientation_lost,
     "cm stored as mm": partial(scaled, factor=0.1),
 }

@@ -32,6 +32,7 @@ from perturbations import (
     stored_as,
     stored_values,
     thick_slices,
+    turned,
     with_table,
     without_contrast,
 )
@@ -336,6 +337,9 @@ def test_orientation_and_units_are_lost_without_a_trace_in_the_header():
         array, same, moved = flipped(hu, affine, masks, axis)
         assert np.array_equal(np.flip(array, axis), hu) and np.array_equal(same, affine)
         assert np.array_equal(moved["aorta"], array == 300)
+    array, bare, moved = turned(hu, affine, masks)
+    assert array.shape == (40, 40, 8) and np.array_equal(np.rot90(array, -1), hu)
+    assert np.array_equal(moved["aorta"], array == 300) and np.array_equal(bare, np.diag([5.0, 5.0, 2.5, 1.0]))
     array, bare, moved = orientation_lost(hu, affine, masks)
     assert np.array_equal(bare, np.diag([5.0, 5.0, 2.5, 1.0])) and np.array_equal(moved["aorta"], array == 300)
     assert np.allclose(scaled(hu, affine, masks, 0.1)[1][:3], affine[:3] / 10)
