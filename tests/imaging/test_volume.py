@@ -815,6 +815,13 @@ def test_scale_hu_is_linear_in_the_window_and_saturates():
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "train" / "TotalSegExample"
 
 
+@pytest.mark.parametrize("diagonal, warned", [((1, 1, 1), True), ((-1, -1, 1), True), ((1, 1, 2), False)], ids=str)
+def test_c08_an_identity_affine_is_warned_about(diagonal, warned):
+    ct = read_ct(nib.Nifti1Image(CT, np.diag([*map(float, diagonal), 1.0])))
+    assert ct.warnings == ["the affine is the identity, as of a file that has lost it. Check voxel size and "
+                           "orientation"] * warned
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no shared data at {DATA}")
 def test_real_ct_reads_as_nibabel_does_and_its_labels_make_the_round_trip(tmp_path):
     path, = (DATA / "imagesTr").glob("*.nii.gz")

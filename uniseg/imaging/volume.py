@@ -143,7 +143,7 @@ def _in_mm(affine: np.ndarray, header: nib.Nifti1Header, notes: list[str]) -> np
 
 
 def _check_axes(affine: np.ndarray, name: str | Path, notes: list[str]) -> None:
-    """Refuse sheared axes, as of a tilted gantry, and warn about tiny, huge or flat voxels."""
+    """Refuse sheared axes, as of a tilted gantry, and warn about tiny, huge or flat voxels, and a lost affine."""
     sizes = voxel_size_mm(affine)
     axes = affine[:3, :3] / sizes
     shear = np.degrees(np.arcsin(min(1.0, np.abs(axes.T @ axes - np.eye(3)).max())))
@@ -152,6 +152,8 @@ def _check_axes(affine: np.ndarray, name: str | Path, notes: list[str]) -> None:
                "Resample the CT to a rectangular grid first")
     if sizes.min() < 0.1 or sizes.max() > 20 or sizes.max() / sizes.min() > 20:
         notes.append(f"unusual voxel size {format_mm(sizes)} mm")
+    if np.array_equal(abs(affine), np.eye(4)):
+        notes.append("the affine is the identity, as of a file that has lost it. Check voxel size and orientation")
 
 
 # --------------------------------------------------------------------------------------------------- values
