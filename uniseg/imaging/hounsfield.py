@@ -7,6 +7,7 @@ corrected here: the warnings say what looks wrong.
 import numpy as np
 
 NOT_HU = "results are unreliable unless the CT is in Hounsfield units"
+PADDING = -1000.0      # scanners' padding is read as -1024, the lowest HU
 ENOUGH = 500            # coarse voxels, for a judgement by shares of them
 TISSUE, SOFT = -300.0, (-200.0, 200.0)     # HU: above is tissue; most of it is fat and soft tissue
 LEAST_TISSUE = 0.01     # of the voxels; a CT of the lungs alone has more
@@ -25,7 +26,9 @@ def implausible_hu(values: np.ndarray) -> str | None:
     low, high = float(np.percentile(values, 0.5)), float(values.max())
     if low >= 0 and high <= 255:
         return f"values from {low:g} to {high:g} look like a grey picture, not HU; {NOT_HU}"
-    if np.mean((values > 900) & (values < 1200)) > 0.05:
+    # Stored values have no fat (-100), lung or air; what is below is padding.
+    below = np.mean((values > PADDING) & (values < -30))
+    if np.mean((values > 900) & (values < 1200)) > 0.05 and below < 0.02:
         return f"values from {low:g} to {high:g} look like HU + 1024; subtract 1024 before use"
     if low >= -200:
         return f"values from {low:g} to {high:g} hold no air (below -200 HU); {NOT_HU}"
