@@ -6,7 +6,7 @@ For each CT: the ml of voxels with the HU of lung (-950 to -500) within the clos
 them that the mask leaves out. The outline is drawn by other means than the mask: tissue, closed by CLOSE_MM and filled
 in each axial slice. It takes in clothes, cushions and what lies between the patient and the table, and voxels at the
 skin that are half air, so that a small share is no loss of lung. --slim measures the CT with a chest wall of 6 mm as
-well (perturbations.slim_chest).
+well (perturbations.slim_chest): what of the same voxels its mask leaves out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy import ndimage
 from perturbations import NotPossible, slim_chest
 from uniseg.imaging.body import body_mask, every_nth_voxel
 from uniseg.imaging.components import largest_components
-from uniseg.imaging.volume import read_ct, voxel_size_mm
+from uniseg.imaging.volume import AIR_HU, read_ct, voxel_size_mm
 from uniseg.machine.console import fail
 
 GRID_MM, CLOSE_MM = 4.0, 40.0
@@ -46,31 +46,31 @@ def outline(hu: NDArray, spacing_mm: NDArray) -> NDArray[np.bool_]:
     return closed
 
 
-def loss(hu: NDArray, affine: NDArray, outside: NDArray | None) -> tuple[float, float]:
-    """(ml of lung-like voxels within the outline, ml of them that the mask leaves out)."""
-    spacing_mm = voxel_size_mm(affine)
-    steps = [max(1, int(GRID_MM / s)) for s in spacing_mm]
-    body = every_nth_voxel(body_mask(hu, spacing_mm, outside), steps)
-    coarse, coarse_mm = every_nth_voxel(hu, steps), spacing_mm * steps
-    lung_like = (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1]) & outline(coarse, coarse_mm)
-    voxel_ml = float(np.prod(coarse_mm)) / 1000
-    return lung_like.sum() * voxel_ml, (lung_like & ~body).sum() * voxel_ml
+def lung_like(hu: NDArray, steps: Sequence[int], spacing_mm: NDArray) -> NDArray[np.bool_]:
+    """What has the HU of lung within the outline, on every n-th voxel."""
+    coarse = every_nth_voxel(hu, steps)
+    return (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1]) & outline(coarse, spacing_mm * steps)
 
 
 def lines(path: Path, slim: bool) -> list[str]:
     """Rows of the table for one CT."""
-    ct = read_ct(path)
-    outside = ct.outside.on_grid(ct.array, ct.affine, float(ct.array.min())) if ct.outside else None
-    cts = {path.name.removesuffix(".nii.gz"): ct.array}
+    ct, name = read_ct(path), path.name.removesuffix(".nii.gz")
+    spacing_mm = voxel_size_mm(ct.affine)
+    steps = [max(1, int(GRID_MM / s)) for s in spacing_mm]
+    voxel_ml = float(np.prod(spacing_mm * steps)) / 1000
+    outside = ct.outside.on_grid(ct.array, ct.affine, float(AIR_HU)) if ct.outside else None
+    inside, cts = lung_like(ct.array, steps, spacing_mm), {name: ct.array}
     if slim:
         try:
-            cts[f"{path.name.removesuffix('.nii.gz')}, slim"] = slim_chest(ct.array, ct.affine, {})[0]
+            cts[f"{name}, slim"] = slim_chest(ct.array, ct.affine, {})[0]
         except NotPossible as why:
             print(f"{path.name}: {why}", file=sys.stderr)
     rows = []
-    for name, hu in cts.items():
-        inside, lost = loss(hu, ct.affine, outside)
-        rows.append(f"| {name} | {inside:.0f} | {lost:.1f} | {lost / inside if inside else 0:.3f} |")
+    for title, hu in cts.items():
+        kept = inside & (every_nth_voxel(hu, steps) > LUNG_HU[0])             # the thin wall has cost none of it
+        lost = kept & ~every_nth_voxel(body_mask(hu, spacing_mm, outside), steps)
+        share = lost.sum() / max(1, kept.sum())
+        rows.append(f"| {title} | {kept.sum() * voxel_ml:.0f} | {lost.sum() * voxel_ml:.1f} | {share:.3f} |")
     return rows
 
 

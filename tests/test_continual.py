@@ -319,6 +319,7 @@ def test_the_extended_model_segments_and_its_new_class_has_number_33(assembly, e
     assert segmentation.stats["classes"]["aorta"]["label"] == 8
 
 
+@pytest.mark.slow
 def test_old_data_is_not_read(assembly, tmp_path, monkeypatch):
     """During an extension, no file below the folder of the old data is opened."""
     opened = []

@@ -312,6 +312,7 @@ def test_checkpointing_changes_neither_output_nor_gradients():
         torch.testing.assert_close(p.grad, q.grad, msg=key)
 
 
+@pytest.mark.slow
 # ----------------------------------------------------------------------------------------------------- golden figures
 
 def test_segresnet_computes_what_the_original_does():
