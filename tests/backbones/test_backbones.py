@@ -94,7 +94,8 @@ def test_shapes_at_the_papers_width(name, e, c, size):
     assert features.shape == (2, c, *size)
 
 
-@pytest.mark.parametrize("name, width", NARROW)
+@pytest.mark.parametrize("name, width", [
+    pytest.param(*narrow, marks=pytest.mark.slow) if narrow == ("swin_unetr", 24) else narrow for narrow in NARROW])
 def test_narrow_backbones_run_on_small_windows_and_every_parameter_learns(name, width):
     torch.manual_seed(0)
     backbone = BACKBONES[name](in_channels=2, width=width)
