@@ -23,6 +23,7 @@ from .imaging.field_of_view import continued
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
+from .imaging.spine import SpineSearch
 from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
 from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
@@ -162,7 +163,8 @@ class Segmenter:
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
-            plane = midsagittal_plane(hu, affine) if postprocess and box is not None else None
+            spine = SpineSearch(hu, affine)
+            plane = midsagittal_plane(hu, affine, spine) if postprocess and box is not None else None
             if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
         with clock("native grid"):
@@ -170,7 +172,7 @@ class Segmenter:
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
             counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
         if box is not None:
-            warnings += doubts(hu, affine, body, bits, names, plane, counted, self.offered)
+            warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
                        counted, notes, warnings, clock)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)

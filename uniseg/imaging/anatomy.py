@@ -69,7 +69,7 @@ class Plane:
 
 # ------------------------------------------------------------------------------------------- the mid-sagittal plane
 
-def midsagittal_plane(hu: np.ndarray, affine: np.ndarray) -> Plane:
+def midsagittal_plane(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | None = None) -> Plane:
     """The plane between the patient's right and left half, and whether the CT shows that it is.
 
     The paper fits "a hyperplane through the vertebral and sagittal centers". Here two witnesses are heard: the plane
@@ -79,6 +79,7 @@ def midsagittal_plane(hu: np.ndarray, affine: np.ndarray) -> Plane:
     around it, has a plane of symmetry too.
 
     hu:      (D, H, W) RAS+
+    spine:   a search for the spine in this CT that exists already
     returns: the plane; without a body (air, a constant image) the sagittal one through the array's middle, not sure
     """
     affine = np.asarray(affine, np.float64)
@@ -87,7 +88,7 @@ def midsagittal_plane(hu: np.ndarray, affine: np.ndarray) -> Plane:
         middle = affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0) + affine[:3, 3]
         return Plane(float(middle[0]), 0.0, 0.0, sure=False)
     body = _Body(density, to_world, *_sample_body(density, to_world))
-    plane, search = _plane_of_symmetry(body), SpineSearch(hu, affine)
+    plane, search = _plane_of_symmetry(body), spine or SpineSearch(hu, affine)
     near, best = search.column(_near(plane, search)), search.column()
     symmetric = _mirror_mismatch(plane, body) <= SYMMETRIC
     both_flanks = _shows_both_flanks(search)

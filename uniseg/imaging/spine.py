@@ -6,6 +6,7 @@ lies in the middle of its limb. So a column of such places shows where the patie
 of one half of the patient. Arrays are (D, H, W) in RAS+ (volume.py). Read body.py first; anatomy.py uses this.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,18 @@ class SpineSearch:
         self.to_world[:3, 3] = affine[:3, :3] @ [s // 2 for s in steps] + affine[:3, 3]
         self.hu = every_nth_voxel(hu, steps)
         self.body = coarse_body_mask(self.hu, self.spacing_mm)
-        score = ringed_by_bone(self.hu, self.spacing_mm) * in_the_back(self.body, self.spacing_mm, back_share)
-        self.score = ndimage.gaussian_filter(score, [*(3.0 / self.spacing_mm[:2]), 0.0])
+        self._ringed = ringed_by_bone(self.hu, self.spacing_mm)
+        self.score = self._score(back_share)
+
+    def anywhere(self) -> "SpineSearch":
+        """The same search, but in all of the body's depth."""
+        search = copy.copy(self)
+        search.score = self._score(back_share=1.0)
+        return search
+
+    def _score(self, back_share: float) -> np.ndarray:
+        score = self._ringed * in_the_back(self.body, self.spacing_mm, back_share)
+        return ndimage.gaussian_filter(score, [*(3.0 / self.spacing_mm[:2]), 0.0])
 
     def column(self, where: np.ndarray | None = None) -> Column | None:
         """The best column; None where no voxel scores. where: (D, H, W) bool, voxels of the grid that it may pass"""

@@ -48,12 +48,14 @@ BODY_MM = (100.0, 700.0)  # least and greatest width of a body that the field of
 
 
 def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarray, names: Sequence[str],
-           plane: Plane | None, counted: Mapping[str, Mapping[str, Any]], offered: Sequence[str]) -> list[str]:
+           spine: SpineSearch, plane: Plane | None, counted: Mapping[str, Mapping[str, Any]],
+           offered: Sequence[str]) -> list[str]:
     """All warnings about a result; there is a body.
 
     hu, body, bits: (D, H, W) RAS+, on the model's grid: the CT, the body mask, the masks of the classes
     affine:         (4, 4) of that grid
     names:          the class of each bit
+    spine:          the search for the spine in this CT
     plane:          the patient's mid-sagittal plane; None: not looked for
     counted:        per class its "ml" and whether it "touches_border" (statistics.count_voxels)
     offered:        classes that these weights offer; only where all of them are computed, few findings are a warning
@@ -61,7 +63,7 @@ def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarra
     warnings = implausible_body(body, affine)
     if plane is not None and not plane.sure:
         warnings += warn_of_sides([name for name in names if counted[name]["ml"]])
-    if bone_in_front(hu, affine):
+    if bone_in_front(hu, affine, spine):
         warnings.append("the spine lies in front. Is the CT flipped front to back, turned, or without its orientation?")
     centres = {name: centre for k, name in enumerate(names) if counted[name]["ml"] >= SURELY_FOUND_ML
                and (centre := _centre_mm(bits, k, affine)) is not None}
@@ -184,15 +186,16 @@ def warn_of_sides(found: Collection[str]) -> list[str]:
             "field of view of one side. Right and left organs are as the network found them; check them"]
 
 
-def bone_in_front(hu: np.ndarray, affine: np.ndarray) -> bool:
+def bone_in_front(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | None = None) -> bool:
     """Whether the spine lies in front of the body's middle, as where a CT is flipped front to back, or turned.
 
     The spine and not all bone is judged: with a sternum, or with contrast medium in heart and bowel, most of what is
     bright may lie in front. False where no spine is found, and where the field of view cuts the body in front.
 
-    hu: (D, H, W) RAS+
+    hu:    (D, H, W) RAS+
+    spine: a search for the spine in this CT that exists already
     """
-    search = SpineSearch(hu, affine, back_share=1.0)
+    search = (spine or SpineSearch(hu, affine)).anywhere()
     column = search.column()
     if column is None or not column.is_vertebrae or column.evidence < SPINE_EVIDENCE:
         return False
