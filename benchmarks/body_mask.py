@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from perturbations import NotPossible, slim_chest
-from uniseg.imaging.body import body_mask, every_nth_voxel
+from uniseg.imaging.body import body_mask
 from uniseg.imaging.components import largest_components
-from uniseg.imaging.volume import AIR_HU, read_ct, voxel_size_mm
+from uniseg.imaging.grid import every_nth_voxel, voxel_size_mm
+from uniseg.imaging.volume import read_ct
 from uniseg.machine.console import fail
 
 GRID_MM, CLOSE_MM = 4.0, 40.0
@@ -58,7 +59,7 @@ def lines(path: Path, slim: bool) -> list[str]:
     spacing_mm = voxel_size_mm(ct.affine)
     steps = [max(1, int(GRID_MM / s)) for s in spacing_mm]
     voxel_ml = float(np.prod(spacing_mm * steps)) / 1000
-    outside = ct.outside.on_grid(ct.array, ct.affine, float(AIR_HU)) if ct.outside else None
+    outside = ct.outside_on(ct.array, ct.affine)
     inside, cts = lung_like(ct.array, steps, spacing_mm), {name: ct.array}
     if slim:
         try:

@@ -18,8 +18,9 @@ from scipy import ndimage
 
 from uniseg.imaging.bits import bounding_box
 from uniseg.imaging.body import body_mask, convex_hull
+from uniseg.imaging.grid import voxel_size_mm
 from uniseg.imaging.merging import merging_rank
-from uniseg.imaging.volume import AIR_HU, voxel_size_mm
+from uniseg.imaging.volume import AIR_HU
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools is no part of the installed package
 from tools.synthetic import scanner, tissues  # noqa: E402

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from uniseg.imaging.anatomy import Plane, midsagittal_plane
 from uniseg.imaging.bits import Box, bounding_box
-from uniseg.imaging.body import body_mask, every_nth_voxel
-from uniseg.imaging.volume import read_ct, voxel_size_mm
+from uniseg.imaging.body import body_mask
+from uniseg.imaging.grid import every_nth_affine, every_nth_voxel, voxel_size_mm
+from uniseg.imaging.volume import read_ct
 from uniseg.machine.console import fail
 
 IN_PLANE_MM = 2.0
@@ -36,9 +37,7 @@ def sampled(path: Path) -> tuple[NDArray, NDArray]:
     """HU (D, H, W) of a CT on every n-th voxel in plane, and the affine (4, 4) of that grid."""
     ct = read_ct(path)
     steps = [max(1, int(IN_PLANE_MM / s)) for s in voxel_size_mm(ct.affine)[:2]] + [1]
-    affine = ct.affine @ np.diag([*map(float, steps), 1.0])
-    affine[:3, 3] = ct.affine[:3, :3] @ [s // 2 for s in steps] + ct.affine[:3, 3]
-    return every_nth_voxel(ct.array, steps), affine
+    return every_nth_voxel(ct.array, steps), every_nth_affine(ct.affine, steps)
 
 
 def crops(body: Box, all_crops: bool) -> Iterator[tuple[str, Box]]:

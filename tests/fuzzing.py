@@ -31,9 +31,10 @@ import torch
 from uniseg import checkpoint
 from uniseg.imaging.byte_stream import VolumeError
 from uniseg.imaging.file_names import class_name_fault
+from uniseg.imaging.grid import voxel_size_mm
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample, resampled_shape
-from uniseg.imaging.volume import read_ct, read_label_map, voxel_size_mm
+from uniseg.imaging.volume import read_ct, read_label_map
 from uniseg.machine.memory import peak_memory_bytes
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.weights.description import describe

@@ -22,9 +22,10 @@ from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
 from uniseg.imaging.byte_stream import VolumeError
+from uniseg.imaging.grid import voxel_size_mm
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.resampling import resample
-from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
+from uniseg.imaging.volume import read_ct, scale_hu
 from uniseg.inference import plausibility, second_view
 from uniseg.inference import result as result_module
 from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes

@@ -27,7 +27,8 @@ from uniseg.datasets.dataset import CaseFiles, Dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
-from uniseg.imaging.volume import read_ct, voxel_size_mm
+from uniseg.imaging.grid import voxel_size_mm
+from uniseg.imaging.volume import read_ct
 
 SOLID = ("spleen", "liver", "aorta", "postcava", "portal_and_splenic_vein", "pancreas", "right_lung", "left_lung",
          "gall_bladder", "bladder")

@@ -25,7 +25,8 @@ from uniseg.datasets.dataset import CaseFiles, Dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.bits import bounding_box
-from uniseg.imaging.volume import read_ct, voxel_size_mm
+from uniseg.imaging.grid import voxel_size_mm
+from uniseg.imaging.volume import read_ct
 from uniseg.machine.files import atomic_write
 
 TABLE = Path(__file__).resolve().parent / "synthetic" / "hu.json"

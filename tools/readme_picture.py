@@ -18,7 +18,8 @@ from scipy import ndimage
 
 import uniseg
 from uniseg.imaging.body import body_mask
-from uniseg.imaging.volume import read_ct, scale_hu, voxel_size_mm
+from uniseg.imaging.grid import voxel_size_mm
+from uniseg.imaging.volume import read_ct, scale_hu
 from uniseg.pictures.canvas import blank, stroke, text, write_png
 from uniseg.pictures.colors import class_color
 

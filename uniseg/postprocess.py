@@ -16,7 +16,7 @@ from scipy import ndimage
 from .imaging.anatomy import Plane, split_left_right
 from .imaging.bits import bounding_box, get_bit, set_bit
 from .imaging.components import keep_components, largest, largest_components
-from .imaging.volume import voxel_size_mm, voxel_volume_mm3
+from .imaging.grid import voxel_size_mm, voxel_volume_mm3
 from .taxonomy import BY_NAME, PAIRS
 
 Box = tuple[slice, ...]

@@ -20,11 +20,12 @@ from . import checkpoint, taxonomy
 from .imaging.anatomy import midsagittal_plane
 from .imaging.bits import Box, bounding_box
 from .imaging.field_of_view import continued
+from .imaging.grid import voxel_volume_mm3
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
-from .imaging.volume import AIR_HU, from_ras, read_ct, scale_hu, voxel_volume_mm3
+from .imaging.volume import from_ras, read_ct, scale_hu
 from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
 from .inference.plausibility import doubts
@@ -146,12 +147,12 @@ class Segmenter:
         with clock("resample"):
             hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
                                   antialias=self.preprocessing.antialias)
-            outside = ct.outside.on_grid(hu, affine, AIR_HU) if ct.outside else None
+            outside = ct.outside_on(hu, affine)
             del ct                                           # frees the voxels of the CT
             body, box = find_body(hu, affine, self.preprocessing.window, outside)
             shown = hu
             if outside is not None and self.preprocessing.pad == "edge":
-                shown = continued(hu, outside, self.preprocessing.spacing_mm)
+                shown = continued(hu, outside, body, self.preprocessing.spacing_mm)
         slabs: list[list[Crop]] = [[] for _ in names]
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
@@ -163,15 +164,15 @@ class Segmenter:
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
-            spine = SpineSearch(hu, affine)
-            plane = midsagittal_plane(hu, affine, spine) if postprocess and box is not None else None
+            spine = SpineSearch(hu, affine) if box is not None else None
+            plane = midsagittal_plane(hu, affine, spine) if postprocess and spine else None
             if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
         with clock("native grid"):
             values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
             counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
-        if box is not None:
+        if spine is not None:
             warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
                        counted, notes, warnings, clock)
@@ -182,7 +183,8 @@ class Segmenter:
               experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
         """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
 
-        The device is none of it, and the second view follows from the weights and the CT. Raises ValueError.
+        The device and the limit of voxels are none of it, and the second view follows from the weights and the CT.
+        Raises ValueError.
         """
         request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
         settings = {name: value for name, value in self._settings(request, None).items()

@@ -84,15 +84,24 @@ def test_the_view_is_found_on_a_finer_grid_too():
 
 def test_a_slice_goes_on_beyond_its_view_as_its_mirror_image():
     hu = np.arange(8.0).reshape(8, 1, 1) * np.ones((1, 1, 3))
-    outside = np.zeros((8, 1, 3), bool)
+    outside, body = np.zeros((8, 1, 3), bool), np.ones((8, 1, 3), bool)
     outside[5:, :, 1] = outside[:, :, 2] = True                # the second slice is cut, the third not seen
     # voxel 4 may hold some of the fill, so that 3 is the edge
     cut = [0, 1, 2, 3, 2, 1, 0, 0]
-    assert continued(hu, outside, (4.0, 4.0, 4.0))[:, 0].T.tolist() == [list(range(8)), cut, cut]
+    assert continued(hu, outside, body, (4.0, 4.0, 4.0))[:, 0].T.tolist() == [list(range(8)), cut, cut]
+    assert continued(hu, outside, body, (4.0, 4.0, 40.0))[:, 0, 2].tolist() == list(range(8))   # 40 mm off: not seen
     outside[2:, :, 1] = True                                   # voxel 0 is the only one left: nothing to mirror
-    assert continued(hu, outside, (4.0, 4.0, 4.0))[:, 0, 1].tolist() == [0] * 8
+    assert continued(hu, outside, body, (4.0, 4.0, 4.0))[:, 0, 1].tolist() == [0] * 8
     # 30 mm, not more
-    assert continued(hu, outside, (5.0, 5.0, 5.0))[:, 0, 1].tolist() == [0, 0, 0, 0, 0, 0, 0, 7]
+    assert continued(hu, outside, body, (5.0, 5.0, 5.0))[:, 0, 1].tolist() == [0, 0, 0, 0, 0, 0, 0, 7]
+
+
+def test_a_patient_who_is_not_cut_stays_as_is():
+    hu = np.arange(64.0).reshape(8, 8, 1)
+    outside, body = np.zeros((8, 8, 1), bool), np.zeros((8, 8, 1), bool)
+    outside[6:] = True
+    body[1:3, 3:5] = True                                      # air between the patient and the edge
+    assert continued(hu, outside, body, (4.0, 4.0, 4.0)) is hu
 
 
 # ------------------------------------------------------------------------------------------------ Hounsfield units

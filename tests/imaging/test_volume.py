@@ -21,17 +21,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from uniseg.imaging.byte_stream import VolumeError
+from uniseg.imaging.grid import voxel_size_mm
 from uniseg.imaging.resampling import resample, resample_back, resample_mask, resampled_shape
-from uniseg.imaging.volume import (
-    Volume,
-    from_ras,
-    read_ct,
-    read_label_map,
-    scale_hu,
-    to_ras,
-    voxel_size_mm,
-    write_label_map,
-)
+from uniseg.imaging.volume import Volume, from_ras, read_ct, read_label_map, scale_hu, to_ras, write_label_map
 from uniseg.machine.files import FileError, atomic_write
 
 RNG = np.random.default_rng(7)

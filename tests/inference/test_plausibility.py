@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from uniseg.imaging.anatomy import Plane
+from uniseg.imaging.spine import SpineSearch
 from uniseg.inference.plausibility import (
     bone_in_front,
     implausible,
@@ -26,11 +27,11 @@ def patient():
     (np.s_[:, :30], False)])                                # only the back half: the front is not in view
 def test_c14_a_spine_in_front_is_seen_in_whole_bodies(patient, turn, in_front):
     hu, affine = patient
-    assert bone_in_front(hu[turn], affine) == in_front
+    assert bone_in_front(SpineSearch(hu[turn], affine)) == in_front
 
 
 def test_c14_without_a_spine_nothing_is_said():
-    assert not bone_in_front(np.full((20, 20, 5), -1000, np.int16), np.diag([4.0, 4.0, 4.0, 1.0]))
+    assert not bone_in_front(SpineSearch(np.full((20, 20, 5), -1000, np.int16), np.diag([4.0, 4.0, 4.0, 1.0])))
 
 
 def test_c10_sides_are_warned_about_where_an_organ_has_one():
@@ -109,6 +110,13 @@ def test_c06_more_soft_tissue_on_the_left_than_on_the_right_tells_a_mirrored_ct_
     other = {name: [390 - c[0], *c[1:]] for name, c in centres.items()}
     assert soft_tissue_to_the_right(hu[::-1], AFFINE, body, PLANE, other) < -0.7
     assert soft_tissue_to_the_right(hu, AFFINE, body, PLANE, {}) == 0.0
+    # Nor does it matter how the patient lies in the scanner: tilted by 20 degrees about x, world z is not the slice.
+    tilt = np.eye(4)
+    tilt[1:3, 1:3] = np.cos(0.35), -np.sin(0.35)
+    tilt[2, 1], tilt[2, 2], tilt[:3, 3] = np.sin(0.35), np.cos(0.35), (0, 500, -900)
+    tilted = {name: tilt[:3, :3] @ c + tilt[:3, 3] for name, c in centres.items()}
+    assert soft_tissue_to_the_right(hu, tilt @ AFFINE, body, PLANE, tilted) == pytest.approx(
+        soft_tissue_to_the_right(hu, AFFINE, body, PLANE, centres))
 
 
 @pytest.mark.parametrize("voxel_mm, width, cut, warned", [

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uniseg.imaging.volume import voxel_size_mm
+from uniseg.imaging.grid import voxel_size_mm
 
 from . import body, contents, lesions, tissues
 from .geometry import Grid, Motion, covering, move, swell

@@ -34,9 +34,10 @@ from .. import taxonomy
 from ..imaging.bits import bit_dtype, bounding_box, drop_bit, get_bit
 from ..imaging.body import body_mask
 from ..imaging.components import CONNECTED_26
+from ..imaging.grid import voxel_size_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
-from ..imaging.volume import AIR_HU, Volume, read_ct, voxel_size_mm
+from ..imaging.volume import AIR_HU, Volume, read_ct
 from ..machine.files import FileError, atomic_write, file_sha256, sweep, temporary_beside
 from ..machine.json_files import read_json
 from . import layouts
@@ -168,8 +169,7 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
     image = np.clip(np.rint(image), AIR_HU, MOST_HU).astype(np.int16)
     content = array_hash(image)
     bits, names, voxels = _labels_on_grid(dataset, case, ct, image.shape, spacing)
-    outside = ct.outside.on_grid(image, affine, AIR_HU) if ct.outside else None
-    body = body_mask(image, voxel_size_mm(affine), outside)
+    body = body_mask(image, voxel_size_mm(affine), ct.outside_on(image, affine))
     box = bounding_box(body | (bits != 0), margin=MARGIN) or tuple(slice(0, n) for n in image.shape)
     image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
     sweep(folder.parent, {folder.name})        # what a killed process left of this case; it holds whole volumes

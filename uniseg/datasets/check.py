@@ -27,10 +27,11 @@ from ..imaging import anatomy
 from ..imaging.bits import bit_dtype, bounding_box
 from ..imaging.body import body_mask
 from ..imaging.file_names import bare, is_nifti
+from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..imaging.nifti import format_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
-from ..imaging.volume import Volume, read_ct, read_label_map, voxel_size_mm, voxel_volume_mm3
+from ..imaging.volume import Volume, read_ct, read_label_map
 from ..machine.about import NOT_A_MEDICAL_DEVICE
 from ..machine.console import Parser, error_line, printable, say
 from ..machine.files import atomic_write

@@ -17,7 +17,8 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging import anatomy
-from ..imaging.volume import Volume, read_label_map, voxel_size_mm
+from ..imaging.grid import voxel_size_mm
+from ..imaging.volume import Volume, read_label_map
 from . import layouts
 from .dataset import CaseFiles, DataError, Dataset, Label
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging.body import LUNG_HU, TISSUE_HU, body_mask
-from ..imaging.volume import Volume, voxel_size_mm
+from ..imaging.grid import voxel_size_mm
+from ..imaging.volume import Volume
 
 SAMPLE_MM = 4.0                   # step at which voxels are looked at
 LEAST_ML, LEAST_VOXELS = 2.0, 20  # smaller structures decide nothing

@@ -22,7 +22,7 @@ from ..datasets.dataset import in_order
 from ..datasets.masks import check_same_grid
 from ..imaging.bits import bounding_box
 from ..imaging.components import CONNECTED_26
-from ..imaging.volume import voxel_size_mm, voxel_volume_mm3
+from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..metrics import (
     agreement,
     complete_mean,

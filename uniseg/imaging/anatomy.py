@@ -13,10 +13,10 @@ import numpy as np
 from scipy import ndimage
 
 from .bits import bounding_box
-from .body import COARSE_MM, coarse_body_mask, every_nth_voxel
+from .body import COARSE_MM, coarse_body_mask
 from .components import CONNECTED_26, in_memory_order
+from .grid import every_nth_affine, every_nth_voxel, voxel_size_mm
 from .spine import Column, SpineSearch
-from .volume import voxel_size_mm
 
 SYMMETRY_MM = 8.0       # distance of the points that are compared with their mirror images
 BONE_HU = 200.0         # vertebrae, ribs, pelvis; also calcification and strong contrast, which the fit tolerates
@@ -189,8 +189,7 @@ def _symmetry_density(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray | 
     """
     spacing_mm = voxel_size_mm(affine)
     steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
-    to_world = affine @ np.diag([*map(float, steps), 1.0])
-    to_world[:3, 3] = affine[:3, :3] @ [s // 2 for s in steps] + affine[:3, 3]
+    to_world = every_nth_affine(affine, steps)
     coarse = every_nth_voxel(hu, steps)
     body = coarse_body_mask(coarse, spacing_mm * steps)
     if body.sum() < LEAST_BODY:

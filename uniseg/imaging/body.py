@@ -12,6 +12,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from .bits import bounding_box
 from .components import keep_components
+from .grid import every_nth_voxel
 
 COARSE_MM = 5.0         # sampling step of the body mask: organs are larger, and a CT takes a fraction of a second
 TISSUE_HU = -300.0      # fat is about -100 HU; foam of the table is below -700
@@ -53,12 +54,6 @@ def body_mask(hu: np.ndarray, spacing_mm: Spacing, outside: np.ndarray | None = 
 def coarse_steps(spacing_mm: Spacing) -> list[int]:
     """How many voxels of each axis make a step of at most COARSE_MM; at least one."""
     return [max(1, int(COARSE_MM / s)) for s in spacing_mm]
-
-
-def every_nth_voxel(array: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-    """One voxel per block of steps[a] voxels along axis a: the middle one (the last block may be incomplete)."""
-    index = [np.minimum(np.arange(0, n, s) + s // 2, n - 1) for n, s in zip(array.shape, steps)]
-    return np.asarray(array[:, :, index[2]])[:, index[1]][index[0]]
 
 
 def coarse_body_mask(hu: np.ndarray, spacing_mm: Spacing, outside: np.ndarray | None = None) -> np.ndarray:

@@ -15,7 +15,8 @@ import numpy as np
 from scipy import ndimage
 
 from .bits import bounding_box
-from .body import coarse_steps, every_nth_voxel
+from .body import coarse_steps
+from .grid import every_nth_affine, every_nth_voxel, voxel_size_mm
 from .hounsfield import implausible_hu
 
 AIR_LIKE_HU = -900.0      # a constant region below may be the air around the patient, a higher one cannot
@@ -61,7 +62,7 @@ def find_outside(hu: np.ndarray, affine: np.ndarray, air_hu: float, notes: list[
     notes:   gets a sentence where the fill cannot be air, and where the values cannot be Hounsfield units
     returns: None where all of the volume has been seen
     """
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing_mm = voxel_size_mm(affine)
     steps = coarse_steps(spacing_mm)
     coarse = every_nth_voxel(hu, steps)
     regions = constant_regions(coarse, float(np.prod(spacing_mm * steps)) / 1000)
@@ -82,14 +83,10 @@ def find_outside(hu: np.ndarray, affine: np.ndarray, air_hu: float, notes: list[
         notes.append(doubt)
     if not outside.any():
         return None
-    to_world = affine @ np.diag([*map(float, steps), 1.0])
-    to_world[:3, 3] = affine[:3, :3] @ [n // 2 for n in steps] + affine[:3, 3]
-    found = Outside(outside, to_world)
+    found = Outside(outside, every_nth_affine(affine, steps))
     for value in {**fills, **air}:
         if value != air_hu:
-            filled = found.on_grid(hu, affine, value)
-            for k in range(hu.shape[2]):
-                hu[:, :, k][filled[:, :, k]] = air_hu
+            np.copyto(hu, air_hu, where=found.on_grid(hu, affine, value), casting="unsafe")
     return found
 
 
@@ -159,32 +156,38 @@ def _circle(seen: np.ndarray) -> np.ndarray | None:
 
 # ---------------------------------------------------------------------------------------------------------- continuing
 
-def continued(hu: np.ndarray, outside: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The volume continued by REACH_MM beyond the field of view, slice by slice; farther off the fill stays.
+def continued(hu: np.ndarray, outside: np.ndarray, body: np.ndarray,
+              spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The volume continued by REACH_MM beyond the field of view where that cuts the patient; elsewhere it stays.
 
-    Beyond its field of view a patient goes on, and the network does better with a guess than with air at once. Each
-    voxel takes the value of its mirror image at the nearest edge, or of the edge itself where the mirror image is
-    outside too. The voxels at the edge are replaced as well, since resampling has mixed them with the fill. A slice
-    without a voxel inside repeats the nearest slice with one.
+    Beyond its field of view a patient goes on, and the network does better with a guess than with air at once. In each
+    slice in which the body is cut, a voxel takes the value of its mirror image at the nearest edge, or of the edge
+    itself where the mirror image is outside too. The voxels at the edge are replaced as well, since resampling has
+    mixed them with the fill. Slices without a voxel inside repeat the nearest slice with one.
 
-    hu:         (D, H, W); not changed
-    outside:    (D, H, W) bool
-    spacing_mm: (3,) voxel size
+    hu:            (D, H, W); not changed
+    outside, body: (D, H, W) bool
+    spacing_mm:    (3,) voxel size
+    returns:       `hu` itself where the body is cut nowhere
     """
-    result = hu.copy(order="K")
-    seen = np.flatnonzero(~outside.all(axis=(0, 1)))
-    if not seen.size:
-        return result
+    result = hu
     last, source = None, (np.empty(0, int), np.empty(0, int))
+    seen = np.flatnonzero(~outside.all(axis=(0, 1)))
     for k in seen:
         blank = ndimage.binary_dilation(outside[:, :, k])
-        if not outside[:, :, k].any() or blank.all():
+        if blank.all() or not (ndimage.binary_dilation(blank) & body[:, :, k]).any():
             continue
+        if result is hu:
+            result = hu.copy(order="K")
         if last is None or not np.array_equal(blank, last):   # most fields of view are the same in all slices
             last, source = blank, _mirrored(blank, spacing_mm[:2])
         result[:, :, k] = hu[:, :, k][source]
-    for k in np.setdiff1d(np.arange(hu.shape[2]), seen):
-        result[:, :, k] = result[:, :, seen[np.argmin(abs(seen - k))]]
+    for k in np.setdiff1d(np.arange(hu.shape[2]), seen) if seen.size else ():
+        nearest = seen[np.argmin(abs(seen - k))]
+        if abs(nearest - k) * spacing_mm[2] <= REACH_MM and body[:, :, nearest].any():
+            if result is hu:
+                result = hu.copy(order="K")
+            result[:, :, k] = result[:, :, nearest]
     return result
 
 

@@ -42,8 +42,8 @@ def implausible_hu(values: np.ndarray) -> str | None:
         return f"the darkest values are about {np.percentile(values, 1):.0f} HU, but air is -1000 HU; {NOT_HU}"
     tissue = values > TISSUE
     if tissue.mean() < LEAST_TISSUE:
-        return (f"hardly anything is denser than air ({tissue.mean():.1%} of the voxels above {TISSUE:g} HU); was the "
-                f"intercept applied twice? {NOT_HU[0].upper()}{NOT_HU[1:]}")
+        return (f"hardly anything is denser than air ({tissue.mean():.1%} of the voxels above {TISSUE:g} HU), as after "
+                f"an intercept applied twice; {NOT_HU}")
     if np.mean((values > SOFT[0]) & (values < SOFT[1])) < LEAST_SOFT * tissue.mean():
         return f"hardly anything has the HU of soft tissue ({SOFT[0]:g} to {SOFT[1]:g}); {NOT_HU}"
     return None

@@ -10,9 +10,9 @@ import numpy as np
 
 from .bits import Box, bounding_box
 from .byte_stream import VolumeError
+from .grid import voxel_size_mm
 from .limits import MAX_VOXELS
 from .nifti import format_mm
-from .volume import voxel_size_mm
 
 BLOCK_PLANES = 32                                      # native planes that resample_back makes at a time
 MAX_FIELD_MM = 3000.0          # along each axis; CT scanners reach 2200 mm along the patient, and 1000 mm across

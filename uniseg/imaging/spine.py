@@ -1,4 +1,4 @@
-"""The spine in a CT: a column of places that are soft inside and ringed by bone, in the back half of the patient.
+"""The spine in a CT: a column of places that are soft inside and ringed by bone, in the back of the patient.
 
 In an axial slice the spinal canal, and the inside of a vertebra, is soft tissue with bone all around it. Hardly
 anything else is: a kidney full of contrast medium is less bright; the shaft of a long bone holds fat, is denser, and
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .body import coarse_body_mask, every_nth_voxel
-from .volume import voxel_size_mm
+from .body import coarse_body_mask
+from .grid import every_nth_affine, every_nth_voxel, voxel_size_mm
 
 GRID_MM = (4.0, 4.0, 5.0)        # sampling step; the canal is about 15 mm by 20 mm wide
 RING_HU = 180.0                  # bone, also in a voxel that holds half of it
@@ -51,18 +51,17 @@ class Column:
 class SpineSearch:
     """A CT on a coarse grid, and the score of each of its voxels: 0 to 1, how much it looks like one of the spine."""
 
-    def __init__(self, hu: np.ndarray, affine: np.ndarray, back_share: float = BACK_SHARE) -> None:
-        """hu: (D, H, W) RAS+; back_share: of the body's depth, in which the spine is looked for"""
+    def __init__(self, hu: np.ndarray, affine: np.ndarray) -> None:
+        """hu: (D, H, W) RAS+"""
         affine = np.asarray(affine, np.float64)
         spacing_mm = voxel_size_mm(affine)
         steps = [max(1, int(mm / s + 1e-3)) for mm, s in zip(GRID_MM, spacing_mm)]
         self.spacing_mm: np.ndarray = spacing_mm * steps
-        self.to_world = affine @ np.diag([*map(float, steps), 1.0])
-        self.to_world[:3, 3] = affine[:3, :3] @ [s // 2 for s in steps] + affine[:3, 3]
+        self.to_world = every_nth_affine(affine, steps)
         self.hu = every_nth_voxel(hu, steps)
         self.body = coarse_body_mask(self.hu, self.spacing_mm)
         self._ringed = ringed_by_bone(self.hu, self.spacing_mm)
-        self.score = self._score(back_share)
+        self.score = self._score(BACK_SHARE)
 
     def anywhere(self) -> "SpineSearch":
         """The same search, but in all of the body's depth."""

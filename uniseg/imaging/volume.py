@@ -20,6 +20,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from .byte_stream import refuse
 from .field_of_view import Outside, find_outside
+from .grid import voxel_size_mm
 from .limits import MAX_VOXELS
 from .nifti import MM_PER_UNIT, format_mm, grid_shape, header_affine, read_nifti, usable_affine, write_nifti
 
@@ -47,6 +48,13 @@ class Volume:
     geometry: Geometry
     warnings: list[str]            # one line each
     outside: Outside | None = None  # of a CT: what its field of view does not show; air in `array`
+
+    def outside_on(self, hu: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+        """What lies outside the field of view on another grid of this CT, bool as `hu`; None where all is inside.
+
+        hu, affine: the CT resampled, (D, H, W), and its affine (4, 4)
+        """
+        return self.outside.on_grid(hu, affine, AIR_HU) if self.outside else None
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -244,16 +252,6 @@ def scale_hu(hu: np.ndarray, hu_window: Sequence[float] = (-175.0, 250.0)) -> np
 
 
 # --------------------------------------------------------------------------------------------------- orientation
-
-def voxel_size_mm(affine: np.ndarray) -> np.ndarray:
-    """The voxel size (3,): the lengths of the affine's columns."""
-    return np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
-
-
-def voxel_volume_mm3(affine: np.ndarray) -> float:
-    """The volume of a voxel, also where the axes are sheared."""
-    return abs(np.linalg.det(np.asarray(affine, float)[:3, :3]))
-
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Permute and flip the axes, without resampling, so that they point right, anterior, superior where possible.

@@ -12,14 +12,14 @@ from scipy import ndimage
 
 from ..imaging.anatomy import Plane, right_side
 from ..imaging.bits import bounding_box, get_bit
+from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..imaging.spine import SpineSearch
-from ..imaging.volume import voxel_size_mm, voxel_volume_mm3
 from ..taxonomy import BY_NAME
 
-# Weights with these classes cover chest and abdomen. If they find almost nothing, the CT shows another body part or is
-# not in HU. Weights for a few organs or for tumours find little in every patient, so they give no warning.
 NOTHING = ("nothing found. Check that the CT shows what was looked for, in Hounsfield units, the right way up and with "
            "the right voxel size")
+# Weights with these classes cover chest and abdomen. If they find almost nothing, the CT shows another body part or is
+# not in HU. Weights for a few organs or for tumours find little in every patient, so only nothing at all is a warning.
 LANDMARKS = {"liver", "right_lung", "left_lung"}
 # In 40 mm slabs of three labelled CTs, organs fill 5 % (pelvic floor) to 45 % of the body. Without liver or lung we ask
 # for more, because models take air in a head for bowel.
@@ -31,8 +31,8 @@ SPINE_IN_FRONT, SPINE_EVIDENCE = 0.6, 0.14
 
 # ml of an organ that lies within the field of view as a whole: more, or less, than in any adult. The reference adults
 # of ICRP Publication 89 (2002), table 2.8, have a liver of 1.4 to 1.8 kg, a spleen of 130 to 150 g, kidneys of 138 to
-# 155 g each, a pancreas of 120 to 140 g. Disease goes far beyond: the bounds are a third to a quarter of the least, and
-# the sizes of massive hepatomegaly and splenomegaly and of polycystic kidneys. Lungs are those of a deep breath.
+# 155 g each, a pancreas of 120 to 140 g. The lower bounds are a fifth to a third of that. The upper bounds have no
+# source: they are round numbers above what diseases are known to make of an organ, as a spleen of some litres.
 ADULT_ML = {"liver": (400, 6000), "spleen": (30, 4000), "right_kidney": (30, 3000), "left_kidney": (30, 3000),
             "pancreas": (0, 400), "right_lung": (250, 5500), "left_lung": (200, 5000), "gall_bladder": (0, 700),
             "stomach": (0, 4000), "bladder": (0, 3000), "aorta": (0, 700)}
@@ -43,7 +43,7 @@ FROM_THE_HEAD = (("right_lung", "liver"), ("left_lung", "spleen"), ("left_lung",
 SURELY_FOUND_ML = 40.0   # less of an organ may be a mistake of the network
 MIRRORED = "Is the CT mirrored or without its orientation, or is it situs inversus?"
 SOFT_HU, NEAR_LIVER_MM, MORE_ON_ONE_SIDE = (10.0, 200.0), 50.0, 0.1     # see soft_tissue_to_the_right
-LIVER_LEFT_MM = 15.0     # the middle of a liver lies 30 to 60 mm to the right of the plane
+LIVER_LEFT_MM = 15.0     # the middle of the liver lies 40 to 72 mm to the right of the plane in 11 CTs
 BODY_MM = (100.0, 700.0)  # least and greatest width of a body that the field of view does not cut
 
 
@@ -63,7 +63,7 @@ def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarra
     warnings = implausible_body(body, affine)
     if plane is not None and not plane.sure:
         warnings += warn_of_sides([name for name in names if counted[name]["ml"]])
-    if bone_in_front(hu, affine, spine):
+    if bone_in_front(spine):
         warnings.append("the spine lies in front. Is the CT flipped front to back, turned, or without its orientation?")
     centres = {name: centre for k, name in enumerate(names) if counted[name]["ml"] >= SURELY_FOUND_ML
                and (centre := _centre_mm(bits, k, affine)) is not None}
@@ -116,15 +116,16 @@ def soft_tissue_to_the_right(hu: np.ndarray, affine: np.ndarray, body: np.ndarra
     centres: of implausible
     returns: (right - left) / (right + left), 0.15 to 0.48 in the CTs of docs/what_a_ct_shows.md; 0 without these organs
     """
-    heights = [centres[name][2] for name in ("liver", "spleen") if name in centres]
-    if not heights:
+    to_index = np.linalg.inv(affine)
+    slices = [float(to_index[2, :3] @ centres[name] + to_index[2, 3]) for name in ("liver", "spleen")
+              if name in centres]
+    if not slices:
         return 0.0
-    z = affine[2, 3] + affine[2, 2] * np.arange(hu.shape[2])
-    near = np.flatnonzero((z > min(heights) - NEAR_LIVER_MM) & (z < max(heights) + NEAR_LIVER_MM))
-    part = np.s_[:, :, near[0]:near[-1] + 1]
-    soft = ((hu[part] > SOFT_HU[0]) & (hu[part] < SOFT_HU[1]) & body[part]).astype(np.float32)
+    reach = NEAR_LIVER_MM / voxel_size_mm(affine)[2]
+    low, high = max(0, int(min(slices) - reach)), min(hu.shape[2], int(max(slices) + reach) + 1)
+    box = (slice(0, hu.shape[0]), slice(0, hu.shape[1]), slice(low, high))
+    soft = ((hu[box] > SOFT_HU[0]) & (hu[box] < SOFT_HU[1]) & body[box]).astype(np.float32)
     compact = ndimage.uniform_filter(soft, 3) > 0.9           # not muscles, vessels and walls of bowel
-    box = (slice(0, hu.shape[0]), slice(0, hu.shape[1]), slice(int(near[0]), int(near[-1]) + 1))
     right = np.count_nonzero(compact & right_side(hu.shape, affine, plane, box))
     both = np.count_nonzero(compact)
     return (2 * right - both) / both if both else 0.0
@@ -136,7 +137,7 @@ def _centre_mm(bits: np.ndarray, k: int, affine: np.ndarray) -> np.ndarray | Non
     box = bounding_box(mask)
     if box is None:
         return None
-    voxel = np.argwhere(mask[box]).mean(axis=0) + [part.start for part in box]
+    voxel = np.add(ndimage.center_of_mass(mask[box]), [part.start for part in box])
     return np.asarray(affine)[:3, :3] @ voxel + np.asarray(affine)[:3, 3]
 
 
@@ -186,16 +187,13 @@ def warn_of_sides(found: Collection[str]) -> list[str]:
             "field of view of one side. Right and left organs are as the network found them; check them"]
 
 
-def bone_in_front(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | None = None) -> bool:
+def bone_in_front(spine: SpineSearch) -> bool:
     """Whether the spine lies in front of the body's middle, as where a CT is flipped front to back, or turned.
 
     The spine and not all bone is judged: with a sternum, or with contrast medium in heart and bowel, most of what is
     bright may lie in front. False where no spine is found, and where the field of view cuts the body in front.
-
-    hu:    (D, H, W) RAS+
-    spine: a search for the spine in this CT that exists already
     """
-    search = (spine or SpineSearch(hu, affine)).anywhere()
+    search = spine.anywhere()
     column = search.column()
     if column is None or not column.is_vertebrae or column.evidence < SPINE_EVIDENCE:
         return False

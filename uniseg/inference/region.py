@@ -6,7 +6,7 @@ import numpy as np
 
 from ..imaging.bits import Box
 from ..imaging.body import body_mask, trunk_box
-from ..imaging.volume import voxel_size_mm
+from ..imaging.grid import voxel_size_mm
 
 BODY_MARGIN = 4          # voxels of air around the body
 

@@ -12,7 +12,8 @@ import numpy as np
 import scipy
 import torch
 
-from ..imaging.volume import Geometry, voxel_size_mm
+from ..imaging.grid import voxel_size_mm
+from ..imaging.volume import Geometry
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.memory import peak_memory_bytes
 from .finished import identity, stamp

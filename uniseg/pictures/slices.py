@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from ..imaging.volume import scale_hu, voxel_size_mm
+from ..imaging.grid import voxel_size_mm
+from ..imaging.volume import scale_hu
 from .canvas import label
 from .colors import class_color
 

@@ -4,8 +4,8 @@ The network is built on PyTorch's meta device, whose tensors have shapes but no 
 backward pass is counted (paper/complexity.py). Read recipe.py first.
 """
 
+import math
 import os
-from collections.abc import Sequence
 
 import torch
 
@@ -55,7 +55,7 @@ def check_memory(config: TrainConfig, classes: int, device: torch.device) -> Non
 def rough_bytes(config: TrainConfig, classes: int) -> int:
     """An upper bound of `step_bytes` that takes no time; the parameters of small networks count little beside it."""
     width = config.width or PAPER_WIDTH[config.backbone]
-    voxels = config.batch_size * _product(config.patch_size)
+    voxels = config.batch_size * math.prod(config.patch_size)
     return voxels * (4 * MOST_MAPS * width + PER_LOGIT * classes) + (1 << 30)
 
 
@@ -72,7 +72,7 @@ def step_bytes(config: TrainConfig, classes: int) -> int:
     activations = activation_bytes(network, config.patch_size, config.batch_size)
     if config.amp != "off":
         activations = round(HALF * activations)
-    logits = config.batch_size * _product(config.patch_size) * classes * PER_LOGIT
+    logits = config.batch_size * math.prod(config.patch_size) * classes * PER_LOGIT
     return activations + logits + (PER_PARAMETER + 4 * (config.ema > 0)) * parameters
 
 
@@ -91,7 +91,3 @@ def remedies(config: TrainConfig) -> list[str]:
     if config.backbone != "segresnet":
         found.append("--backbone segresnet")
     return found or ["a smaller --width"]
-
-
-def _product(sizes: Sequence[int]) -> int:
-    return sizes[0] * sizes[1] * sizes[2]
