@@ -328,7 +328,7 @@ def test_a_merged_pair_is_split_by_the_plane_and_has_no_wrong_side(tmp_path, pat
 
 
 def half(patient):
-    """The right half of a patient: the field of view ends at his middle."""
+    """The right half of a patient: the field of view ends at the middle."""
     middle = patient.hu.shape[0] // 2
     affine = patient.affine.copy()
     affine[0, 3] += middle * affine[0, 0]
