@@ -114,7 +114,7 @@ def test_a_tumour_whose_organ_is_experimental_is_held_to_the_organ_only_where_th
     hu, masks, affine = paint()
     stray = np.zeros(hu.shape, bool)
     stray[8:13, 13:18, 5:10] = True  # 125 voxels of body, 8 ml, on the other side
-    assert (hu[stray] <= BODY + 1).all()
+    assert np.isin(hu[stray], (BODY, BODY + 1)).all()
     hu[stray] = 90
     model = segmenter(Bands({"liver": (66, 14), "liver_tumor": (90, 8)}), {"liver": REASON})
     assert np.array_equal(model.segment(image(hu, affine)).mask("liver_tumor"), masks["liver_tumor"] | stray)
@@ -323,7 +323,8 @@ def test_no_warning_where_classes_were_named_but_where_all_of_them_were():
 
 
 def test_nothing_in_a_small_body_is_a_warning_too():
-    assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=24)).stats) == [plausibility.NOTHING]  # 0.9 l
+    for side in (24, 26):                                      # 24^3 voxels: 0.88 litres, 26^3: 1.12
+        assert hardly(stand_in(Bands(KNOWN)).segment(block((0, 0, 0), side=side)).stats) == [plausibility.NOTHING]
 
 
 @pytest.mark.slow
