@@ -18,6 +18,7 @@ from .imaging.file_names import RESULT, SUFFIXES
 from .imaging.limits import MAX_VOXELS
 from .inference.disk import check_disk
 from .inference.finished import remaining
+from .inference.outputs import Outputs
 from .inference.plan import Job, plan
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, printable, say, warn
@@ -76,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
+        outputs = Outputs(masks=args.masks)
         jobs = ([make_demo(args)] if args.demo
-                else plan(args.inputs, args.output, args.masks, args.overwrite or args.resume))
+                else plan(args.inputs, args.output, outputs, args.overwrite or args.resume))
         from .inference.making import MadeMeanwhile, make
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
@@ -86,15 +88,15 @@ def run(args: argparse.Namespace) -> int:
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
         if args.resume:
-            jobs = remaining(jobs, args.masks, segmenter.asked(**options))
-        check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0)
+            jobs = remaining(jobs, outputs, segmenter.asked(**options))
+        check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0, outputs.most_bytes)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
     failed = 0
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
     for job in jobs:
         try:
-            segmentation = make(segmenter, job, args.masks, options, existing)
+            segmentation = make(segmenter, job, outputs, options, existing)
         except MadeMeanwhile:
             note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:

@@ -9,6 +9,7 @@ classes x volume exists in float. Read model.py, sliding_window.py and postproce
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from .inference.finished import Asked, stamp
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
 from .inference.plausibility import doubts
 from .inference.region import find_body
-from .inference.result import Segmentation, find_class
+from .inference.result import Segmentation, find_class, read_again
 from .inference.second_view import central_part, view_weight
 from .inference.statistics import Clock, count_voxels, record
 from .machine.device import autocast, choose_device
@@ -176,7 +177,8 @@ class Segmenter:
             warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
                        counted, notes, warnings, clock)
-        return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry)
+        again = partial(read_again, source, stamp_before, max_voxels)
+        return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry, again)
 
     def asked(self, classes: Sequence[str] | None = None, overlap: float = 0.5,
               threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True, precision: str = "float32",

@@ -24,6 +24,7 @@ from uniseg.imaging.volume import write_volume
 from uniseg.inference import plausibility
 from uniseg.inference import result as result_module
 from uniseg.inference.finished import digests, why_not, withdraw
+from uniseg.inference.outputs import Outputs
 from uniseg.inference.result import Segmentation
 from uniseg.machine.owners import this_host
 from uniseg.phantom import make_phantom
@@ -108,7 +109,7 @@ def content(path, data=b""):
     ({"overlap": 0.25}, "made with another overlap"), ({"postprocess": False}, "made with post-processing"),
     ({"precision": "bf16"}, "made with another precision"), ({"classes": ["liver"]}, "made with other classes")])
 def test_o19_a_result_is_kept_where_all_that_decides_it_is_as_asked(here, loaded, options, reason):
-    assert why_not(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), True, loaded.asked(**options)) == reason
+    assert why_not(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), Outputs(masks=True), loaded.asked(**options)) == reason
 
 
 CHANGED, UNREADABLE = "with files that are missing or changed", "not readable in their JSON"
@@ -127,7 +128,7 @@ CHANGED, UNREADABLE = "with files that are missing or changed", "not readable in
     (lambda: os.unlink("ct_seg.json"), "unfinished")])
 def test_o20_o21_a_result_that_was_changed_or_is_of_another_ct_is_not_kept(here, loaded, change, reason):
     change()
-    assert why_not(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), True, loaded.asked()) == reason
+    assert why_not(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), Outputs(masks=True), loaded.asked()) == reason
 
 
 def test_o19_the_json_states_ct_and_files_behind_what_it_held_before(here):
@@ -277,5 +278,5 @@ def test_o14_two_that_write_one_result_at_the_same_time_leave_that_of_one(here, 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(save, results))                                       # raises what a save has raised
     threshold = json.loads(Path("both_seg.json").read_text())["settings"]["threshold"]
-    assert why_not(Path("ct.nii.gz"), Path("both_seg.nii.gz"), True,
+    assert why_not(Path("ct.nii.gz"), Path("both_seg.nii.gz"), Outputs(masks=True),
                    loaded.asked(threshold=threshold, postprocess=False)) is None

@@ -15,6 +15,7 @@ from ..datasets.find import find_datasets
 from ..imaging.file_names import RESULT, case_name, is_nifti, masks_folder, stem
 from ..inference.finished import DAMAGED, UNFINISHED, Asked, why_not
 from ..inference.making import MadeMeanwhile, make
+from ..inference.outputs import Outputs
 from ..inference.plan import Job
 from ..machine.console import fail, note, printable, warn
 from .pairs import find_predictions
@@ -50,7 +51,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
     failed = set()
     for name, ct, result in to_do:
         try:
-            segmentation = make(segmenter, Job(ct, result), True, options, "keep")
+            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep")
             tell(name, segmentation.stats["warnings"], outcome)
         except MadeMeanwhile:
             note(f"{printable(str(result))}: another run has made it meanwhile; it stays as it is")
@@ -99,7 +100,7 @@ def is_made(ct: Path, result: Path, asked: Asked, overwrite: bool) -> bool:
 
     Raises ValueError where it was made with others, unless it may be overwritten.
     """
-    reason = why_not(ct, result, True, asked)
+    reason = why_not(ct, result, Outputs(masks=True), asked)
     if reason in (None, UNFINISHED, *DAMAGED) or overwrite:
         return reason is None
     raise ValueError(f"{result}: was made with other weights or settings ({reason}). "

@@ -96,6 +96,16 @@ def masks_folder(result: Path) -> Path:
     return result.with_name(stem(result))
 
 
+def preview_path(result: Path) -> Path:
+    """The picture beside a label map: ct_seg.nii.gz -> ct_preview.png"""
+    return result.with_name(f"{stem(result).removesuffix(RESULT)}_preview.png")
+
+
+def view_path(result: Path) -> Path:
+    """The viewer beside a label map: ct_seg.nii.gz -> ct_view.html"""
+    return result.with_name(f"{stem(result).removesuffix(RESULT)}_view.html")
+
+
 def mask_path(folder: str | Path, name: str) -> Path:
     """The mask of a class in a folder of masks: ct_seg, liver -> ct_seg/liver.nii.gz
 

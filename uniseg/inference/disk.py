@@ -22,10 +22,11 @@ LABEL_MAP, MASK, MOST = 10, 100, 1032
 OF_A_JSON = 1 << 13                # bytes
 
 
-def check_disk(jobs: Sequence[Job], masks: int) -> None:
+def check_disk(jobs: Sequence[Job], masks: int, further: int = 0) -> None:
     """Warn where the results may not fit on their disk, refuse where they cannot.
 
-    masks: the number of masks written beside each label map
+    masks:   the number of masks written beside each label map
+    further: bytes of what else is written beside it, at most
     Raises FileError. CTs whose size cannot be read count nothing: their error comes with the segmentation.
     """
     for folder, of_disk in _by_disk(jobs).items():
@@ -35,7 +36,7 @@ def check_disk(jobs: Sequence[Job], masks: int) -> None:
             voxels = voxels_of(job.ct)
             compressed = job.result.name.endswith(".gz")
             least += voxels // MOST * (1 + masks) if compressed else voxels
-            most += OF_A_JSON + (voxels // LABEL_MAP if compressed else voxels) + voxels // MASK * masks
+            most += OF_A_JSON + further + (voxels // LABEL_MAP if compressed else voxels) + voxels // MASK * masks
         if least > free:
             what = f"the disk has {_size(free)} free, {_results(of_disk)} at least {_size(least)}"
             raise FileError(one_line(folder, what, "Make room, or give -o on another disk"))

@@ -18,6 +18,7 @@ from ..machine.about import __version__
 from ..machine.console import note
 from ..machine.files import file_sha256, sync_folder
 from ..machine.json_files import read_json
+from .outputs import Outputs, belongs_to
 from .plan import Job
 
 # Reasons of `why_not` for what a run left unfinished or what was damaged since. All others say that the result is
@@ -34,12 +35,12 @@ class Asked(NamedTuple):
     settings: Mapping[str, Any]    # the "settings" of the JSON that the user chooses; the device is none of them
 
 
-def remaining(jobs: Iterable[Job], masks: bool, asked: Asked) -> list[Job]:
+def remaining(jobs: Iterable[Job], outputs: Outputs, asked: Asked) -> list[Job]:
     """The jobs whose result is not there as asked for. Notes say how many are kept, and why others are made again.
 
-    masks: whether the mask of each class is asked for as well
+    outputs: what is asked for besides label map and JSON
     """
-    reasons = {job: why_not(job.ct, job.result, masks, asked) for job in jobs}
+    reasons = {job: why_not(job.ct, job.result, outputs, asked) for job in jobs}
     kept = sum(reason is None for reason in reasons.values())
     note(f"{kept} of {len(reasons)} results are complete and stay as they are")
     again = [reason for reason in reasons.values() if reason not in (None, UNFINISHED)]
@@ -49,12 +50,12 @@ def remaining(jobs: Iterable[Job], masks: bool, asked: Asked) -> list[Job]:
     return [job for job, reason in reasons.items() if reason is not None]
 
 
-def why_not(ct: Path, result: Path, masks: bool, asked: Asked) -> str | None:
+def why_not(ct: Path, result: Path, outputs: Outputs, asked: Asked) -> str | None:
     """None where a former run's result is complete and the one asked for, else the reason in a few words.
 
-    ct:     the CT as it is now
-    result: the label map
-    masks:  whether the mask of each class is asked for as well
+    ct:      the CT as it is now
+    result:  the label map
+    outputs: what is asked for besides label map and JSON
     """
     if not json_path(result).is_file():
         return UNFINISHED
@@ -68,8 +69,10 @@ def why_not(ct: Path, result: Path, masks: bool, asked: Asked) -> str | None:
             return f"made by uniseg {made}"
         if (reason := _other_settings(stats, asked)) is not None:
             return reason
-        if masks and not {mask.name for mask in _listed(result, stats)} >= {f"{c}.nii.gz" for c in asked.classes}:
-            return "without masks"
+        listed = _listed(result, stats)
+        for kind, paths in outputs.files(result, asked.classes).items():
+            if not set(paths) <= listed:
+                return f"without {kind}"
         if stats["input_file"] is None or stats["input_file"] != identity(ct):
             return "of another CT"
         return None if stats["files"] == digests(_paths(result, stats), result.parent) else DAMAGED[1]
@@ -152,18 +155,17 @@ def _paths(result: Path, stats: Mapping[str, Any]) -> list[Path]:
     return named if result.name in stats["files"] else [result, *named]
 
 
-def _listed(result: Path, stats: Mapping[str, Any]) -> list[Path]:
-    """The masks that the JSON of a result names, in the folder beside its label map."""
-    folder = masks_folder(result)
-    return [folder / Path(name).name for name in stats.get("files", {})
-            if Path(name).parent.as_posix() == folder.name and name.endswith(".nii.gz")]
+def _listed(result: Path, stats: Mapping[str, Any]) -> set[Path]:
+    """The files that the JSON of a result names beside its label map, but none that has another file's name."""
+    return {path for name in stats.get("files", {}) if belongs_to(path := result.parent / name, result)}
 
 
 def listed_masks(folder: Path) -> set[str] | None:
     """The file names of the masks in the folder of a result that its JSON lists; None where no JSON says that."""
     try:
         stats = read_json(json_path(folder))
-        return {mask.name for mask in _listed(folder, stats)} if "files" in stats else None
+        listed = {path.name for path in _listed(folder, stats) if path.parent == masks_folder(folder)}
+        return listed if "files" in stats else None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -171,18 +173,18 @@ def listed_masks(folder: Path) -> set[str] | None:
 def withdraw(result: Path) -> None:
     """Begin to replace a result: its JSON goes first, so that nothing takes for complete what is half replaced.
 
-    The masks that the JSON names go next, or those of other classes would stay beside the new label map. A file that
-    was changed since is the user's and stays.
+    The other files that the JSON names go next, or masks of other classes would stay beside the new label map. A file
+    that was changed since is the user's and stays.
     """
     path = json_path(result)
     try:
         stats = read_json(path)
-        masks = [(mask, stats["files"][_relative(mask, result.parent)]) for mask in _listed(result, stats)]
+        others = [(path, stats["files"][_relative(path, result.parent)]) for path in _listed(result, stats)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        masks = []
+        others = []
     if path.exists():
         path.unlink()
         sync_folder(path.parent)
-    for mask, written in masks:
-        if mask.is_file() and digests([mask], result.parent)[_relative(mask, result.parent)] == written:
-            mask.unlink()
+    for path, written in others:
+        if path.is_file() and digests([path], result.parent)[_relative(path, result.parent)] == written:
+            path.unlink()

@@ -19,6 +19,7 @@ from ..imaging.file_names import (
     similar_name,
     stem,
 )
+from .outputs import Outputs
 
 
 class Job(NamedTuple):
@@ -28,17 +29,18 @@ class Job(NamedTuple):
     result: Path
 
 
-def plan(inputs: Sequence[Path], output: Path | None, masks: bool = False, may_exist: bool = False) -> list[Job]:
+def plan(inputs: Sequence[Path], output: Path | None, outputs: Outputs = Outputs(),
+         may_exist: bool = False) -> list[Job]:
     """The CTs to segment and their results.
 
     inputs:    NIfTI files, or folders of them
     output:    the label map of a single input, a folder, or None for the folder of each input
-    masks:     whether a folder of masks is written beside each label map
+    outputs:   what is written besides label map and JSON
     may_exist: whether there may be former results, which are replaced or, where they are finished, kept
     Raises ValueError where a path cannot be used.
     """
     jobs = _with_results(list(_find_cts(inputs)), output)
-    _check_results(jobs, masks, may_exist)
+    _check_results(jobs, outputs, may_exist)
     return jobs
 
 
@@ -73,7 +75,7 @@ def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
     return [Job(ct, (output or ct.parent) / f"{stem(ct)}{RESULT}.nii.gz") for ct in cts]
 
 
-def _check_results(jobs: Sequence[Job], masks: bool, may_exist: bool) -> None:
+def _check_results(jobs: Sequence[Job], outputs: Outputs, may_exist: bool) -> None:
     """Refuse two results of one name, a result that would replace an input or a former one, and a read-only folder."""
     taken: dict[Path, Path] = {}
     sources = {_identity(path) for job in jobs for path in (job.ct, job.ct.parent) if path.exists()}
@@ -82,7 +84,8 @@ def _check_results(jobs: Sequence[Job], masks: bool, may_exist: bool) -> None:
         if resolved in taken:
             raise ValueError(f"{ct} and {taken[resolved]}: both would be written to {result}. Run them apart.")
         taken[resolved] = ct
-        for path in (result, json_path(result), *([masks_folder(result)] if masks else [])):
+        further = [path for paths in outputs.files(result, ()).values() for path in paths]
+        for path in (result, json_path(result), *([masks_folder(result)] if outputs.masks else []), *further):
             if path.exists() and _identity(path) in sources:
                 raise ValueError(f"{path}: the result would replace the input. Give another -o.")
             if path.exists() and not may_exist:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 
 from .. import taxonomy
 from ..imaging.bits import get_bit
-from ..imaging.file_names import json_path, mask_path
-from ..imaging.volume import Geometry, from_ras, write_label_map
+from ..imaging.byte_stream import refuse
+from ..imaging.file_names import json_path
+from ..imaging.volume import Geometry, Volume, from_ras, read_ct, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
-from .finished import digests, withdraw
+from .finished import digests, stamp, withdraw
+from .outputs import Outputs
+
+Writer = Callable[[Path], None]
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Segmentation:
                                    # class is experimental, settings, warnings, seconds; `save` adds its files
     _bits: np.ndarray              # (D, H, W) RAS+; bit k is the mask of classes[k], with overlaps
     _geometry: Geometry
+    _read: Callable[[], Volume]    # reads the CT again
 
     @property
     def affine(self) -> np.ndarray:
@@ -47,6 +53,13 @@ class Segmentation:
         mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
         return from_ras(mask, self._geometry.orientation)
 
+    def ct(self) -> Volume:
+        """The CT that was segmented, in RAS+ and HU. It is read again, since a result holds no copy of it.
+
+        Raises imaging.byte_stream.VolumeError for a file that is not there any more or that has changed since.
+        """
+        return self._read()
+
     def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
         """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
 
@@ -54,27 +67,48 @@ class Segmentation:
         complete. It also holds size and sha256 of the other files. One process at a time writes into a folder.
         Raises FileError for what cannot be written.
         """
-        self.save_if(lambda: None, Path(path), masks_folder)
+        folder = Path(masks_folder) if masks_folder is not None else None
+        self.save_if(lambda: None, Path(path), Outputs(masks=folder is not None), folder)
 
-    def save_if(self, check: Callable[[], None], path: Path, masks_folder: str | Path | None = None) -> None:
-        """`save` after `check`, which is called when no other process can write any more; it may raise an error."""
-        names = [path, *(mask_path(masks_folder, name) for name in self.classes if masks_folder is not None)]
+    def save_if(self, check: Callable[[], None], path: Path, outputs: Outputs = Outputs(),
+                masks_folder: Path | None = None) -> None:
+        """`save` after `check`, which is called when no other process can write any more; it may raise an error.
+
+        outputs: what is written besides the label map and the JSON
+        """
+        writers = self.writers(path, outputs, masks_folder)
+        names = [path, *writers]
         with turn(path.parent):
             check()
             with refused_in_one_line(path):
                 withdraw(path)
-                if masks_folder is not None:
-                    Path(masks_folder).mkdir(parents=True, exist_ok=True)
                 for folder in {name.parent for name in names}:
+                    folder.mkdir(parents=True, exist_ok=True)
                     sweep(folder, {name.name for name in (*names, json_path(path)) if name.parent == folder})
-            for k, mask in enumerate(names[1:]):
-                write_label_map(mask, get_bit(self._bits, k).view(np.uint8), self._geometry,
-                                f"uniseg {self.classes[k]}")
+            for name, write in writers.items():
+                write(name)
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
             write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
             self.stats["files"] = digests(names, path.parent)
             with atomic_write(json_path(path)) as temporary:
                 Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
+
+    def writers(self, path: Path, outputs: Outputs, masks_folder: Path | None = None) -> dict[Path, Writer]:
+        """{file: the function that writes it} of everything that is written besides the label map and the JSON."""
+        files = outputs.files(path, self.classes, masks_folder)
+        return {name: partial(self._write_mask, k) for k, name in enumerate(files.get("masks", []))}
+
+    def _write_mask(self, k: int, path: Path) -> None:
+        write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {self.classes[k]}")
+
+
+def read_again(source: str | Path | nibabel.spatialimages.SpatialImage, stamp_before: object,
+               max_voxels: int) -> Volume:
+    """The CT of a result. Raises VolumeError where it cannot be read, or has changed since the stamp was made."""
+    ct = read_ct(source, max_voxels)
+    if stamp(source) != stamp_before:
+        refuse(str(source), "has changed since it was segmented", "Segment it again")
+    return ct
 
 
 def find_class(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
