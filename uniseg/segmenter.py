@@ -165,8 +165,8 @@ class Segmenter:
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
-            spine = SpineSearch(hu, affine) if box is not None else None
-            plane = midsagittal_plane(hu, affine, spine) if postprocess and spine else None
+            spine = SpineSearch(hu, affine, body) if box is not None else None
+            plane = midsagittal_plane(hu, affine, spine, body) if postprocess and spine else None
             if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
         with clock("native grid"):

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from uniseg.imaging.anatomy import Plane, midsagittal_plane, right_side, split_left_right
 from uniseg.imaging.bits import bounding_box
+from uniseg.imaging.body import body_mask
 from uniseg.imaging.components import largest_components
 from uniseg.imaging.volume import read_ct
 from uniseg.phantom import make_phantom
@@ -67,6 +68,15 @@ def test_plane_of_an_upright_patient_is_the_spine(patient):
     hu, _, affine = patient
     plane = midsagittal_plane(hu, affine)
     assert plane.sure and abs(plane.a) < 2.0 and abs(plane.b) < 0.03 and abs(plane.c) < 0.03
+
+
+def test_the_plane_is_the_same_with_a_body_mask_that_exists_already(patient):
+    """The segmenter has found the body before: outline and spine are looked for in the same one."""
+    hu, _, affine = patient
+    own, given = midsagittal_plane(hu, affine), midsagittal_plane(hu, affine, mask=body_mask(hu, (4.0, 4.0, 4.0)))
+    assert given == own
+    nowhere = midsagittal_plane(hu, affine, mask=np.zeros(hu.shape, bool))
+    assert not nowhere.sure and nowhere.b == nowhere.c == 0.0                   # without a body there is no plane
 
 
 @pytest.mark.slow

@@ -69,7 +69,8 @@ class Plane:
 
 # ------------------------------------------------------------------------------------------- the mid-sagittal plane
 
-def midsagittal_plane(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | None = None) -> Plane:
+def midsagittal_plane(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | None = None,
+                      mask: np.ndarray | None = None) -> Plane:
     """The plane between the patient's right and left half, and whether the CT shows that it is.
 
     The paper fits "a hyperplane through the vertebral and sagittal centers". Here two witnesses are heard: the plane
@@ -79,16 +80,17 @@ def midsagittal_plane(hu: np.ndarray, affine: np.ndarray, spine: SpineSearch | N
     around it, has a plane of symmetry too.
 
     hu:      (D, H, W) RAS+
-    spine:   a search for the spine in this CT that exists already
+    spine:   a search for the spine in this CT, where there is one already
+    mask:    (D, H, W) bool, the body mask of the CT, where there is one already
     returns: the plane; without a body (air, a constant image) the sagittal one through the array's middle, not sure
     """
     affine = np.asarray(affine, np.float64)
-    density, to_world = _symmetry_density(hu, affine)
+    density, to_world = _symmetry_density(hu, affine, mask)
     if density is None:
         middle = affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0) + affine[:3, 3]
         return Plane(float(middle[0]), 0.0, 0.0, sure=False)
     body = _Body(density, to_world, *_sample_body(density, to_world))
-    plane, search = _plane_of_symmetry(body), spine or SpineSearch(hu, affine)
+    plane, search = _plane_of_symmetry(body), spine or SpineSearch(hu, affine, mask)
     near, best = search.column(_near(plane, search)), search.column()
     symmetric = _mirror_mismatch(plane, body) <= SYMMETRIC
     both_flanks = _shows_both_flanks(search)
@@ -182,7 +184,8 @@ def _plane_of_symmetry(body: _Body) -> Plane:
     return _plane_through(centre, best)
 
 
-def _symmetry_density(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _symmetry_density(hu: np.ndarray, affine: np.ndarray,
+                      mask: np.ndarray | None = None) -> tuple[np.ndarray | None, np.ndarray]:
     """Smoothed density of body and bone on a grid of about COARSE_MM, and that grid's affine; None without a body.
 
     Bone counts four times as much as soft tissue: there is little of it, but its position is the surest.
@@ -191,7 +194,7 @@ def _symmetry_density(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray | 
     steps = [max(1, int(COARSE_MM / s)) for s in spacing_mm]
     to_world = every_nth_affine(affine, steps)
     coarse = every_nth_voxel(hu, steps)
-    body = coarse_body_mask(coarse, spacing_mm * steps)
+    body = coarse_body_mask(coarse, spacing_mm * steps) if mask is None else every_nth_voxel(mask, steps)
     if body.sum() < LEAST_BODY:
         return None, to_world
     density = body * (1.0 + 3.0 * (coarse > BONE_HU))

@@ -51,15 +51,17 @@ class Column:
 class SpineSearch:
     """A CT on a coarse grid, and the score of each of its voxels: 0 to 1, how much it looks like one of the spine."""
 
-    def __init__(self, hu: np.ndarray, affine: np.ndarray) -> None:
-        """hu: (D, H, W) RAS+"""
+    def __init__(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray | None = None) -> None:
+        """hu:   (D, H, W) RAS+
+        body: (D, H, W) bool, the body mask of the CT where there is one already
+        """
         affine = np.asarray(affine, np.float64)
         spacing_mm = voxel_size_mm(affine)
         steps = [max(1, int(mm / s + 1e-3)) for mm, s in zip(GRID_MM, spacing_mm)]
         self.spacing_mm: np.ndarray = spacing_mm * steps
         self.to_world = every_nth_affine(affine, steps)
         self.hu = every_nth_voxel(hu, steps)
-        self.body = coarse_body_mask(self.hu, self.spacing_mm)
+        self.body = coarse_body_mask(self.hu, self.spacing_mm) if body is None else every_nth_voxel(body, steps)
         self._ringed = ringed_by_bone(self.hu, self.spacing_mm)
         self.score = self._score(BACK_SHARE)
 
