@@ -36,11 +36,11 @@ SPACING_MM, SHAPE = (0.78, 0.78, 1.0), (512, 512, 600)
 def long_ct(path: Path) -> None:
     """Write the CT: two stacked phantoms, cut or padded with air to SHAPE."""
     hu, _, affine = make_phantom(spacing_mm=(3.0, 3.0, 3.0))
-    fine, affine = resample(np.concatenate([hu, hu], axis=2), affine, SPACING_MM, dtype=np.int16)
+    fine, affine = resample(np.concatenate([hu, hu], axis=2), affine, SPACING_MM)
     ct = np.full(SHAPE, -1000, np.int16, order="F")
     size = [min(a, b) for a, b in zip(fine.shape, SHAPE)]
     start = [(whole - part) // 2 for whole, part in zip(SHAPE, size)]
-    ct[tuple(slice(a, a + part) for a, part in zip(start, size))] = fine[tuple(map(slice, size))]
+    ct[tuple(slice(a, a + part) for a, part in zip(start, size))] = np.rint(fine[tuple(map(slice, size))])
     write_volume(path, ct, affine)
 
 
