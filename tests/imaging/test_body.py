@@ -85,6 +85,39 @@ def test_a_table_that_the_field_of_view_cuts_is_no_body():
     assert np.array_equal(body_mask(hu[cut], (4, 4, 4)), body)
 
 
+def test_c04_a_blanket_that_the_field_of_view_cuts_is_no_body():
+    """It has the HU of lung, lies beside and before the patient, and is cut. But there is air on its other side."""
+    hu, lungs = chest()
+    x, y = np.ogrid[-39.5:40, -29.5:30]
+    blanket = (np.hypot(x / 38, y / 28) < 1) & (np.hypot(x / 35, y / 25) > 1) & (y > -10)
+    hu[blanket] = np.random.default_rng(1).normal(-850, 20, (blanket.sum(), 4))
+    for cut in (np.s_[:76], np.s_[4:76], np.s_[8:72]):                       # through the blanket, the flanks whole
+        body = body_mask(hu[cut], (4, 4, 4))
+        assert body[lungs[cut]].all() and not body[np.broadcast_to(blanket[..., None], hu.shape)[cut]].any(), cut
+
+
+def test_c04_a_crop_that_shows_lung_up_to_its_back_keeps_the_lung():
+    """A field of view within one lung: no chest wall, a piece of the heart in front, lung behind it and on all sides."""
+    lung = np.random.default_rng(0).normal(-850, 20, (40, 60, 4)).astype(np.int16)
+    x, y = np.ogrid[:40, :60]
+    heart = np.hypot(x, y - 60) < 22                                         # in the corner of front and left
+    hu = np.where(heart[..., None], 40, lung)
+    assert body_mask(hu, (2, 2, 4)).mean() > 0.99
+
+
+def test_c04_the_inside_of_a_hollow_table_is_no_body():
+    """Foam in a shell, cut by a circular field of view: nothing but shell and edge is around it, but it is no lung."""
+    hu, lungs = chest()
+    x, y = np.ogrid[-39.5:40, -29.5:30]
+    shell, foam = (abs(x) < 30) & (y < -25.5), (abs(x) < 29) & (y < -26.5)
+    hu[shell], hu[foam] = 40, -850
+    circle = np.broadcast_to((np.hypot(x, y) > 33)[..., None], hu.shape)
+    hu[circle] = -1024
+    body = body_mask(hu, (4, 4, 4), outside=circle)
+    assert not body[np.broadcast_to(foam[..., None], hu.shape)].any()
+    assert body[lungs & ~circle].all()
+
+
 @pytest.mark.parametrize("padding", [-1024, -1000])
 def test_lungs_that_a_circular_field_of_view_cuts_are_body(padding):
     hu, lungs = (array[20:60, 10:50] for array in chest())

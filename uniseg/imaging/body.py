@@ -17,6 +17,8 @@ from .grid import every_nth_voxel
 COARSE_MM = 5.0         # sampling step of the body mask: organs are larger, and a CT takes a fraction of a second
 TISSUE_HU = -300.0      # fat is about -100 HU; foam of the table is below -700
 LUNG_HU = -940.0        # lung is above, but for emphysema; air is below, even of a scanner that is slightly off
+TOUCHES, WALLED = 0.1, 0.1     # of the pixels around a cut lung, the least share of body and the most of air, if it may
+MOST_OPEN = 0.4                # lie behind the body; the most air if it does not. Foam, blankets, cushions have more.
 CUT_LUNG_MM2 = 300.0    # least area of a truncated lung in a slice: shells and rails of the table are thinner
 ABOVE_AIR_HU = 50.0     # lung is at least this far above the lowest HU, for CTs that are clipped
 CLIP_MARGIN_HU = 20.0   # tissue is at least this far above the lowest HU of a CT that is clipped above TISSUE_HU
@@ -87,9 +89,13 @@ def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, beyond:
     """The body with the holes of its axial slices, and with cavities whose wall is too thin or cut.
 
     The wall of a slim chest is thinner than the table's shell, so the opening has removed it, and the field of view may
-    have cut it off. Added are, besides holes of the body: what looks like lung (by its HU), and what tissue of any
-    thickness encloses, gaps of CLOSE_MM apart, if it lies within the convex hull of the body and of all tissue in front
-    of its middle. The table, and the air between it and the patient, are behind and outside of this hull.
+    have cut it off. Added are, besides holes of the body:
+
+    - what has the HU of lung, if it lies within the convex hull of the body and of all tissue in front of its middle,
+      or is cut by the field of view and has hardly any air beside it, as mattress, blankets and cushions have;
+    - what tissue of any thickness encloses, gaps of CLOSE_MM apart, if it lies within this hull.
+
+    The table, and the air between it and the patient, are behind and outside of the hull.
 
     body, tissue, hu, beyond: (D, H, W); beyond: what lies outside the field of view
     """
@@ -109,7 +115,10 @@ def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, beyond:
     large = lungs.sizes * float(np.prod(spacing_mm[:2])) > CUT_LUNG_MM2
     cut = lungs.share(~ndimage.binary_erosion(~beyond, IN_PLANE)) > 0                 # by the field of view
     not_behind = lungs.share(np.broadcast_to(y >= (rows > 0).argmax(axis=0), body.shape)) > 0.8
-    lung = lungs.where(large & ((lungs.share(hull) > 0.5) | (cut & not_behind)))
+    open_share = lungs.share_around(~(tissue | filled | beyond))                      # foam has air on its other side
+    at_body = lungs.share_around(filled) > TOUCHES                                    # a hollow table is not
+    walled = at_body & (open_share < WALLED) | not_behind & (open_share < MOST_OPEN)
+    lung = lungs.where(large & ((lungs.share(hull) > 0.5) | (cut & walled)))
     return _filled(filled | lung | enclosed.where(enclosed.share(hull) >= IN_HULL))
 
 
@@ -125,6 +134,12 @@ class _Parts:
     def share(self, of: np.ndarray) -> np.ndarray:
         """The share of each part that lies in the mask `of`: (count,)."""
         return np.bincount(self.labels[of], minlength=self.count + 1)[1:] / self.sizes
+
+    def share_around(self, of: np.ndarray) -> np.ndarray:
+        """The share of the pixels next to each part that lie in the mask `of`: (count,)."""
+        around = ndimage.grey_dilation(self.labels, footprint=IN_PLANE) * (self.labels == 0)
+        pixels, inside = (np.bincount(a.ravel(), minlength=self.count + 1)[1:] for a in (around, around * of))
+        return inside / np.maximum(pixels, 1)
 
     def where(self, chosen: np.ndarray) -> np.ndarray:
         """The chosen parts as a mask; chosen: (count,) bool"""
