@@ -97,7 +97,7 @@ def test_c04_a_blanket_that_the_field_of_view_cuts_is_no_body():
 
 
 def test_c04_a_crop_that_shows_lung_up_to_its_back_keeps_the_lung():
-    """A field of view within one lung: no chest wall, a piece of the heart in front, lung behind it and on all sides."""
+    """A field of view within one lung: no chest wall, a piece of the heart in front, lung behind and beside it."""
     lung = np.random.default_rng(0).normal(-850, 20, (40, 60, 4)).astype(np.int16)
     x, y = np.ogrid[:40, :60]
     heart = np.hypot(x, y - 60) < 22                                         # in the corner of front and left
@@ -186,6 +186,17 @@ def test_c04_arms_beside_the_head_take_nothing_from_it():
 def test_c04_a_crop_through_one_lung_keeps_what_it_shows(cut):
     hu, lungs = (array[cut] for array in slim_chest(8.0))
     assert (body_mask(hu, (2.0, 2.0, 5.0)) & lungs).sum() > 0.95 * lungs.sum()
+
+
+def test_c04_a_lung_with_a_thin_wall_that_lies_beside_and_behind_all_else_is_body():
+    """The opened body is heart and spine, in front on the left and at the back: their hull holds half of the lung."""
+    x, y = np.ogrid[-80:80, -60:60]
+    wall, heart = np.hypot(x / 70, y / 50) < 1, (np.hypot(x + 25, y - 22) < 24) | (np.hypot(x + 10, y + 34) < 12)
+    lungs = (np.hypot(x / 66, y / 46) < 1) & ~heart
+    hu = np.where(lungs, -850, np.where(wall | heart, 40, -1000))[..., None]
+    hu = (hu + np.random.default_rng(0).normal(0, 15, (160, 120, 3))).astype(np.int16)
+    body = body_mask(hu, (2.0, 2.0, 5.0))
+    assert body[lungs].mean() > 0.97 and body[hu < -950].mean() < 0.01
 
 
 def test_c04_two_thighs_are_one_body():

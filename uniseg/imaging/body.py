@@ -17,8 +17,9 @@ from .grid import every_nth_voxel
 COARSE_MM = 5.0         # sampling step of the body mask: organs are larger, and a CT takes a fraction of a second
 TISSUE_HU = -300.0      # fat is about -100 HU; foam of the table is below -700
 LUNG_HU = -940.0        # lung is above, but for emphysema; air is below, even of a scanner that is slightly off
-TOUCHES, WALLED = 0.1, 0.1     # of the pixels around a cut lung, the least share of body and the most of air, if it may
-MOST_OPEN = 0.4                # lie behind the body; the most air if it does not. Foam, blankets, cushions have more.
+TOUCHES = 0.1           # share of the pixels around a lung that are of the body, at least;
+WALLED = 0.1            # share of them that may be air, which foam, blankets and cushions have beside them,
+MOST_OPEN = 0.4         # also where the field of view cuts a lung that does not lie behind the body
 CUT_LUNG_MM2 = 300.0    # least area of a truncated lung in a slice: shells and rails of the table are thinner
 ABOVE_AIR_HU = 50.0     # lung is at least this far above the lowest HU, for CTs that are clipped
 CLIP_MARGIN_HU = 20.0   # tissue is at least this far above the lowest HU of a CT that is clipped above TISSUE_HU
@@ -92,7 +93,7 @@ def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, beyond:
     have cut it off. Added are, besides holes of the body:
 
     - what has the HU of lung, if it lies within the convex hull of the body and of all tissue in front of its middle,
-      or is cut by the field of view and has hardly any air beside it, as mattress, blankets and cushions have;
+      or has hardly any air beside it, as mattress, blankets and cushions have (`_is_lung`);
     - what tissue of any thickness encloses, gaps of CLOSE_MM apart, if it lies within this hull.
 
     The table, and the air between it and the patient, are behind and outside of the hull.
@@ -113,13 +114,23 @@ def _with_cavities(body: np.ndarray, tissue: np.ndarray, hu: np.ndarray, beyond:
     for k in np.flatnonzero((enclosed.labels + lungs.labels).any(axis=(0, 1))):
         hull[:, :, k] = convex_hull(hull[:, :, k])
     large = lungs.sizes * float(np.prod(spacing_mm[:2])) > CUT_LUNG_MM2
-    cut = lungs.share(~ndimage.binary_erosion(~beyond, IN_PLANE)) > 0                 # by the field of view
-    not_behind = lungs.share(np.broadcast_to(y >= (rows > 0).argmax(axis=0), body.shape)) > 0.8
-    open_share = lungs.share_around(~(tissue | filled | beyond))                      # foam has air on its other side
-    at_body = lungs.share_around(filled) > TOUCHES                                    # a hollow table is not
-    walled = at_body & (open_share < WALLED) | not_behind & (open_share < MOST_OPEN)
-    lung = lungs.where(large & ((lungs.share(hull) > 0.5) | (cut & walled)))
+    in_front = np.broadcast_to(y >= (rows > 0).argmax(axis=0), body.shape)            # of the hindmost row of the body
+    lung = lungs.where(large & ((lungs.share(hull) > 0.5) | _is_lung(lungs, in_front, tissue, filled, beyond)))
     return _filled(filled | lung | enclosed.where(enclosed.share(hull) >= IN_HULL))
+
+
+def _is_lung(parts: "_Parts", in_front: np.ndarray, tissue: np.ndarray, filled: np.ndarray,
+             beyond: np.ndarray) -> np.ndarray:
+    """Which parts with the HU of lung are lung although the body does not enclose them: (count,) bool.
+
+    A lung with a thin wall, or one that the field of view cuts, has the body on one side and hardly any air around it.
+    Mattress, blankets and cushions have air on their other side, a hollow table has no body beside it, and what a table
+    holds lies behind the body.
+    """
+    cut = parts.share(~ndimage.binary_erosion(~beyond, IN_PLANE)) > 0
+    not_behind = parts.share(in_front) > 0.8
+    open_share, at_body = parts.share_around(~(tissue | filled | beyond)), parts.share_around(filled) > TOUCHES
+    return (cut | not_behind) & at_body & (open_share < WALLED) | cut & not_behind & (open_share < MOST_OPEN)
 
 
 class _Parts:
