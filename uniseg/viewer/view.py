@@ -6,14 +6,13 @@ voxels into text, page.py puts the page together, and page/ has its HTML, style 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.orientations import inv_ornt_aff
 
-from ..imaging.bits import get_bit
 from ..imaging.grid import voxel_size_mm
 from ..imaging.volume import Volume
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
@@ -83,7 +82,8 @@ def fitted(ct: Volume, bits: np.ndarray, label_map: np.ndarray, values: Sequence
 def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[str, Any]) -> dict[str, Any]:
     """Everything but the images, as page/legend.js and page/volume.js read it."""
     spacing = voxel_size_mm(display.affine)
-    classes, found = [], [name for name in names if stats["classes"][name]["voxels"]]
+    numbers = {name: stats["classes"][name]["label"] for name in names if stats["classes"][name]["voxels"]}
+    classes, found = [], sorted(numbers, key=lambda name: numbers[name])
     of_class = members(display, len(names))
     for name in found:
         figures = stats["classes"][name]
@@ -114,7 +114,7 @@ def title(name: str) -> str:
     return printable(name.replace("_", " "))
 
 
-def members(display: Display, count: int):
+def members(display: Display, count: int) -> Callable[[int], np.ndarray]:
     """The function that gives the mask of class k, bool (D, H, W)."""
     having = np.zeros((count, len(display.combinations)), bool)
     for code, those in enumerate(display.combinations):
@@ -154,7 +154,7 @@ def letters(affine: np.ndarray) -> list[tuple[str, str]]:
 def grid_note(display: Display, ct: Volume) -> str:
     """What the page says about its resolution."""
     def size(shape: Sequence[int], affine: np.ndarray) -> str:
-        return f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.2f}' for mm in voxel_size_mm(affine))} mm"
+        return f"{' × '.join(map(str, shape))} voxels of {' × '.join(f'{mm:.2f}' for mm in voxel_size_mm(affine))} mm"
 
     stored = size(ct.array.shape, ct.affine)
     if display.hu.shape == ct.array.shape:

@@ -64,6 +64,7 @@ function showClass(position, shown) {
 
 function goTo(position) {
   moveTo(data.classes[position].middle);
+  if (byId("planes").getBoundingClientRect().top < -40) byId("planes").scrollIntoView({ behavior: "smooth" });   // phone
 }
 
 function nextClass(step) {

@@ -34,9 +34,9 @@ function fillWords() {
 }
 
 function fillWarnings() {
-  byId("warnings").hidden = data.warnings.length === 0;
-  byId("warnings").querySelector("h2").textContent =
-    data.warnings.length === 1 ? "1 warning" : `${data.warnings.length} warnings`;
+  const count = data.warnings.length === 1 ? "1 warning" : `${data.warnings.length} warnings`;
+  byId("warnings").hidden = byId("warned").hidden = data.warnings.length === 0;
+  byId("warnings").querySelector("h2").textContent = byId("warned").textContent = count;
   for (const warning of data.warnings) byId("warnings").querySelector("ul").append(element("li", warning));
 }
 
@@ -91,9 +91,9 @@ function updateReadout(index) {
 function updateControls() {
   for (const plane of planes) {
     const [slice, count] = [view.at[plane.normal] + 1, SHAPE[plane.normal]];
-    const text = `${plane.title} ${slice} / ${count}`;
+    const text = `${plane.title} ${slice}/${count}`;
     const heading = plane.panel.querySelector(".enlarge");
-    heading.textContent = plane.name === view.main ? text : `${text}  ⤢`;
+    heading.textContent = plane.name === view.main ? text : `${text} ⤢`;
     heading.title = plane.name === view.main ? "" : `Make the ${plane.name} plane the large one`;
     plane.panel.querySelector(".slice").value = view.at[plane.normal];
     plane.panel.classList.toggle("main", plane.name === view.main);
