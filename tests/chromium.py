@@ -1,7 +1,7 @@
 """A browser for the tests: Debian's chromium without a window, driven through the Chrome DevTools Protocol.
 
 The protocol's messages are JSON with a NUL behind each, on file descriptors 3 and 4 of the browser
-(https://chromedevtools.github.io/devtools-protocol/, --remote-debugging-pipe). So neither a port nor a package is needed.
+(https://chromedevtools.github.io/devtools-protocol/, --remote-debugging-pipe). Neither a port nor a package is needed.
 """
 
 import base64

@@ -195,7 +195,7 @@ class Plane {
     context.font = "600 14px system-ui, sans-serif";
     write(context, across[1], 10, h / 2, "left");
     write(context, across[0], w - 10, h / 2, "right");
-    write(context, up[1], w / 2, 14, "center");
+    write(context, up[1], w / 2, w < 280 ? 34 : 14, "center");            // below the heading of a small panel
     write(context, up[0], w / 2, h - 14, "center");
   }
 
