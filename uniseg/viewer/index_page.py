@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..imaging.file_names import RESULT, stem, view_path
+from ..imaging.file_names import RESULT, view_path
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.console import printable, warn
 from ..machine.files import atomic_write
@@ -59,7 +59,7 @@ def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
 
 def _case(path: Path) -> dict[str, Any]:
     """What the page shows of one result: its JSON may be damaged, or come from somebody else."""
-    case: dict[str, Any] = {"case": printable(stem(path).removesuffix(RESULT)), "view": None, "thumbnail": None,
+    case: dict[str, Any] = {"case": printable(path.stem.removesuffix(RESULT)), "view": None, "thumbnail": None,
                             "classes": [], "absent": 0, "warnings": []}
     try:
         stats = read_json(path)
