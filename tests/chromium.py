@@ -114,9 +114,10 @@ class Browser:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def errors(self):
-        """Exceptions, messages of the console and of the browser, such as a violation of the page's policy."""
-        return [event for event in self.events
-                if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")]
+        """Exceptions, errors of the console and of the browser, such as a violation of the page's policy."""
+        return [event for event in self.events if event["method"] == "Runtime.exceptionThrown"
+                or (event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "assert"))
+                or (event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error")]
 
     def requests(self):
         """The URLs that were asked for, but data: within the page."""

@@ -109,22 +109,20 @@ function listenTo(plane) {
   }
   plane.canvas.addEventListener("contextmenu", event => event.preventDefault());
   plane.canvas.addEventListener("dblclick", () => enlarge(plane.name));
-  let turned = 0;                             // of the wheel, in lines of text
+  let turned = 0;                             // of the wheel, in pixels; touchpads send many small steps
   plane.canvas.addEventListener("wheel", event => {
     event.preventDefault();
     view.active = plane.name;
-    turned += event.deltaMode === 0 ? event.deltaY / 40 : event.deltaY;
+    const pixels = event.deltaMode === 0 ? event.deltaY : 40 * event.deltaY;
     if (event.ctrlKey) {
-      zoomBy(1.1 ** -turned);
-      turned = 0;
+      zoomBy(Math.exp(-pixels / 400));
       return;
     }
-    const slices = Math.trunc(turned) || (Math.abs(event.deltaY) >= 40 ? Math.sign(turned) : 0);
-    turned -= Math.abs(slices) > Math.abs(turned) ? turned : slices;
-    if (slices) {
-      moveAlong(plane.normal, -Math.sign(slices) * Math.min(Math.abs(slices), 1));
-      hovered = nearestOrNull(plane.toIndex(...at(event)));
-    }
+    turned += pixels;
+    if (Math.abs(turned) < 40) return;
+    moveAlong(plane.normal, turned < 0 ? 1 : -1);
+    turned = 0;
+    hovered = nearestOrNull(plane.toIndex(...at(event)));
   }, { passive: false });
 }
 

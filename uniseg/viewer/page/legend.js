@@ -54,16 +54,15 @@ function fillLegend() {
     name.title = "Go to its middle";
     name.append(element("bdi", one.title));
     if (one.experimental) name.append(" ", element("span", "experimental", "mark"));
+    if (one.border) name.append(" ", element("span", "cut", "mark"));
     name.addEventListener("click", () => goTo(position));
     row.append(box, name, element("span", `${millilitres(one.ml)} ml`, "ml"));
-    const remarks = [];
-    if (one.experimental) remarks.push(`Experimental: ${one.experimental}.`);
-    if (one.border) remarks.push("Reaches the edge of the CT: the volume is a part.");
-    if (remarks.length) row.append(element("p", remarks.join(" "), "remark"));
+    if (one.experimental) row.append(element("p", one.experimental, "remark"));
     legendRows.push(row);
     byId("classes").append(row);
   });
   if (data.classes.length === 0) byId("classes").append(element("li", "Nothing was found.", "nothing"));
+  byId("cut").hidden = !data.classes.some(one => one.border);
   byId("absent").textContent = data.absent.length ? `Looked for and not found: ${data.absent.join(", ")}.` : "";
 }
 
@@ -92,6 +91,7 @@ function updateControls() {
   for (const plane of planes) {
     const [slice, count] = [view.at[plane.normal] + 1, SHAPE[plane.normal]];
     const text = `${plane.title} ${slice}/${count}`;
+    plane.canvas.setAttribute("aria-label", `${text}. ${positionText(view.at)} mm`);
     const heading = plane.panel.querySelector(".enlarge");
     heading.textContent = plane.name === view.main ? text : `${text} ⤢`;
     heading.title = plane.name === view.main ? "" : `Make the ${plane.name} plane the large one`;
