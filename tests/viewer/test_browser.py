@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from chromium import PATH, Browser
+from uniseg.phantom import make_phantom
+from uniseg.viewer.index_page import write_index
 from view_cases import ball, page_of, statistics
 from view_file import read_voxels
 
-from uniseg.phantom import make_phantom
-from uniseg.viewer.index_page import write_index
-
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    PATH is None, reason="no chromium on this machine (apt-get install chromium): the viewer is not tried in a browser")]
+    PATH is None, reason="no chromium on this machine, so the viewer is not tried (apt-get install chromium)")]
 
 NAME = "ct <img src=x onerror=pwned=1></script><script>pwned=1</script> \"'\u202e.nii.gz"
-WARNINGS = ["the CT ends in the liver & the colon </script><script>pwned=1</script>", "\u05e9\u05dc\u05d5\u05dd <b>bold</b>"]
+WARNINGS = ["the CT ends in the liver & the colon </script><script>pwned=1</script>",
+            "\u05e9\u05dc\u05d5\u05dd <b>bold</b>"]
 READY = "document.body.classList.contains('ready')"
 
 
@@ -57,12 +58,17 @@ def opened(browser, case):
     return browser
 
 
+PIXELS = """(canvas => {
+  const bytes = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let text = "";
+  for (let n = 0; n < bytes.length; n += 30000) text += String.fromCharCode.apply(null, bytes.subarray(n, n + 30000));
+  return [canvas.width, canvas.height, btoa(text)];
+})"""
+
+
 def pixels(browser, plane):
     """The picture of a plane, (rows, columns, 3)."""
-    width, height, values = browser.evaluate(
-        f"(() => {{ const c = planes.find(p => p.name === '{plane}').canvas; const d = c.getContext('2d')"
-        ".getImageData(0, 0, c.width, c.height).data; return [c.width, c.height, btoa(Array.from(d, v => "
-        "String.fromCharCode(v)).join(''))]; })()")
+    width, height, values = browser.evaluate(f"{PIXELS}(document.querySelector('#{plane} canvas'))")
     return np.frombuffer(base64.b64decode(values), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
 
 

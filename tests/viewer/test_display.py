@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from uniseg.imaging.bits import pack
-from uniseg.imaging.grid import voxel_size_mm
 from uniseg.viewer.display import combine, display_spacing, make_display, middle
 from view_cases import ball
 
@@ -89,6 +88,5 @@ def test_the_middle_lies_inside_also_of_a_ring_whose_centre_of_mass_does_not():
 
 
 def test_the_middle_of_a_large_mask_is_looked_for_among_few_voxels_and_lies_deep_inside():
-    mask = ball((200, 200, 60), (100, 90, 30), 50)
-    assert np.abs(np.subtract(middle(mask, (1, 1, 1)), (100, 90, 30))).max() <= 3
-    assert np.isclose(voxel_size_mm(np.eye(4)), 1).all()
+    mask = ball((120, 120, 60), (60, 50, 30), 49)
+    assert np.abs(np.subtract(middle(mask, (1, 1, 1)), (60, 50, 30))).max() <= 2

@@ -25,6 +25,9 @@ from .view import title
 
 INDEX = "index.html"
 OURS = b'<meta name="generator" content="uniseg '
+REMARKS = (f"{NOT_A_MEDICAL_DEVICE.rstrip('.')}.",
+           "Cut: the class reaches the edge of the CT, so that its volume is a part.",
+           "Experimental: the class scored too low to be offered; its viewer says why.")
 HEAD_BYTES = 400_000          # of a viewer in which its thumbnail stands
 THUMBNAIL = re.compile(rb'id="thumbnail">"(data:image/png;base64,[A-Za-z0-9+/=]+)"</script>')
 
@@ -51,8 +54,7 @@ def write_index(folder: Path) -> Path | None:
 
 def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
     """The text of the page of a folder of that name. cases: as page/index.js reads them"""
-    about = [NOT_A_MEDICAL_DEVICE if NOT_A_MEDICAL_DEVICE.endswith(".") else f"{NOT_A_MEDICAL_DEVICE}.",
-             f"uniseg {__version__}"]
+    about = [*REMARKS, f"uniseg {__version__}."]
     return assemble("index.html", ("index.css",), ("index.js",),
                     {"data": as_json({"folder": printable(name), "cases": list(cases), "about": about})})
 

@@ -167,7 +167,7 @@ def about(display: Display, ct: Volume, stats: Mapping[str, Any]) -> list[str]:
     turned = max(np.degrees(np.arccos(np.clip(np.abs(np.diag(display.affine)[:3])
                                               / voxel_size_mm(display.affine), 0, 1))))
     reduced = display.hu.shape != ct.array.shape
-    lines = [f"{NOT_A_MEDICAL_DEVICE}" if NOT_A_MEDICAL_DEVICE.endswith(".") else f"{NOT_A_MEDICAL_DEVICE}.",
+    lines = [f"{NOT_A_MEDICAL_DEVICE.rstrip('.')}.",
              "Volumes are counted on all voxels of the CT.",
              "HU are kept in steps: of 4 HU in soft tissue, 16 in lung, 20 and more in bone."
              + (" Each is the mean over a voxel as shown here." if reduced else ""),

@@ -80,7 +80,7 @@ function show(words) {
   const count = all === 1 ? "1 case" : `${all} cases`;
   const warned = data.cases.filter(one => one.warnings.length).length;
   document.getElementById("count").textContent =
-    (shown === all ? count : `${shown} of ${count}`) + `, ${warned} with warnings`;
+    (shown === all ? count : `${shown} of ${count}`) + `, ${warned || "none"} with warnings`;
 }
 
 document.title = data.folder;
