@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from uniseg.imaging.bits import pack
+from uniseg.viewer import display
 from uniseg.viewer.display import combine, display_spacing, make_display, middle
 from view_cases import ball
 
@@ -90,3 +91,14 @@ def test_the_middle_lies_inside_also_of_a_ring_whose_centre_of_mass_does_not():
 def test_the_middle_of_a_large_mask_is_looked_for_among_few_voxels_and_lies_deep_inside():
     mask = ball((120, 120, 60), (60, 50, 30), 49)
     assert np.abs(np.subtract(middle(mask, (1, 1, 1)), (60, 50, 30))).max() <= 2
+
+
+def test_of_a_large_grid_every_class_gets_a_voxel_inside_it_also_one_between_the_voxels_searched(monkeypatch):
+    liver, spot = ball((30, 30, 30), (15, 15, 15), 10), np.zeros((30, 30, 30), bool)
+    spot[3, 5, 7] = True
+    label_map = np.where(spot, 27, liver * 6).astype(np.uint8)
+    shown = make_display(np.zeros(spot.shape, np.int16), np.eye(4), pack([liver, spot, spot & liver]), label_map,
+                         [6, 27, 26], ["liver", "liver_tumor", "kidney_tumor"], np.ones(3))
+    monkeypatch.setattr(display, "FEW_VOXELS", 1000)
+    middles = display.middles(shown, 3)
+    assert np.abs(np.subtract(middles[0], 15)).max() <= 1 and middles[1:] == [(3, 5, 7), None]

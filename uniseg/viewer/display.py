@@ -19,6 +19,7 @@ from ..imaging.merging import merging_order
 from ..imaging.resampling import resample
 
 Combination = tuple[int, ...]      # positions of classes that share a voxel, the one on top first
+FEW_VOXELS = 1 << 21               # a grid of more is searched at every other voxel for the middles of its classes
 SAMPLES = 48                       # voxels along each axis of a mask whose middle is looked for
 
 
@@ -67,9 +68,9 @@ def make_display(hu: np.ndarray, affine: np.ndarray, bits: np.ndarray, label_map
     shown, shown_affine = resample(hu, affine, spacing_mm, antialias=True)
     nearest = _nearest_voxels(shown.shape, shown_affine, hu.shape, affine)
     few_bits, few_labels = bits[np.ix_(*nearest)], label_map[np.ix_(*nearest)]
-    for k in range(len(names)):
-        if not get_bit(few_bits, k).any():
-            _keep_small(k, few_bits, few_labels, shown_affine, bits, label_map, affine)
+    lost = int(_bits_of_any(bits)) & ~int(_bits_of_any(few_bits))
+    for k in [k for k in range(len(names)) if lost >> k & 1]:
+        _keep_small(k, few_bits, few_labels, shown_affine, bits, label_map, affine)
     return Display(shown, shown_affine, *combine(few_bits, few_labels, values, names))
 
 
@@ -81,13 +82,15 @@ def _nearest_voxels(shape: Sequence[int], affine: np.ndarray, of_shape: Sequence
             for a, (n, of_n) in enumerate(zip(shape, of_shape))]
 
 
+def _bits_of_any(bits: np.ndarray) -> np.unsignedinteger:
+    """The bits that are set in any voxel."""
+    return np.bitwise_or.reduce(bits.ravel(order="K"))
+
+
 def _keep_small(k: int, few_bits: np.ndarray, few_labels: np.ndarray, few_affine: np.ndarray, bits: np.ndarray,
                 label_map: np.ndarray, affine: np.ndarray) -> None:
     """Put a class that fell between the voxels of the coarser grid into the voxels nearest to it, in place."""
-    box = bounding_box(get_bit(bits, k))
-    if box is None:
-        return
-    voxels = np.argwhere(get_bit(bits[box], k)) + [part.start for part in box]
+    voxels = np.argwhere(get_bit(bits, k))
     there = _nearest_voxels(bits.shape, affine, few_bits.shape, few_affine)
     at = tuple(there[axis][voxels[:, axis]] for axis in range(3))
     few_bits[at] |= bits.dtype.type(1 << k)
@@ -114,6 +117,21 @@ def combine(bits: np.ndarray, label_map: np.ndarray, values: Sequence[int],
         inside_of = [k for k in range(len(names)) if int(members[which]) >> k & 1]
         combinations.append(tuple(sorted(inside_of, key=lambda k: (k != top, rank[k]))))
     return codes, combinations
+
+
+def middles(display: Display, count: int) -> list[tuple[int, int, int] | None]:
+    """Per class a voxel well inside it, None where no voxel has the class. Large grids are searched at every other one.
+    """
+    having = np.zeros((count, len(display.combinations)), bool)
+    for code, those in enumerate(display.combinations):
+        having[list(those), code] = True
+    spacing, step = voxel_size_mm(display.affine), 2 if display.codes.size > FEW_VOXELS else 1
+    sparse = display.codes[::step, ::step, ::step]
+    found: list[tuple[int, int, int] | None] = []
+    for of_class in having:
+        at = middle(of_class[sparse], spacing * step)
+        found.append((step * at[0], step * at[1], step * at[2]) if at else middle(of_class[display.codes], spacing))
+    return found
 
 
 def middle(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> tuple[int, int, int] | None:

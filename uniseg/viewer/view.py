@@ -6,7 +6,7 @@ voxels into text, page.py puts the page together, and page/ has its HTML, style 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.console import printable
 from ..machine.files import atomic_write
 from ..pictures.colors import class_color
-from .display import Display, display_spacing, make_display, middle
+from .display import Display, display_spacing, make_display, middles
 from .encoding import HU_OF_BYTE, ct_bytes, packed
 from .page import as_json, assemble
 from .thumbnail import thumbnail
 
 LARGEST_BYTES = 10_000_000         # of the images in a file
-FIRST_VOXELS = 20e6                # of the grid that is tried first
+FIRST_VOXELS = 18e6                # of the grid that is tried first
 STYLES = ("view.css",)
 SCRIPTS = ("volume.js", "planes.js", "legend.js", "controls.js", "main.js")
 COMPOUND = np.sin(np.radians(15))  # an axis that is turned further than this has two letters, such as RA
@@ -84,13 +84,13 @@ def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[
     spacing = voxel_size_mm(display.affine)
     numbers = {name: stats["classes"][name]["label"] for name in names if stats["classes"][name]["voxels"]}
     classes, found = [], sorted(numbers, key=lambda name: numbers[name])
-    of_class = members(display, len(names))
+    middle = middles(display, len(names))
     for name in found:
         figures = stats["classes"][name]
         classes.append({"title": title(name), "label": figures["label"], "color": class_color(figures["label"]),
                         "ml": figures["ml"], "voxels": figures["voxels"], "border": figures["touches_border"],
                         "experimental": printable(str(figures.get("experimental", ""))),
-                        "middle": middle(of_class(names.index(name)), spacing)})
+                        "middle": middle[names.index(name)]})
     position = {names.index(name): place for place, name in enumerate(found)}
     extent = spacing * display.hu.shape
     return {
@@ -112,14 +112,6 @@ def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[
 def title(name: str) -> str:
     """The name of a class in words: right_kidney -> right kidney. Control characters are escaped."""
     return printable(name.replace("_", " "))
-
-
-def members(display: Display, count: int) -> Callable[[int], np.ndarray]:
-    """The function that gives the mask of class k, bool (D, H, W)."""
-    having = np.zeros((count, len(display.combinations)), bool)
-    for code, those in enumerate(display.combinations):
-        having[list(those), code] = True
-    return lambda k: having[k][display.codes]
 
 
 def start(middles: Sequence[tuple[int, int, int]], shape: Sequence[int]) -> list[int]:

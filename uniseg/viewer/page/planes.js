@@ -100,7 +100,7 @@ class Plane {
     }
     this.ct.context.putImageData(image, 0, 0);
     context.imageSmoothingEnabled = view.smooth;
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = "medium";   // averages where many voxels share a pixel
     context.drawImage(this.ct.canvas, ...this.rectangle());
   }
 
@@ -141,17 +141,14 @@ class Plane {
     const codes = volume.codes;
     for (let y = 0; y < height; y++) {
       if (rows.low[y] < 0) continue;
-      const [below, above, upwards] = [start + rows.low[y], start + rows.high[y], rows.share[y]];
+      const below = start + rows.low[y], above = start + rows.high[y], upwards = rows.share[y], pixel = y * width;
       for (let x = 0; x < width; x++) {
         const left = columns.low[x];
         if (left < 0) continue;
         const right = columns.high[x];
         const a = codes[below + left], b = codes[below + right], c = codes[above + left], d = codes[above + right];
-        if (a === b && a === c && a === d) {
-          ids[y * width + x] = shown[a];
-        } else {
-          ids[y * width + x] = heaviest(shown[a], shown[b], shown[c], shown[d], columns.share[x], upwards);
-        }
+        ids[pixel + x] = a === b && a === c && a === d ? shown[a]
+          : heaviest(shown[a], shown[b], shown[c], shown[d], columns.share[x], upwards);
       }
     }
     return ids;
@@ -235,15 +232,12 @@ function write(context, text, x, y, align) {
 
 // Of four neighbours the class with most weight, as linear interpolation of each class by itself would choose.
 function heaviest(a, b, c, d, x, y) {
-  const weights = [(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y];
-  const ids = [a, b, c, d];
-  let [best, most] = [a, -1];
-  for (let n = 0; n < 4; n++) {
-    let sum = 0;
-    for (let m = 0; m < 4; m++) if (ids[m] === ids[n]) sum += weights[m];
-    if (sum > most) [best, most] = [ids[n], sum];
-  }
-  return best;
+  const ofA = (1 - x) * (1 - y), ofB = x * (1 - y), ofC = (1 - x) * y, ofD = x * y;
+  const allA = ofA + (b === a ? ofB : 0) + (c === a ? ofC : 0) + (d === a ? ofD : 0);
+  const allB = ofB + (a === b ? ofA : 0) + (c === b ? ofC : 0) + (d === b ? ofD : 0);
+  const allC = ofC + (a === c ? ofA : 0) + (b === c ? ofB : 0) + (d === c ? ofD : 0);
+  const most = Math.max(allA, allB, allC, ofD);
+  return most === allA ? a : most === allB ? b : most === allC ? c : d;
 }
 
 // For each combination of classes, 1 + the position of the first one that is not hidden, or 0.
