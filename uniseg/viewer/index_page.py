@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ..imaging.file_names import RESULT, view_path
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
@@ -29,6 +29,7 @@ REMARKS = (f"{NOT_A_MEDICAL_DEVICE.rstrip('.')}.",
            "Cut: the class reaches the edge of the CT, so that its volume is a part.",
            "Experimental: the class scored too low to be offered; its viewer says why.")
 HEAD_BYTES = 400_000          # of a viewer in which its thumbnail stands
+PLAIN = frozenset((string.ascii_letters + string.digits + "-._~").encode())
 THUMBNAIL = re.compile(rb'id="thumbnail">"(data:image/png;base64,[A-Za-z0-9+/=]+)"</script>')
 
 
@@ -92,7 +93,16 @@ def _view(path: Path, stats: Mapping[str, Any]) -> dict[str, str]:
         return {}
     found = THUMBNAIL.search(_head(view))
     shown = {"thumbnail": found[1].decode()} if found else {}
-    return {"view": "./" + quote(os.fsencode(view.name)), **shown}
+    return {"view": link(view.name), **shown}
+
+
+def link(name: str) -> str:
+    """The relative address of a file of this name in the same folder (RFC 3986): all but plain characters as %XX.
+
+    >>> link("a b.html"), link("javascript:x")
+    ('./a%20b.html', './javascript%3Ax')
+    """
+    return "./" + "".join(chr(byte) if byte in PLAIN else f"%{byte:02X}" for byte in os.fsencode(name))
 
 
 def _head(path: Path) -> bytes:

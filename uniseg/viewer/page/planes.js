@@ -114,7 +114,7 @@ class Plane {
     const pixels = new Uint32Array(this.masks.image.data.buffer).fill(0);
     const fill = colours(view.mode === "outline" ? 0 : view.opacity);
     const line = colours(view.mode === "fill" ? view.opacity : view.mode === "both" ? 1 : Math.max(view.opacity, 0.1));
-    const step = this.density > 1.4 ? 2 : 1;
+    const step = Math.round((view.mode === "outline" ? 2 : 1.3) * this.density);    // width of the outline
     for (let y = step, last = height - step; y < last; y++) {
       for (let n = y * width + step, end = (y + 1) * width - step; n < end; n++) {
         const id = ids[n];
