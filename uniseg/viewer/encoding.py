@@ -1,4 +1,4 @@
-"""Voxels as text in an HTML page: bytes, compressed with gzip, written in base64. page/volume.js reads them back.
+"""Voxels as text in an HTML page: bytes, compressed with gzip, written in base64. web/volume.js reads them back.
 
 A voxel of the CT takes one byte, which stands for one of 256 values of HU (`HU_OF_BYTE`). They are close together where
 organs differ by little, and far apart in lung and bone.

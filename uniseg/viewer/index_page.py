@@ -54,7 +54,7 @@ def write_index(folder: Path) -> Path | None:
 
 
 def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the page of a folder of that name. cases: as page/index.js reads them"""
+    """The text of the page of a folder of that name. cases: as web/index.js reads them"""
     about = [*REMARKS, f"uniseg {__version__}."]
     return assemble("index.html", ("index.css",), ("index.js",),
                     {"data": as_json({"folder": printable(name), "cases": list(cases), "about": about})})

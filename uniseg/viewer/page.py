@@ -1,4 +1,4 @@
-"""An HTML page that stands alone: its parts from page/, its data as JSON, and a policy that forbids the network.
+"""An HTML page that stands alone: its parts from web/, its data as JSON, and a policy that forbids the network.
 
 What comes from outside, such as the names of files and classes, enters a page only through `as_json`, and the page's
 script sets it as text. The policy (https://www.w3.org/TR/CSP3/) allows the one script and the one style sheet by their
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..machine.about import __version__
 
-PAGE = Path(__file__).with_name("page")
+WEB = Path(__file__).with_name("web")
 GENERATOR = f"uniseg {__version__}"
 POLICY = ("default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "
           "base-uri 'none'; form-action 'none'")
@@ -34,7 +34,7 @@ def as_json(content: Any) -> str:
 
 
 def assemble(name: str, styles: Sequence[str], scripts: Sequence[str], parts: Mapping[str, str]) -> str:
-    """The page `name` of page/ with its style sheets, its scripts and the given parts in place of each {{part}}.
+    """The page `name` of web/ with its style sheets, its scripts and the given parts in place of each {{part}}.
 
     parts: as_json or base64; what looks like {{part}} in them stays as it is
     Raises KeyError for a part that is not given.
@@ -46,7 +46,7 @@ def assemble(name: str, styles: Sequence[str], scripts: Sequence[str], parts: Ma
 
 
 def _read(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
+    return (WEB / name).read_text(encoding="utf-8")
 
 
 def _sha256(text: str) -> str:

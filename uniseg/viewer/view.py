@@ -1,7 +1,7 @@
 """One HTML file that shows a CT with its masks in any browser, without a network: `infer --view`.
 
 The file holds the images, compressed, beside the page that draws them. display.py makes the grid, encoding.py turns
-voxels into text, page.py puts the page together, and page/ has its HTML, style and scripts.
+voxels into text, page.py puts the page together, and web/ has its HTML, style and scripts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def fitted(ct: Volume, bits: np.ndarray, label_map: np.ndarray, values: Sequence
 # --------------------------------------------------------------------------------------------- what the page states
 
 def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the images, as page/legend.js and page/volume.js read it."""
+    """Everything but the images, as web/legend.js and web/volume.js read it."""
     spacing = voxel_size_mm(display.affine)
     numbers = {name: stats["classes"][name]["label"] for name in names if stats["classes"][name]["voxels"]}
     classes, found = [], sorted(numbers, key=lambda name: numbers[name])
