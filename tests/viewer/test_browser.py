@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chromium import PATH, Browser
+from tools.chromium import PATH, Browser
 from uniseg.phantom import make_phantom
 from uniseg.viewer.index_page import write_index
 from view_cases import ball, page_of, statistics
@@ -90,8 +90,17 @@ def test_it_loads_without_an_error_and_asks_for_nothing_but_itself(opened, case)
     assert opened.evaluate("document.getElementById('message').hidden")
     assert opened.evaluate("typeof pwned") == "undefined"
     assert opened.evaluate("document.querySelectorAll('img').length") == 0
-    with pytest.raises(AssertionError, match="Failed to fetch|Refused|violates|CSP"):
-        opened.evaluate("fetch('https://example.org/')")
+
+
+def test_the_policy_of_the_page_stops_the_network_and_any_script_but_its_own(opened):
+    with pytest.raises(AssertionError, match="Failed to fetch"):
+        opened.evaluate("fetch('https://localhost/')")
+    opened.evaluate("document.head.append(Object.assign(document.createElement('script'), {textContent: 'pwned = 1'}))")
+    opened.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=\"pwned = 1\">')")
+    opened.painted()
+    assert opened.evaluate("typeof pwned") == "undefined"
+    refused = [event["params"]["entry"]["text"] for event in opened.errors() if event["method"] == "Log.entryAdded"]
+    assert len(refused) >= 3 and all("Content Security Policy" in line for line in refused), refused
 
 
 def test_names_volumes_and_warnings_are_those_of_the_json(opened, case):
@@ -113,8 +122,9 @@ def test_the_browser_unpacks_the_very_voxels(opened, case):
     assert np.array_equal(opened.evaluate("Array.from(volume.codes)"), codes.ravel(order="F"))
 
 
-def test_more_than_255_combinations_are_unpacked_from_two_bytes(browser, tmp_path):
-    bits = np.random.default_rng(0).integers(0, 1024, (12, 10, 11))
+@pytest.mark.parametrize("shape", [(12, 10, 11), (40, 33, 1), (1, 40, 33)])
+def test_more_than_255_combinations_are_unpacked_from_two_bytes_also_of_a_single_slice(browser, tmp_path, shape):
+    bits = np.random.default_rng(0).integers(0, 1024, shape)
     masks = {f"class {k}": (bits >> k & 1).astype(bool) for k in range(10)}
     page = page_of(np.zeros(bits.shape, np.int16), masks, np.eye(4))
     (tmp_path / "a_view.html").write_text(page, encoding="utf-8")
