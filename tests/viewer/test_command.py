@@ -55,7 +55,8 @@ def test_each_case_gets_a_viewer_with_the_masks_and_volumes_of_its_result_and_al
         shown, hu = np.zeros(labels.array.shape, int), read_hu(page)
         for one in data["classes"]:
             on_top = [those[:1] == [data["classes"].index(one)] for those in data["combinations"]]
-            shown[np.array(on_top)[read_voxels(page)[1]]] = one["label"]
+            label = stats["classes"][one["title"].replace(" ", "_")]["label"]
+            shown[np.array(on_top)[read_voxels(page)[1]]] = label
             assert read_mask(page, one["title"]).sum() == one["voxels"]
         assert np.array_equal(shown, labels.array) and np.abs(hu - ct.array).max() <= 32
         for index in np.random.default_rng(0).integers(0, labels.array.shape, (5, 3)):

@@ -34,6 +34,14 @@ def test_where_two_organs_claim_a_voxel_the_surer_one_of_the_label_map_is_first(
     assert [combinations[code] for code in codes.ravel()] == [(0, 1), (1, 0)]
 
 
+def test_classes_that_the_label_map_leaves_out_or_gives_one_number_are_in_the_order_of_merging():
+    names = ["liver", "liver_tumor", "hepatic_vessel"]
+    bits = np.array([0b011, 0b011, 0b111, 0b110], np.uint32).reshape(4, 1, 1)
+    label_map = np.array([1, 1, 1, 0], np.uint8).reshape(4, 1, 1)        # liver and tumour are 1, vessels are left out
+    codes, combinations = combine(bits, label_map, [1, 1, None], names)
+    assert [combinations[code] for code in codes.ravel()] == [(1, 0), (1, 0), (1, 0, 2), (1, 2)]
+
+
 def test_more_than_255_combinations_take_two_bytes():
     bits = np.arange(600, dtype=np.uint32).reshape(10, 10, 6)
     names = [f"class {k}" for k in range(10)]

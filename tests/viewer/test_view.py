@@ -122,6 +122,21 @@ def test_the_legend_has_the_volumes_of_the_json_and_says_what_is_experimental_cu
     assert data["start"] in [one["middle"] for one in data["classes"]]
 
 
+def test_colours_and_order_are_those_of_table_2_also_where_the_label_map_has_other_numbers():
+    masks = {"spleen": ball(SHAPE, (5, 5, 5), 3), "liver": ball(SHAPE, (15, 12, 8), 5),
+             "liver_tumor": ball(SHAPE, (15, 12, 8), 2)}
+    own = page_of(np.zeros(SHAPE, np.int16), masks, np.eye(4))
+    stats = statistics(masks, np.eye(4), settings={"numbers": "totalsegmentator"})
+    for name, number in (("spleen", 5), ("liver", 1), ("liver_tumor", None)):
+        stats["classes"][name]["label"] = number
+    ct, bits, label_map, names, _ = arguments(np.zeros(SHAPE, np.int16), masks, np.eye(4))
+    others = np.select([label_map == 1, label_map > 0], [5, 1])          # the tumour is left out
+    other = view.view_page(ct, bits, others.astype(np.uint8), names, stats)
+    assert read_page(other)["classes"] == read_page(own)["classes"]
+    for title in ("spleen", "liver", "liver tumor"):
+        assert np.array_equal(read_mask(other, title), read_mask(own, title))
+
+
 def test_a_result_without_any_class_has_a_page_as_well():
     data = read_page(page_of(np.zeros(SHAPE, np.int16), {"liver": np.zeros(SHAPE, bool)}, np.eye(4)))
     assert data["classes"] == [] and data["absent"] == ["liver"] and data["start"] == [12, 10, 8]

@@ -54,13 +54,13 @@ def display_spacing(shape: Sequence[int], spacing_mm: Sequence[float] | np.ndarr
 
 
 def make_display(hu: np.ndarray, affine: np.ndarray, bits: np.ndarray, label_map: np.ndarray,
-                 values: Sequence[int], names: Sequence[str], spacing_mm: np.ndarray) -> Display:
+                 values: Sequence[int | None], names: Sequence[str], spacing_mm: np.ndarray) -> Display:
     """The CT and its masks on a grid of the given voxel size. A coarser CT is averaged, masks give the nearest voxel.
 
     hu:        (D, H, W) RAS+, with its affine (4, 4)
     bits:      (D, H, W) bit k is the mask of class k
     label_map: (D, H, W) the number of the class on top
-    values:    the number of each class in `label_map`
+    values:    the number of each class in `label_map`; None for a class that it leaves out
     names:     of the classes, which decide what lies on top below the first one
     """
     if np.array_equal(spacing_mm, voxel_size_mm(affine)):
@@ -97,7 +97,7 @@ def _keep_small(k: int, few_bits: np.ndarray, few_labels: np.ndarray, few_affine
     few_labels[at] = label_map[tuple(voxels.T)]
 
 
-def combine(bits: np.ndarray, label_map: np.ndarray, values: Sequence[int],
+def combine(bits: np.ndarray, label_map: np.ndarray, values: Sequence[int | None],
             names: Sequence[str]) -> tuple[np.ndarray, list[Combination]]:
     """(codes, combinations): each voxel's classes, the one of the label map first, as a number into a short list.
 
@@ -109,13 +109,11 @@ def combine(bits: np.ndarray, label_map: np.ndarray, values: Sequence[int],
     pairs, inverse = np.unique(of_voxel.reshape(-1) * 65536 + label_map[inside], return_inverse=True)
     codes = np.zeros(bits.shape, np.uint8 if len(pairs) < 256 else np.uint16, order="F")
     codes[inside] = inverse.reshape(-1) + 1
-    position = {value: k for k, value in enumerate(values)}
     rank = {k: place for place, k in enumerate(reversed(merging_order(names)))}
     combinations: list[Combination] = [()]
     for which, label in (divmod(int(pair), 65536) for pair in pairs):
-        top = position.get(label)
         inside_of = [k for k in range(len(names)) if int(members[which]) >> k & 1]
-        combinations.append(tuple(sorted(inside_of, key=lambda k: (k != top, rank[k]))))
+        combinations.append(tuple(sorted(inside_of, key=lambda k: (values[k] != label, rank[k]))))
     return codes, combinations
 
 

@@ -21,7 +21,7 @@ from ..machine.json_files import read_json
 from ..machine.locks import turn
 from ..pictures.colors import class_color
 from .page import as_json, assemble
-from .view import title
+from .view import own_numbers, title
 
 INDEX = "index.html"
 OURS = b'<meta name="generator" content="uniseg '
@@ -68,17 +68,18 @@ def _case(path: Path) -> dict[str, Any]:
         stats = read_json(path)
         case["case"] = printable(str(stats["input"]))
         case["warnings"] = [printable(str(warning)) for warning in stats["warnings"]]
-        figures = [_class(name, of_class) for name, of_class in stats["classes"].items()]
-        case["classes"] = [one for one in figures if one["ml"] > 0]
-        case["absent"] = len(figures) - len(case["classes"])
+        classes, numbers = stats["classes"], own_numbers(stats["classes"])
+        found = [name for name in sorted(numbers, key=lambda n: numbers[n]) if classes[name]["voxels"] > 0]
+        case["classes"] = [_class(name, numbers[name], classes[name]) for name in found]
+        case["absent"] = len(classes) - len(found)
         case.update(_view(path, stats))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         case["warnings"] = [*case["warnings"], f"{path.name}: cannot be read. Segment this CT again."]
     return case
 
 
-def _class(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {"title": title(name), "ml": float(figures["ml"]), "color": class_color(int(figures["label"])),
+def _class(name: str, number: int, figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {"title": title(name), "ml": float(figures["ml"]), "color": class_color(number),
             "experimental": printable(str(figures.get("experimental", ""))), "border": bool(figures["touches_border"])}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import inv_ornt_aff
 
+from .. import taxonomy
 from ..imaging.grid import voxel_size_mm
 from ..imaging.volume import Volume
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
@@ -55,11 +56,12 @@ def view_page(ct: Volume, bits: np.ndarray, label_map: np.ndarray, names: Sequen
     values = [stats["classes"][name]["label"] for name in names]
     display, images = fitted(ct, bits, label_map, values, names, largest_bytes)
     content = _content(display, ct, names, stats)
-    shown = thumbnail(display, content["start"], content["main"], [class_color(v) for v in values])
+    numbers = own_numbers(stats["classes"])
+    shown = thumbnail(display, content["start"], content["main"], [class_color(numbers[name]) for name in names])
     return assemble("view.html", STYLES, SCRIPTS, {"data": as_json(content), "thumbnail": as_json(shown), **images})
 
 
-def fitted(ct: Volume, bits: np.ndarray, label_map: np.ndarray, values: Sequence[int], names: Sequence[str],
+def fitted(ct: Volume, bits: np.ndarray, label_map: np.ndarray, values: Sequence[int | None], names: Sequence[str],
            largest_bytes: int) -> tuple[Display, dict[str, str]]:
     """The finest grid whose images take at most `largest_bytes`, and their texts "ct" and "codes".
 
@@ -82,12 +84,12 @@ def fitted(ct: Volume, bits: np.ndarray, label_map: np.ndarray, values: Sequence
 def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[str, Any]) -> dict[str, Any]:
     """Everything but the images, as web/legend.js and web/volume.js read it."""
     spacing = voxel_size_mm(display.affine)
-    numbers = {name: stats["classes"][name]["label"] for name in names if stats["classes"][name]["voxels"]}
-    classes, found = [], sorted(numbers, key=lambda name: numbers[name])
+    numbers = own_numbers(stats["classes"])
+    classes, found = [], sorted((name for name in names if stats["classes"][name]["voxels"]), key=lambda n: numbers[n])
     middle = middles(display, len(names))
     for name in found:
         figures = stats["classes"][name]
-        classes.append({"title": title(name), "label": figures["label"], "color": class_color(figures["label"]),
+        classes.append({"title": title(name), "color": class_color(numbers[name]),
                         "ml": figures["ml"], "voxels": figures["voxels"], "border": figures["touches_border"],
                         "experimental": printable(str(figures.get("experimental", ""))),
                         "middle": middle[names.index(name)]})
@@ -112,6 +114,19 @@ def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[
 def title(name: str) -> str:
     """The name of a class in words: right_kidney -> right kidney. Control characters are escaped."""
     return printable(name.replace("_", " "))
+
+
+def own_numbers(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """{class: its number in Table 2, or from 33 on}, which decides its colour, whatever numbers the label map has.
+
+    classes: {name: figures} of the JSON file
+    """
+    numbers = taxonomy.label_values(list(classes))
+    for name, figures in classes.items():
+        label = figures["label"]
+        if name not in taxonomy.BY_NAME and isinstance(label, int) and label > len(taxonomy.CLASSES):
+            numbers[name] = label
+    return numbers
 
 
 def start(middles: Sequence[tuple[int, int, int]], shape: Sequence[int]) -> list[int]:
