@@ -66,8 +66,7 @@ class Segmentation:
 
         Raises VolumeError where the CT cannot be read again, FileError where the page cannot be written.
         """
-        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
-        write_view(path, self.ct(), self._bits, ras, self.classes, self.stats)
+        self._write_view(self.ct(), Path(path))
 
     def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
         """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
@@ -106,10 +105,14 @@ class Segmentation:
         """{file: the function that writes it} of everything that is written besides the label map and the JSON."""
         files = outputs.files(path, self.classes, masks_folder)
         return {**{name: partial(self._write_mask, k) for k, name in enumerate(files.get("masks", []))},
-                **{name: self.view for name in files.get("a view", [])}}
+                **{name: lambda file: self._write_view(self.ct(), file) for name in files.get("a view", [])}}
 
     def _write_mask(self, k: int, path: Path) -> None:
         write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {self.classes[k]}")
+
+    def _write_view(self, ct: Volume, path: Path) -> None:
+        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+        write_view(path, ct, self._bits, ras, self.classes, self.stats)
 
 
 def read_again(source: str | Path | nibabel.spatialimages.SpatialImage, stamp_before: object,
