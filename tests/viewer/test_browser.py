@@ -247,6 +247,16 @@ def test_wheel_slider_keys_and_buttons_do_what_the_help_says(opened):
     assert sizes[1] > 2 * max(sizes[0], sizes[2])
     opened.key("+")
     assert opened.evaluate("view.zoom") == 1.25
+    opened.evaluate("goTo(0)")
+    middles = opened.evaluate("data.classes.map(one => one.middle)")
+    for middle in middles[1:] + middles[:1]:                     # n goes through all of them, also where they overlap
+        opened.key("n")
+        assert opened.evaluate("view.at") == middle
+    opened.key("p")
+    assert opened.evaluate("view.at") == middles[-1]
+    before = opened.evaluate("view.centre = view.centre.map((c, a) => c + [20, 0, 0][a])")      # the crosshair is away
+    opened.key(".")
+    assert opened.evaluate("view.centre[0]") == before[0]
     opened.key("?")
     assert opened.evaluate("byId('help').open") and len(text(opened, "#keys tr")) == 13
     assert opened.errors() == []

@@ -158,13 +158,18 @@ def letters(affine: np.ndarray) -> list[tuple[str, str]]:
     return ends
 
 
+def reduced(display: Display, ct: Volume) -> bool:
+    """Whether the grid that is shown is coarser than the CT's."""
+    return not np.array_equal(display.affine, ct.affine)
+
+
 def grid_note(display: Display, ct: Volume) -> str:
     """What the page says about its resolution."""
     def size(shape: Sequence[int], affine: np.ndarray) -> str:
         return f"{' × '.join(map(str, shape))} voxels of {' × '.join(f'{mm:.2f}' for mm in voxel_size_mm(affine))} mm"
 
     stored = size(ct.array.shape, ct.affine)
-    if display.hu.shape == ct.array.shape:
+    if not reduced(display, ct):
         return f"{stored}, all of them shown"
     return f"{stored}; shown here: {size(display.hu.shape, display.affine)}, to keep this file small"
 
@@ -173,11 +178,10 @@ def about(display: Display, ct: Volume, stats: Mapping[str, Any]) -> list[str]:
     """What the page says about itself, a sentence or two each."""
     turned = max(np.degrees(np.arccos(np.clip(np.abs(np.diag(display.affine)[:3])
                                               / voxel_size_mm(display.affine), 0, 1))))
-    reduced = display.hu.shape != ct.array.shape
     lines = [f"{NOT_A_MEDICAL_DEVICE.rstrip('.')}.",
              "Volumes are counted on all voxels of the CT.",
              "HU are kept in steps: of 4 HU in soft tissue, 16 in lung, 20 and more in bone."
-             + (" Each is the mean over a voxel as shown here." if reduced else ""),
+             + (" Each is the mean over a voxel as shown here." if reduced(display, ct) else ""),
              "Where classes overlap, a tumour lies on its organ. Both are named under the cursor, and hiding one shows "
              "the other.",
              "Millimetres are those of the scanner, as the CT states them."]

@@ -6,6 +6,7 @@ const WINDOWS = { soft: [40, 400], lung: [-600, 1500], bone: [400, 1800] };    /
 const MODES = ["both", "fill", "outline"];
 let hovered = null;                           // the voxel under the cursor
 let drawing = false;
+let visited = null;                           // the class whose middle was gone to last
 
 function redraw() {
   if (drawing) return;
@@ -22,8 +23,9 @@ function redraw() {
 // ------------------------------------------------------------------------------------------------------- actions
 
 function moveTo(index) {
+  const before = view.at;
   view.at = nearestInside(index);
-  if (view.zoom > 1) followCrosshair();
+  if (view.zoom > 1) followCrosshair(before);
   redraw();
 }
 
@@ -33,12 +35,16 @@ function moveAlong(axis, voxels) {
   moveTo(index);
 }
 
-// Where a plane does not show the crosshair any more, the middle of the planes goes along.
-function followCrosshair() {
+// Along each axis that the crosshair has moved on, the middle of the planes goes along where one does not show it.
+function followCrosshair(before) {
   for (const plane of planes) {
     const [x, y] = plane.toScreen(view.at);
-    if (x < 0 || x > plane.width) view.centre[plane.across] = view.at[plane.across];
-    if (y < 0 || y > plane.height) view.centre[plane.up] = view.at[plane.up];
+    if ((x < 0 || x > plane.width) && view.at[plane.across] !== before[plane.across]) {
+      view.centre[plane.across] = view.at[plane.across];
+    }
+    if ((y < 0 || y > plane.height) && view.at[plane.up] !== before[plane.up]) {
+      view.centre[plane.up] = view.at[plane.up];
+    }
   }
 }
 
@@ -63,6 +69,7 @@ function showClass(position, shown) {
 }
 
 function goTo(position) {
+  visited = position;
   moveTo(data.classes[position].middle);
   if (byId("planes").getBoundingClientRect().top < -40) byId("planes").scrollIntoView({ behavior: "smooth" });   // phone
 }
@@ -70,7 +77,8 @@ function goTo(position) {
 function nextClass(step) {
   const count = data.classes.length;
   if (count === 0) return;
-  const here = data.combinations[volume.codes[offset(view.at)]][0];
+  const stillThere = visited !== null && offset(view.at) === offset(data.classes[visited].middle);
+  const here = stillThere ? visited : data.combinations[volume.codes[offset(view.at)]][0];
   goTo(here === undefined ? 0 : (here + step + count) % count);
 }
 
