@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,11 @@ class Segmentation:
     def writers(self, path: Path, outputs: Outputs, masks_folder: Path | None = None) -> dict[Path, Writer]:
         """{file: the function that writes it} of everything that is written besides the label map and the JSON."""
         files = outputs.files(path, self.classes, masks_folder)
-        return {**{name: partial(self._write_mask, k) for k, name in enumerate(files.get("masks", []))},
-                **{name: lambda file: self._write_view(self.ct(), file) for name in files.get("a view", [])}}
+        ct = cache(self.ct)                                                # read once for all of them
+        writers: dict[Path, Writer] = {name: partial(self._write_mask, k)
+                                       for k, name in enumerate(files.get("masks", []))}
+        writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
+        return writers
 
     def _write_mask(self, k: int, path: Path) -> None:
         write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {self.classes[k]}")
