@@ -65,7 +65,8 @@ def test_the_wheel_holds_the_embeddings_the_weights_and_nothing_but_the_package(
     assert not [n for n in names if not n.startswith(("uniseg/", "uniseg-"))]        # no tests, tools, benchmarks
     assert not [n for n in names if n.endswith((".pyc", ".tmp"))]
     assert any(n.endswith("LICENSE") for n in names)
-    sources = {str(f.relative_to(ROOT)) for f in (ROOT / "uniseg").rglob("*.py")}
+    sources = {str(f.relative_to(ROOT)) for f in [*(ROOT / "uniseg").rglob("*.py"),
+                                                  *(ROOT / "uniseg" / "viewer" / "web").iterdir()]}
     assert sources <= {str(Path(n)) for n in names}
 
 

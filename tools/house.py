@@ -24,6 +24,7 @@ FLOORS = (
     ("machine", "taxonomy"),
     ("imaging", "kernels", "backbones"),
     ("embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures"),
+    ("viewer",),
     ("model", "baselines", "datasets", "inference"),
     ("data", "weights", "paper", "evaluation"),
     ("checkpoint",),

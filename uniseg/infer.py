@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--experimental", action="store_true",
         help="also compute the classes that scored too low to be offered (--list-classes), or let --classes name them")
     add("--masks", action="store_true", help="also write one file per class in ct_seg/; these keep overlaps")
+    add("--view", action="store_true",
+        help="also write ct_view.html, a viewer for any browser, and for several CTs index.html with all of them")
     add("--overlap", type=float, default=0.5,
         help="share that neighbouring windows have in common (default: 0.5, the paper's)")
     add("--threshold", default="0.5",
@@ -77,16 +79,17 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        outputs = Outputs(masks=args.masks)
+        outputs = Outputs(masks=args.masks, view=args.view)
         jobs = ([make_demo(args)] if args.demo
                 else plan(args.inputs, args.output, outputs, args.overwrite or args.resume))
-        from .inference.making import MadeMeanwhile, make
+        from .inference.making import MadeMeanwhile, make, with_index
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
+        planned = jobs
         if args.resume:
             jobs = remaining(jobs, outputs, segmenter.asked(**options))
         check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0, outputs.most_bytes)
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         return fail(error, 2, args.verbose)
     failed = 0
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
-    for job in jobs:
+    for job in with_index(jobs, planned, outputs):
         try:
             segmentation = make(segmenter, job, outputs, options, existing)
         except MadeMeanwhile:

@@ -5,12 +5,14 @@ Read plan.py, finished.py and result.py first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..imaging.file_names import json_path
+from ..machine.console import warn
 from ..machine.files import FileError, one_line, refused_in_one_line
+from ..viewer.index_page import write_index
 from .finished import why_not
 from .outputs import Outputs
 from .plan import Job
@@ -39,6 +41,29 @@ def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],
         job.result.parent.mkdir(parents=True, exist_ok=True)
     segmentation.save_if(check, job.result, outputs)
     return segmentation
+
+
+def with_index(jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs) -> Iterator[Job]:
+    """The jobs, one after the other. After each one, index.html of its folder is made anew where viewers are written.
+
+    planned: all that the user named, also those whose results are kept; a single CT gets no index.html
+    """
+    wanted = outputs.view and len(planned) > 1
+    for folder in sorted({job.result.parent for job in planned} if wanted else ()):
+        _try_index(folder)
+    for job in jobs:
+        yield job
+        if wanted:
+            _try_index(job.result.parent)
+
+
+def _try_index(folder: Path) -> None:
+    """Write index.html; where it cannot be written, the results are worth no less, and a warning says so."""
+    try:
+        if folder.is_dir():
+            write_index(folder)
+    except FileError as error:
+        warn(str(error))
 
 
 def _check_of(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],

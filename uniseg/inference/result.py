@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..imaging.volume import Geometry, Volume, from_ras, read_ct, write_label_ma
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
+from ..viewer.view import write_view
 from .finished import digests, stamp, withdraw
 from .outputs import Outputs
 
@@ -60,6 +61,13 @@ class Segmentation:
         """
         return self._read()
 
+    def view(self, path: str | Path) -> None:
+        """Write a page of one file that shows the CT with the masks in any browser (viewer/view.py).
+
+        Raises VolumeError where the CT cannot be read again, FileError where the page cannot be written.
+        """
+        self._write_view(self.ct(), Path(path))
+
     def save(self, path: str | Path, masks_folder: str | Path | None = None) -> None:
         """Write the label map, the statistics beside it as JSON, and a mask per class into `masks_folder`, if given.
 
@@ -96,10 +104,18 @@ class Segmentation:
     def writers(self, path: Path, outputs: Outputs, masks_folder: Path | None = None) -> dict[Path, Writer]:
         """{file: the function that writes it} of everything that is written besides the label map and the JSON."""
         files = outputs.files(path, self.classes, masks_folder)
-        return {name: partial(self._write_mask, k) for k, name in enumerate(files.get("masks", []))}
+        ct = cache(self.ct)                                                # read once for all of them
+        writers: dict[Path, Writer] = {name: partial(self._write_mask, k)
+                                       for k, name in enumerate(files.get("masks", []))}
+        writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
+        return writers
 
     def _write_mask(self, k: int, path: Path) -> None:
         write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {self.classes[k]}")
+
+    def _write_view(self, ct: Volume, path: Path) -> None:
+        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+        write_view(path, ct, self._bits, ras, self.classes, self.stats)
 
 
 def read_again(source: str | Path | nibabel.spatialimages.SpatialImage, stamp_before: object,

@@ -17,10 +17,13 @@ Color = tuple[int, int, int]                                # RGB, 0 to 255
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write an 8-bit RGB file (https://www.w3.org/TR/png-3/). rgb: (rows, columns, 3) uint8
+    """Write an 8-bit RGB file. rgb: (rows, columns, 3) uint8. Raises FileError where the file cannot be written."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png_bytes(rgb))
 
-    Raises FileError where the file cannot be written.
-    """
+
+def png_bytes(rgb: np.ndarray) -> bytes:
+    """The bytes of an 8-bit RGB file (https://www.w3.org/TR/png-3/). rgb: (rows, columns, 3) uint8"""
     rows, columns, _ = rgb.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -28,9 +31,8 @@ def write_png(path: Path, rgb: np.ndarray) -> None:
 
     header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
     scanlines = np.concatenate([np.zeros((rows, 1), np.uint8), rgb.reshape(rows, -1)], axis=1)  # filter type 0 each
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-                              + chunk(b"IDAT", zlib.compress(scanlines.tobytes(), 6)) + chunk(b"IEND", b""))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines.tobytes(), 6))
+            + chunk(b"IEND", b""))
 
 
 INK, FAINT, GRID = (30, 34, 40), (120, 126, 134), (226, 229, 233)
