@@ -35,13 +35,18 @@ from .evaluation.comparison import compare
 from .evaluation.folds import fold_means, pool
 from .evaluation.numbers import TABLE_2_NAME
 from .evaluation.pairs import (
+    HealthyReading,
     chosen_classes,
     find_predictions,
+    healthy_option,
     healthy_predictions,
     match_readers,
+    refuse_same_healthy,
+    wanted_of_healthy,
     without_unannotated,
 )
 from .evaluation.readings import Reading, find_references, names_beyond_table_2, numbers_line
+from .evaluation.rules import WHOLE, WITHOUT_TUMOURS, Rules, parse_tolerance
 from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .evaluation.scores import Row, healthy_rows, readers, score_case, summarise
 from .evaluation.segment import segmented, tell
@@ -74,10 +79,11 @@ def _add_what_is_scored(what: argparse._ArgumentGroup) -> None:
     what.add_argument("--weights", type=Path, help="checkpoint for --data-root (default: the built-in weights)")
     what.add_argument("--read", type=Path, nargs="+", metavar="DIR",
                       help="score nothing: read evaluations or training runs (validation.json); several are folds")
-    what.add_argument("--healthy", type=Path, metavar="DIR",
+    what.add_argument("--healthy", type=healthy_option, action="append", default=[], metavar="[TUMOURS=]DIR",
                       help="patients without tumour, for the specificity: predictions for them, or their CTs with "
-                      "--data-root. No label is read: they must be known to have none of the model's tumours (paper: "
-                      "CHAOS, Pancreas-CT)")
+                      "--data-root. No label is read: they must be known to have none of the model's tumours, or none "
+                      "of those named (paper: --healthy liver_tumor,kidney_tumor=CHAOS --healthy "
+                      "pancreatic_tumor=PANCREAS)")
     what.add_argument("--against", type=Path, metavar="DIR",
                       help="labels of a second reader, in any form that --ref takes (Section 4.7)")
 
@@ -110,6 +116,12 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
                          help="print the paper's Tables 3, 4, 6 and 8 with a row for this evaluation")
     results.add_argument("--compare", type=Path, metavar="DIR",
                          help="another evaluation or training run: print paired differences with a test")
+    results.add_argument("--tolerance", metavar="MM",
+                         help="tolerance of NSD: mm for all classes, liver=7,colon=4 for those named, or decathlon "
+                         "for that of the class's task (default: that of the task in its datasets, else of the class)")
+    results.add_argument("--organs", choices=(WHOLE, WITHOUT_TUMOURS), default=WHOLE,
+                         help="score organs with the tumours inside them (Section 4.1.1) or without, as a label map "
+                         "with one value per voxel has them (default %(default)s)")
     results.add_argument("--min-lesion-ml", type=float, default=0.0,
                          help="a tumour counts as found in a patient when a predicted lesion has at least this volume "
                          "(default: one voxel)")
@@ -141,6 +153,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--fold {args.fold} --folds {args.folds}: give both, --fold from 0 up to --folds - 1.")
     if not (math.isfinite(args.min_lesion_ml) and args.min_lesion_ml >= 0):
         raise ValueError(f"--min-lesion-ml {args.min_lesion_ml}: give a volume in ml, 0 or more.")
+    parse_tolerance(args.tolerance)
+    refuse_same_healthy(args.healthy)
+    if args.read and (args.tolerance is not None or args.organs != WHOLE):
+        raise ValueError("--read: reads scores that exist and computes none. Leave out --tolerance and --organs.")
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: give a number of resamples, 0 for no interval.")
     args.out = args.out or (None if args.read else OUT)
@@ -168,17 +184,22 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
     outcome["notes"].append(numbers_line(references, predictions.values(), seconds.values()))
     classes = chosen_classes(args.classes, [*references, *predictions.values()])
     pairs = [(reference, predictions[reference.name]) for reference in references if reference.name in predictions]
-    jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction in healthy)]
+    if args.organs == WITHOUT_TUMOURS:
+        outcome["notes"].append("organs are scored without the tumours and cysts inside them (--organs)")
+    rules = Rules(args.min_lesion_ml, parse_tolerance(args.tolerance), args.organs)
+    jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction, _ in healthy)]
+    tumours_of = {(r.dataset, r.case): tumours for r, tumours in healthy}
     rows: list[Row] = []
     not_predicted: dict[str, int] = {}         # class -> cases
     for reference, prediction in tqdm(jobs, desc="scoring", leave=False, disable=not sys.stderr.isatty()):
         try:
             if reference is None:
-                rows += healthy_rows(prediction, classes, args.min_lesion_ml)
+                lacks = tumours_of[prediction.dataset, prediction.case]
+                rows += healthy_rows(prediction, wanted_of_healthy(lacks, classes), rules)
                 continue
             doubts: list[str] = []
             second = seconds.get(reference.name)
-            case_rows, missing = score_case(reference, prediction, second, classes, args.min_lesion_ml, doubts)
+            case_rows, missing = score_case(reference, prediction, second, classes, rules, doubts)
             tell(reference.name, doubts, outcome)
         except (ValueError, OSError, MemoryError) as error:
             fail(error, 1, args.verbose, prediction.path)
@@ -195,14 +216,14 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
         listed = ", ".join(f"{name} ({cases} cases)" for name, cases in not_predicted.items())
         outcome["notes"].append(f"not in the predictions, not scored: {listed}")
     rows = without_unannotated(rows, references, seconds, classes, outcome["notes"])
-    outcome |= {"cases": len({(row["dataset"], row["case"]) for row in rows if row["dataset"] != "healthy"}),
+    outcome |= {"cases": len({(r["dataset"], r["case"]) for r in rows} - set(tumours_of)),
                 "healthy": len(healthy), "references": len(references), "second_reader": len(seconds)}
     return rows, outcome
 
 
 def paired(args: argparse.Namespace,
-           outcome: Outcome) -> tuple[list[Reading], dict[str, Reading], dict[str, Reading], list[Reading]]:
-    """(references, {name: prediction}, {name: label of the second reader}, predictions for the healthy).
+           outcome: Outcome) -> tuple[list[Reading], dict[str, Reading], dict[str, Reading], list[HealthyReading]]:
+    """(references, {name: prediction}, {name: label of the second reader}, pairs.healthy_predictions).
 
     outcome: its "notes" get entries, and with --data-root "weights" and "failed". Raises ValueError.
     """
@@ -225,7 +246,7 @@ def paired(args: argparse.Namespace,
         predictions, healthy = segmented(args, segmenter, references, outcome)
         return references, predictions, seconds, healthy
     predictions = find_predictions(args.pred, references, name_map, args.pred_numbers, outcome["notes"])
-    healthy = healthy_predictions(args.healthy, name_map, args.classes) if args.healthy else []
+    healthy = healthy_predictions(args.healthy, name_map, args.classes)
     missing = [reference.name for reference in references if reference.name not in predictions]
     if missing and not (args.allow_missing and predictions):
         raise DataError(f"{args.pred}: no prediction for {few(missing)} of {len(references)} cases. "
@@ -302,7 +323,9 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], outcome: Outcome, test
 def _plain(value: Any) -> Any:
     """The value of an option as JSON can store it."""
     if isinstance(value, list):
-        return [str(v) for v in value]
+        return [_plain(v) for v in value]
+    if isinstance(value, tuple):                               # of --healthy, --dataset
+        return "=".join(",".join(v) if isinstance(v, tuple) else str(v) for v in value if v)
     return str(value) if isinstance(value, Path) else value
 
 

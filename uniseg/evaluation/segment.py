@@ -18,13 +18,13 @@ from ..inference.making import MadeMeanwhile, make
 from ..inference.outputs import Outputs
 from ..inference.plan import Job
 from ..machine.console import fail, note, printable, warn
-from .pairs import find_predictions
+from .pairs import HealthyReading, find_predictions, healthy_name
 from .readings import Reading, as_folder_name, in_folder
 
 
 def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Reading],
-              outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[Reading]]:
-    """({name of a reference: its prediction}, predictions of the healthy), made in --out and kept there.
+              outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[HealthyReading]]:
+    """({name of a reference: its prediction}, pairs.healthy_predictions), made in --out and kept there.
 
     args: the options of the command
     segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
@@ -32,13 +32,15 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
 
     Predictions that a former run has finished are not made again. Raises ValueError.
     """
-    folder, healthy_folder = args.out / "predictions", args.out / "healthy"
+    folder = args.out / "predictions"
+    healthy = [(tumours, cts, args.out / healthy_name(cts, len(args.healthy)).replace(" ", "/", 1))
+               for tumours, cts in args.healthy]
     jobs = [(r.name, r.source[1].image, folder / as_folder_name(r.dataset) / f"{r.case}{RESULT}.nii.gz")
             for r in references if r.source]
     if len(jobs) < len(references):
         raise DataError(f"{args.data_root}: holds labels without CTs. Give datasets, or --pred with --ref.")
-    if args.healthy:
-        jobs += [(case, ct, healthy_folder / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
+    for _, cts, results in healthy:
+        jobs += [(case, ct, results / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(cts)]
     outcome["weights"] = segmenter.weights
     if segmenter.experimental:
         outcome["notes"].append(
@@ -60,9 +62,10 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
             failed.add(masks_folder(result))
             outcome["failed"].append(name)
     predictions = find_predictions(folder, references) if folder.is_dir() else {}
-    healthy = list(in_folder(healthy_folder).values()) if args.healthy and healthy_folder.is_dir() else []
+    without_tumour = [(r._replace(dataset=healthy_name(cts, len(healthy))), tumours)
+                      for tumours, cts, results in healthy if results.is_dir() for r in in_folder(results).values()]
     return ({name: r for name, r in predictions.items() if r.path not in failed},
-            [r for r in healthy if r.path not in failed])
+            [(r, tumours) for r, tumours in without_tumour if r.path not in failed])
 
 
 def tell(case: str, warnings: Iterable[str], outcome: dict[str, Any]) -> None:
