@@ -28,7 +28,7 @@ from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
 from .imaging.volume import from_ras, read_ct, scale_hu
 from .inference.finished import Asked, stamp
-from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
+from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
 from .inference.plausibility import doubts
 from .inference.region import find_body
 from .inference.result import Segmentation, find_class, read_again
@@ -237,12 +237,16 @@ class Segmenter:
 
         slabs: list[list[Crop]] = [[] for _ in names]
         for (z, logits), *second in zip(*runs):              # neither run is padded or cut along z: the same slabs
-            inside = body[:, :, z:z + logits.shape[3]]
+            inside, values = body[:, :, z:z + logits.shape[3]], logits.numpy()                  # (K, D, H, dz)
+            for _, again in second:
+                for of_class, once_more in zip(values, again.numpy()):
+                    of_class[centre] += weight * (once_more - of_class[centre])
+            ordered = order_of_the_sure(values, request.limits, names)
             for k, limit in enumerate(request.limits):
-                values = logits[k].numpy()                   # (D, H, dz)
-                for _, again in second:
-                    values[centre] += weight * (again[k].numpy() - values[centre])
-                likely = logits_to_bytes(values, limit)
+                likely = logits_to_bytes(values[k], limit)
+                if k in ordered:
+                    voxels, in_order = ordered[k]
+                    likely[voxels] = in_order
                 likely *= inside
                 box = bounding_box(likely > 0)
                 if box is not None:

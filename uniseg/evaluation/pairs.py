@@ -14,6 +14,7 @@ from .. import taxonomy
 from ..datasets.dataset import DataError
 from ..datasets.dataset_json import NameMap
 from .readings import Reading, as_folder_name, in_folder
+from .scores import group_of
 
 HEALTHY = "healthy"          # the column "dataset" of patients without tumour
 HealthyFolder = tuple[tuple[str, ...], Path]     # tumours that its patients are known to lack, () for all; folder
@@ -77,7 +78,7 @@ def healthy_option(text: str) -> HealthyFolder:
         tumours = tuple(name for part in names.split(",") for name in taxonomy.resolve(part.strip()))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from None
-    if others := [name for name in tumours if taxonomy.kind_of(name) != taxonomy.TUMOUR]:
+    if others := [name for name in tumours if group_of(name) != "tumours"]:
         raise argparse.ArgumentTypeError(f"{text}: {others[0]} is no tumour")
     return tumours, Path(folder)
 
