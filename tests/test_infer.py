@@ -160,6 +160,21 @@ def test_every_setting_reaches_the_json(segment):
         "second_view": None, "precision": "bf16", "device": "cpu"}
 
 
+def test_the_papers_three_steps_of_post_processing_can_be_had_alone(segment):
+    """They are stated in their order, and a result with all four is not taken for one with three."""
+    code, *_ = segment("ct.nii.gz", "--steps", "regions, sides,components")
+    assert code == 0
+    assert json.loads(Path("ct_seg.json").read_text())["settings"]["postprocess"] == ["sides", "components", "regions"]
+    code, _, err = segment("ct.nii.gz", "--resume")
+    assert code == 0 and "made with another post-processing" in err
+    assert json.loads(Path("ct_seg.json").read_text())["settings"]["postprocess"] is True
+    code, _, err = segment("ct.nii.gz", "--overwrite", "--steps", "side")
+    assert code == 2 and one_line(err) == ("--steps side: unknown post-processing step 'side'. Choose from sides, "
+                                           "components, stubs, regions.")
+    code, _, err = segment("ct.nii.gz", "--steps", "sides", "--no-postprocess")
+    assert code == 2 and "leave one of the two out" in one_line(err)
+
+
 def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_the_limit(segment):
     voxels = int(np.prod(nib.load("ct.nii.gz").shape))
     code, _, err = segment("ct.nii.gz", "--max-voxels", voxels - 1)

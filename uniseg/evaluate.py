@@ -53,6 +53,7 @@ from .evaluation.segment import segmented, tell
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, say
 from .paper.tables import table_lines
+from .postprocess import asked_steps
 
 OUT = Path("evaluation")
 Outcome = dict[str, Any]          # what summary.json says besides the scores: "notes", "failed" cases, counts
@@ -130,6 +131,8 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
     results.add_argument("--seed", type=int, default=0, help="random seed of the resamples (default %(default)s)")
     results.add_argument("--no-postprocess", action="store_true",
                          help="with --data-root: leave out post-processing, as in uniseg.infer")
+    results.add_argument("--steps", metavar="STEP,...",
+                         help="with --data-root: only these steps of post-processing, as in uniseg.infer")
     results.add_argument("--device", default="auto",
                          help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
     results.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")
@@ -154,6 +157,7 @@ def check(args: argparse.Namespace) -> None:
     if not (math.isfinite(args.min_lesion_ml) and args.min_lesion_ml >= 0):
         raise ValueError(f"--min-lesion-ml {args.min_lesion_ml}: give a volume in ml, 0 or more.")
     parse_tolerance(args.tolerance)
+    asked_steps(args.steps, args.no_postprocess)
     refuse_same_healthy(args.healthy)
     if args.read and (args.tolerance is not None or args.organs != WHOLE):
         raise ValueError("--read: reads scores that exist and computes none. Leave out --tolerance and --organs.")

@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
              "liver=0.4,spleen=0.6")
     add("--no-postprocess", action="store_true",
         help="leave out the post-processing of Section 4.1.2: sides, components, tumours inside their organ")
+    add("--steps", metavar="STEP,...",
+        help="only these steps of post-processing: sides, components, stubs, regions (default: all; the paper's are "
+             "sides,components,regions)")
     add("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
     add("--precision", choices=("float32", "bf16", "fp16"), default="float32",
         help="number type of the network's products (default: float32)")
@@ -118,9 +121,14 @@ def check_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--overlap {args.overlap}: choose a value from 0 up to, not including, 1.")
     if args.max_voxels < 1:
         raise ValueError(f"--max-voxels {args.max_voxels}: choose a number of 1 or more.")
+    steps: bool | tuple[str, ...] = not args.no_postprocess
+    if args.steps is not None:
+        from .postprocess import asked_steps     # imports scipy, which most refusals do not need
+
+        steps = asked_steps(args.steps, args.no_postprocess)
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
-               "postprocess": not args.no_postprocess, "precision": args.precision, "experimental": args.experimental,
+               "postprocess": steps, "precision": args.precision, "experimental": args.experimental,
                "max_voxels": args.max_voxels}
     if args.weights is None:                        # other weights may have classes beyond Table 2
         for name in named_classes(options):

@@ -8,7 +8,7 @@ class is likely (inference/native_grid.py), and the grid of the CT holds one bit
 classes x volume exists in float. Read model.py, sliding_window.py and postprocess.py first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from .inference.statistics import Clock, count_voxels, record
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
-from .postprocess import ALL_STEPS
+from .postprocess import ALL_STEPS, chosen_steps
 from .postprocess import postprocess as refine
 from .sliding_window import sliding_window
 
@@ -67,7 +67,7 @@ class Request(NamedTuple):
     limits: list[float]            # per class, the logit of its threshold
     threshold: float | dict[str, float]
     overlap: float
-    postprocess: bool
+    steps: tuple[str, ...]         # of post-processing, in the order in which they run
     precision: str
 
 
@@ -122,7 +122,8 @@ class Segmenter:
         return tuple(n for n in self.classes if n in chosen)
 
     def segment(self, source: str | Path | nibabel.spatialimages.SpatialImage, classes: Sequence[str] | None = None,
-                overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True,
+                overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
+                postprocess: bool | Collection[str] = True,
                 precision: str = "float32", progress: bool = False, experimental: bool = False,
                 max_voxels: int = MAX_VOXELS) -> Segmentation:
         """Segment one CT.
@@ -132,7 +133,8 @@ class Segmenter:
         overlap:      share that neighbouring windows have in common (paper: 0.5)
         threshold:    probability above which a voxel belongs to a class (paper: 0.5), or {class: probability};
                       classes that are not named have 0.5
-        postprocess:  whether to run the three steps of Section 4.1.2 and postprocess.drop_stubs
+        postprocess:  whether to run the three steps of Section 4.1.2 and postprocess.drop_stubs, or the names of those
+                      to run; postprocess.STEPS are the paper's three
         precision:    float32, or autocast to bf16 or fp16
         progress:     show a bar on stderr, if that is a terminal
         experimental: also compute experimental classes, or allow them to be named
@@ -166,9 +168,9 @@ class Segmenter:
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
             spine = SpineSearch(hu, affine, body) if box is not None else None
-            plane = midsagittal_plane(hu, affine, spine, body) if postprocess and spine else None
+            plane = midsagittal_plane(hu, affine, spine, body) if request.steps and spine else None
             if plane is not None:
-                bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
+                bits, notes = refine(bits, list(names), affine, plane, request.steps, self.in_pieces)
         with clock("native grid"):
             values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
@@ -181,8 +183,8 @@ class Segmenter:
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry, again)
 
     def asked(self, classes: Sequence[str] | None = None, overlap: float = 0.5,
-              threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True, precision: str = "float32",
-              experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
+              threshold: float | Mapping[str, float] = 0.5, postprocess: bool | Collection[str] = True,
+              precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
         """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
 
         The device and the limit of voxels are none of it, and the second view follows from the weights and the CT.
@@ -194,7 +196,7 @@ class Segmenter:
         return Asked(self.weights["sha256"], request.names, settings)
 
     def _check(self, classes: Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
-               postprocess: bool, precision: str, experimental: bool) -> Request:
+               postprocess: bool | Collection[str], precision: str, experimental: bool) -> Request:
         """The arguments of `segment` as a Request. Raises ValueError before any work."""
         names = self.select(classes, experimental)
         if not names:
@@ -206,7 +208,7 @@ class Segmenter:
             limits = [logit(threshold.get(n, 0.5), n) for n in names]
         else:
             limits = [logit(threshold, n) for n in names]
-        return Request(names, limits, threshold, overlap, postprocess, precision)
+        return Request(names, limits, threshold, overlap, chosen_steps(postprocess), precision)
 
     def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool) -> list[list[Crop]]:
         """Per class, its bytes in each slab: cropped to where its logit is less than 4 below its threshold.
@@ -266,8 +268,10 @@ class Segmenter:
     def _settings(self, request: Request, box: Box | None) -> dict[str, Any]:
         """What the statistics state about this run. box: the part that the windows were laid over"""
         in_box = [part.stop - part.start for part in box] if box is not None else [0, 0, 0]
-        return {"overlap": request.overlap, "threshold": request.threshold, "postprocess": bool(request.postprocess),
-                "in_pieces": [n for n in request.names if n in self.in_pieces and request.postprocess],
+        all_or_none = request.steps in ((), ALL_STEPS)
+        return {"overlap": request.overlap, "threshold": request.threshold,
+                "postprocess": bool(request.steps) if all_or_none else list(request.steps),
+                "in_pieces": [n for n in request.names if n in self.in_pieces and "components" in request.steps],
                 "second_view": self.second_view if self._has_second_view(in_box) else None,
                 "precision": request.precision, "device": str(self.device)}
 

@@ -44,7 +44,7 @@ def test_of_two_sure_organs_the_surer_one_has_the_voxel_in_either_order():
         logits = np.array([5.0 if name == "spleen" else 9.0 for name in names], np.float32).reshape(2, 1, 1, 1)
         bits, label_map = label_map_of(logits, [0.0, 0.0], names)
         assert label_map.item() == label_values(names)["liver"]
-        assert get_bit(bits, 0).all() and get_bit(bits, 1).all()                           # the masks keep their overlap
+        assert get_bit(bits, 0).all() and get_bit(bits, 1).all()            # the masks keep their overlap
 
 
 @pytest.mark.parametrize("thresholds", [(0, 0, 0, 0, 0), (0, 1.5, -2, 0, 3)])

@@ -111,7 +111,8 @@ def _opened(reference: Reading, rules: Rules) -> tuple[Volume, Iterable[tuple[st
     volume, masks = open_in_order(reference)
     if rules.organs != WITHOUT_TUMOURS:
         return volume, masks
-    bits, names = np.zeros(volume.array.shape, bit_dtype(len(reference.classes)), order="F"), []
+    bits = np.zeros(volume.array.shape, bit_dtype(len(reference.classes)), order="F")
+    names: list[str] = []
     for name, mask in masks:                     # a tumour may come after its organ
         set_bit(bits, len(names), mask)
         names.append(name)

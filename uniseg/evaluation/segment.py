@@ -18,6 +18,7 @@ from ..inference.making import MadeMeanwhile, make
 from ..inference.outputs import Outputs
 from ..inference.plan import Job
 from ..machine.console import fail, note, printable, warn
+from ..postprocess import asked_steps
 from .pairs import HealthyReading, find_predictions, healthy_name
 from .readings import Reading, as_folder_name, in_folder
 
@@ -46,7 +47,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
         outcome["notes"].append(
             f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
     _refuse_one_result_for_two(jobs)
-    options = {"postprocess": not args.no_postprocess, "experimental": True}
+    options = {"postprocess": asked_steps(args.steps, args.no_postprocess), "experimental": True}
     to_do = [job for job in jobs if not is_made(job[1], job[2], segmenter.asked(**options), args.overwrite)]
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")

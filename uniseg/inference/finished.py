@@ -94,7 +94,7 @@ def _other_settings(stats: Mapping[str, Any], asked: Asked) -> str | None:
             made, wanted = _of_each_class(made, asked.classes), _of_each_class(wanted, asked.classes)
         if made != wanted:
             words = name.replace("postprocess", "post-processing").replace("_", " ")
-            if isinstance(wanted, bool):
+            if isinstance(wanted, bool) and isinstance(made, bool):
                 return f"made {'without' if wanted else 'with'} {words}"
             return f"made with another {words}"
     return None
