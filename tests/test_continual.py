@@ -171,6 +171,43 @@ def test_the_loss_is_eq_4_of_these_targets_and_an_unlabelled_new_class_gets_no_g
     assert all((p.grad == 0).all() for p in network.lpg.controllers[3].parameters())
 
 
+class Untrained(torch.nn.Module):
+    """Four logits of each voxel's grey value."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5]))
+
+    def forward(self, image):
+        return image * self.slope.view(1, 4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("reduction, old_weight, old_dice", [
+    ("mean", 0.0, "linear"), ("sum", 0.0, "linear"), ("mean", 0.0, "squared"), ("sum", 0.0, "none"),
+    ("mean", 0.5, "linear"), ("mean", 2.0, "squared")])
+def test_old_and_new_classes_are_weighed_as_asked(reduction, old_weight, old_dice):
+    """Two old classes; the first sample labels one new class, the second two. Dice and BCE of each pair by themselves:
+    over all pairs, as the sum over a sample's classes, or a mean for each group."""
+    batch, network = new_batch(), Untrained()
+    objective = continual.Extension(Known(), reduction=reduction, old_weight=old_weight, old_dice=old_dice)
+    loss = training_step(network, [batch], TrainConfig(), objective=objective)
+    target, labelled = objective.targets(batch["image"], batch["bits"], batch["labelled"]), [[0, 1, 2], [0, 1, 2, 3]]
+    logits, groups, total = network(batch["image"]).detach(), [], 0.0
+    for b, classes in enumerate(labelled):
+        of_sample = {True: [], False: []}
+        for k in classes:
+            p, t = torch.sigmoid(logits[b, k]).double(), target[b, k].double()
+            bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+            dice = old_dice if k < 2 else "linear"
+            sizes = (p * p + t * t).sum() if dice == "squared" else p.sum() + t.sum()
+            of_sample[k < 2].append(float(bce + (0 if dice == "none" else 1 - (2 * (p * t).sum() + 1) / (sizes + 1))))
+        groups.append(np.mean(of_sample[False]) + old_weight * np.mean(of_sample[True]))
+        total += sum(of_sample[True]) + sum(of_sample[False])
+    expected = np.mean(groups) if old_weight else total / (2 if reduction == "sum" else 7)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(network.slope.grad).all() and network.slope.grad.abs().sum() > 0
+
+
 def test_micro_batches_give_the_gradient_of_the_joint_batch():
     one, two = batch_of(3, "0010"), batch_of(4, "0011")
     both = {key: torch.cat([one[key], two[key]]) if key != "case" else one[key] + two[key] for key in one}

@@ -641,6 +641,27 @@ def test_a_foreground_patch_has_its_centre_in_the_foreground(tiny):
         assert patches([tiny], ("liver",), (3, 3, 3), foreground=0.0)[g]["bits"][1, 1, 1] == 0
 
 
+def test_background_centres_lie_anywhere_or_where_the_scaled_image_is_above_0(tmp_path):
+    """A liver voxel, air in one half, tissue in the other. A patch of one voxel is its centre.
+
+    "tissue" is the released code's: above the lower end of the window, -175 HU. Without tissue any voxel has to do.
+    """
+    bits, hu = np.zeros((6, 6, 6), int), np.full((6, 6, 6), -1000)
+    bits[5, 5, 5], hu[3:] = 1, 40
+    case = handmade(tmp_path / "half", "a", bits, ["liver"], hu)
+    air = handmade(tmp_path / "air", "a", bits, ["liver"], np.full((6, 6, 6), -1000))
+
+    def centres(case, background):
+        dataset = patches([case], ("liver",), (1, 1, 1), foreground=0.0, background=background,
+                          hu_window=(-175.0, 250.0))
+        samples = [dataset[g] for g in range(300)]
+        assert not any(sample["bits"].any() for sample in samples)
+        return np.mean([sample["image"].item() > 0 for sample in samples])
+
+    assert abs(centres(case, "anywhere") - 0.5) < 0.12                                 # standard deviation 0.029
+    assert centres(case, "tissue") == 1 and centres(air, "tissue") == 0
+
+
 def test_two_of_three_centres_are_foreground(tiny):
     """A patch of one voxel is its centre. 2 : 1, Section 4.1.2; the standard deviation of the share is 0.012."""
     dataset = as_in_the_paper([tiny], ("liver",), (1, 1, 1))

@@ -101,6 +101,8 @@ def _add_choice(choice: argparse._ArgumentGroup) -> None:
                             f"{TABLE_2_NAME} (default: the one beside them, else one folder up, else Table 2)")
     choice.add_argument("--fold", type=int, help="only the cases that training with --fold K --folds N held out")
     choice.add_argument("--folds", type=int, help="the number N of folds that --fold belongs to")
+    choice.add_argument("--split", type=Path, metavar="JSON",
+                        help='only the cases under "validation" in the file that training with --split was given')
     choice.add_argument("--allow-missing", action="store_true",
                         help="score the cases that have a prediction, and say how many have none")
     choice.add_argument("--epoch", choices=("last", "best"), default="last",
@@ -149,9 +151,12 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--pred and --ref go together: predictions and what they are compared with. Give both.")
     if args.weights and not args.data_root:
         raise ValueError("--weights: segments the cases of --data-root. Give that too.")
-    if args.read and (args.healthy or args.against or args.classes or args.fold is not None):
+    if args.read and (args.healthy or args.against or args.classes or args.fold is not None or args.split
+                      or args.tolerance is not None or args.organs != WHOLE):
         raise ValueError("--read: reads scores that exist and computes none. "
-                         "Leave out --healthy, --against, --classes and --fold.")
+                         "Leave out --healthy, --against, --classes, --fold, --split, --tolerance and --organs.")
+    if args.split and args.fold is not None:
+        raise ValueError("--split and --fold: both divide the cases. Leave one out.")
     if (args.fold is None) != (args.folds is None) or (args.fold is not None and not 0 <= args.fold < args.folds):
         raise ValueError(f"--fold {args.fold} --folds {args.folds}: give both, --fold from 0 up to --folds - 1.")
     if not (math.isfinite(args.min_lesion_ml) and args.min_lesion_ml >= 0):
@@ -159,8 +164,6 @@ def check(args: argparse.Namespace) -> None:
     parse_tolerance(args.tolerance)
     asked_steps(args.steps, args.no_postprocess)
     refuse_same_healthy(args.healthy)
-    if args.read and (args.tolerance is not None or args.organs != WHOLE):
-        raise ValueError("--read: reads scores that exist and computes none. Leave out --tolerance and --organs.")
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: give a number of resamples, 0 for no interval.")
     args.out = args.out or (None if args.read else OUT)
@@ -241,7 +244,7 @@ def paired(args: argparse.Namespace,
     name_map |= read_map(args.map) if args.map else {}
     references = find_references(args.data_root or args.ref, name_map, args.dataset, outcome["notes"],
                                  args.ref_numbers)
-    references = held_out(references, args) if args.fold is not None else references
+    references = held_out(references, args, outcome) if args.fold is not None or args.split else references
     seconds = match_readers(find_references(args.against, name_map), references) if args.against else {}
     if args.against and not seconds:
         raise DataError(f"{args.against}: no label of a case of {args.data_root or args.ref}. "
@@ -260,19 +263,27 @@ def paired(args: argparse.Namespace,
     return references, predictions, seconds, healthy
 
 
-def held_out(references: Sequence[Reading], args: argparse.Namespace) -> list[Reading]:
-    """The references that training with --fold and --folds holds out. Raises DataError for labels outside datasets."""
-    from .training.split import fold_of  # imports torch
+def held_out(references: Sequence[Reading], args: argparse.Namespace, outcome: Outcome) -> list[Reading]:
+    """The references that training with --fold and --folds, or --split, holds out. Raises DataError.
 
+    outcome: its "notes" get what the file of --split leaves out
+    """
+    from .training.split import fold_of, split_by_file  # imports torch
+
+    option = f"--split {args.split}" if args.split else f"--fold {args.fold}"
     sources = [reference.source for reference in references if reference.source]
     if len(sources) < len(references):
-        raise DataError(f"--fold: {args.ref} holds no datasets, only labels. "
+        raise DataError(f"{option}: {args.ref} holds no datasets, only labels. "
                         "Give the datasets that training was given.")
-    folds = fold_of(list({dataset.name: dataset for dataset, _ in sources}.values()), args.folds)
+    datasets = list({dataset.name: dataset for dataset, _ in sources}.values())
+    if args.split:
+        validating = split_by_file(datasets, args.split, outcome["notes"])[1]
+    else:
+        validating = {case for case, fold in fold_of(datasets, args.folds).items() if fold == args.fold}
     chosen = [reference for reference, (dataset, case) in zip(references, sources)
-              if folds[dataset.name, case.id] == args.fold]
+              if (dataset.name, case.id) in validating]
     if not chosen:
-        raise DataError(f"--fold {args.fold}: holds no case of {len(references)}. Give another one.")
+        raise DataError(f"{option}: holds no case of {len(references)}. Give another one.")
     return chosen
 
 

@@ -123,7 +123,7 @@ def check_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--max-voxels {args.max_voxels}: choose a number of 1 or more.")
     steps: bool | tuple[str, ...] = not args.no_postprocess
     if args.steps is not None:
-        from .postprocess import asked_steps     # imports scipy, which most refusals do not need
+        from .postprocess import asked_steps  # imports scipy, which most refusals do not need
 
         steps = asked_steps(args.steps, args.no_postprocess)
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None

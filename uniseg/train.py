@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .embeddings import provenance
-from .machine.console import error_line, explain, note
+from .machine.console import error_line, explain, note, warn
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
@@ -43,7 +43,7 @@ from .training.extension import end_of_extension, options, refuse_another_networ
 from .training.learner import Learner, make_learner, set_lr
 from .training.objective import Objective, class_weights, make_objective
 from .training.options import build_parser, config_before_cases, make_config
-from .training.recipe import lr_at
+from .training.recipe import lr_at, never_leaves_warmup
 from .training.resume import resume
 from .training.run import Run, RunState
 from .training.run_folder import has_checkpoint, log, own_run_folder, write_validation, written
@@ -87,6 +87,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.set_defaults(**options(old), old=old)
         args = parser.parse_args(argv)
         refuse_another_network(args, old)
+    if args.split is not None:
+        args.folds, args.fold = 1, 0                              # the file divides the cases
     args.argv = argv
     return args
 
@@ -94,7 +96,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace, process: Process) -> int:
     """Gather the cases, make or resume what learns, train. Returns the exit code."""
     learned = args.old["network"]["classes"] if args.old else ()
-    check_memory(config_before_cases(args), max(1, len(learned)), process.device)    # before hours of preprocessing
+    planned = config_before_cases(args)
+    check_memory(planned, max(1, len(learned)), process.device)                      # before hours of preprocessing
+    if process.rank == 0 and (doubt := never_leaves_warmup(planned)):
+        warn(doubt)
     train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)
     classes = choose_classes(args, train_cases, learned)
     config = make_config(args, len(train_cases), process.world)

@@ -136,6 +136,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
                      help="softmax: the plain network of Section 5's baselines, one class per voxel [P, Section 3.2.3]")
     net.add_argument("--prior", type=fraction, default=default.prior,
                      help="probability at which every sigmoid starts; 0.5 leaves the heads as they are initialised [U]")
+    net.add_argument("--head-start", choices=("torch", "he"), default=default.head_start,
+                     help="random start of the generated heads: as torch starts a linear layer, or as He et al. start "
+                     "layers before a ReLU; beyond the paper [U]")
 
 
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +168,9 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
     patches.add_argument("--foreground", type=fraction, default=default.foreground,
                          help="share of patches centred on the foreground; the rest are centred on the background "
                          "[P, Section 4.1.2]")
+    patches.add_argument("--background", choices=("anywhere", "tissue"), default=default.background,
+                         help="where the background centres lie: anywhere in the case, air included, or above the "
+                         "lower end of --hu-window, as in the released code [P, Section 4.1.2]")
     patches.add_argument("--balance", type=fraction, default=default.balance,
                          help="share of the foreground centres that are drawn class by class [U]")
     patches.add_argument("--lesions", type=fraction, default=default.lesions,
@@ -180,6 +186,8 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
 
 def _add_loss(parser: argparse.ArgumentParser) -> None:
     loss, default = parser.add_argument_group("loss"), TrainConfig
+    loss.add_argument("--reduction", choices=("mean", "sum"), default=default.reduction,
+                      help="of the loss over a patch's annotated classes; sum: Eq. (4) as printed [R]")
     loss.add_argument("--weight-positives", action="store_true",
                       help="weigh the voxels of a class in the BCE by (10000 / class voxels)^0.6, from 1 to 12 [U]")
     loss.add_argument("--balance-loss", type=fraction, default=default.balance_loss, metavar="POWER",
@@ -227,6 +235,12 @@ def _add_extension(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--old-labels", action="store_true",
                       help="where the new data label an old class, learn from that label; beyond the paper, where all "
                       "old classes have pseudo labels [P, Eq. (5)]")
+    more.add_argument("--old-weight", type=not_negative, default=default.old_weight, metavar="W",
+                      help="mean loss of the new classes plus W times that of the old ones, however many they are; 0: "
+                      "all classes weigh alike [P, Eq. (4)]")
+    more.add_argument("--old-dice", choices=("linear", "squared", "none"), default=default.old_dice,
+                      help="Dice loss of the old classes: linear is not least where student and soft pseudo label are "
+                      "equal, squared is; none: their BCE alone [P, Eq. (4)]")
     more.add_argument("--baseline", choices=("none", *BASELINES), default=default.baseline,
                       help="extend a network with a softmax by this method [P, Section 5.1.2]")
 
@@ -249,6 +263,9 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     val.add_argument("--folds", type=at_least(1), default=default.folds,
                      help="folds of the cross-validation; 1: train on every case [P, Section 4.1.2]")
     val.add_argument("--fold", type=at_least(0), default=default.fold, help="the fold that validates, from 0 [U]")
+    val.add_argument("--split", type=Path, metavar="JSON",
+                     help='instead of folds: {"training": [...], "validation": [...]}, lists of datasets or '
+                     "DATASET/CASEs; * stands for any letters [U]")
     val.add_argument("--val-every", type=at_least(1), default=default.val_every, metavar="EPOCHS",
                      help="epochs from one validation to the next [U]")
     val.add_argument("--overlays", type=at_least(0), default=2, metavar="N",
