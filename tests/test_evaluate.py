@@ -362,6 +362,21 @@ def test_in_a_task_of_the_decathlon_organ_and_tumour_have_the_tasks_tolerance():
     assert Rules(tolerance_mm={"liver": 1.0}).tolerance_of("liver_tumor", "MSD Task03 Liver") == 7
 
 
+def test_the_cases_that_a_file_of_a_division_lets_validate_are_scored_alone(two_cases, evaluate, refused):
+    two_cases.joinpath("root").mkdir()
+    patient = Patient(*make_phantom((20.0, 20.0, 20.0)))
+    write_dataset(two_cases / "root" / "Set", {"liver": ("liver",)}, {"a": patient, "b": patient})
+    for case in "ab":
+        save(two_cases / "found" / f"{case}.nii.gz", np.where(patient.masks["liver"], LIVER, 0).astype(np.uint8),
+             patient.affine)
+    (two_cases / "split.json").write_text(json.dumps({"training": ["Set/a"], "validation": ["Set/b"]}))
+    rows, summary, _ = evaluate("--pred", "found", "--ref", "root", "--pred-numbers", "table-2", "--split",
+                                "split.json")
+    assert {case for case, _ in rows} == {"b"} and summary["references"] == 1 and float(rows["b", "liver"]["dice"]) == 1
+    assert "both divide the cases" in refused("--pred", "found", "--ref", "root", "--out", "x", "--split", "split.json",
+                                              "--fold", 0, "--folds", 2)
+
+
 def test_the_option_sets_the_tolerance_of_nsd(two_cases, evaluate):
     """In case a, the liver is predicted one voxel of 10 mm further on: within 25 mm every surface agrees."""
     for options, mm, agrees in (((), "7.0", False), (("--tolerance", "liver=25"), "25.0", True)):
