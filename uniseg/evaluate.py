@@ -116,7 +116,7 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
     results.add_argument("--overwrite", action="store_true",
                          help="replace the evaluation in --out; predictions of the same weights are kept")
     results.add_argument("--tables", action="store_true",
-                         help="print the paper's Tables 3, 4, 6 and 8 with a row for this evaluation")
+                         help="print the paper's Tables 3, 4, 5, 6 and 8 with a row for this evaluation")
     results.add_argument("--compare", type=Path, metavar="DIR",
                          help="another evaluation or training run: print paired differences with a test")
     results.add_argument("--tolerance", metavar="MM",
