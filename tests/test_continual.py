@@ -295,6 +295,18 @@ def extended(assembly, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_the_weight_of_the_old_classes_their_dice_and_a_he_start_reach_the_run(assembly, extended, tmp_path):
+    """The frozen parts say so: other weights than the default's, and the first logits of the new heads are wider."""
+    assert extend(assembly, tmp_path / "run", "--old-weight", 0.5, "--old-dice", "squared", "--head-start", "he") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["old_weight"], config["old_dice"], config["head_start"]) == (0.5, "squared", "he")
+    ours, default = (checkpoint.read(folder / "last.pt")["weights"] for folder in (tmp_path / "run", extended))
+    spread = [w["lpg.controllers.2.2.bias"][:64].std().item() for w in (ours, default)]
+    assert abs(spread[0] - 0.5) < 0.15 and spread[1] < 0.25
+    assert not torch.equal(ours["lpg.controllers.0.2.bias"], default["lpg.controllers.0.2.bias"])
+
+
+@pytest.mark.slow
 def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_after(assembly, extended, tmp_path,
                                                                                    capsys):
     content = checkpoint.read(extended / "last.pt")

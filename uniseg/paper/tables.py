@@ -134,8 +134,8 @@ def _table_5(rows: Sequence[Row]) -> Iterator[str]:
         chosen, what = rows_for(rows, KITS if dataset in KITS else (dataset,))
         ours += means_of(chosen, [("", names)])
         whats.add("other data" if what == "other data" else "cases of its datasets (not the paper's split)")
-    yield ("Table 5. MOTS, DSC in % (kidney, ours: mean of the right and the left one; *: trained on MOTS alone); "
-           f"ours: {' and '.join(sorted(whats))}")
+    yield "Table 5. MOTS, DSC in % (kidney, ours: mean of the right and the left one; *: trained on MOTS alone)"
+    yield f"  ours: {' and '.join(sorted(whats))}"
     yield "  " + _cells("", [title for title, _, _ in TABLE_5] + ["Avg."], widths)
     yield from _printed(printed.TABLE_5, widths)
     yield "  " + _cells("ours", ours + [complete_mean(ours)], widths)
