@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import platform
 import sys
 import time
@@ -168,18 +167,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--bootstrap {args.bootstrap}: give a number of resamples, 0 for no interval.")
     args.out = args.out or (None if args.read else OUT)
     if args.out:
-        _check_out(args)
-
-
-def _check_out(args: argparse.Namespace) -> None:
-    """Refuse a folder --out that cannot be written, holds an evaluation already, or is read. Raises ValueError."""
-    existing = next(path for path in (args.out, *args.out.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise ValueError(f"--out {args.out}: nothing can be written in {existing}. Give another one.")
-    if evaluation_folder.holds_evaluation(args.out) and not args.overwrite:
-        raise ValueError(f"{args.out}: holds an evaluation already. Give --overwrite to replace it, or another --out.")
-    if args.out.resolve() in {path.resolve() for path in (args.compare, *(args.read or ())) if path}:
-        raise ValueError(f"{args.out}: is read and would be written. Give another --out.")
+        evaluation_folder.refuse_out(args.out, args.overwrite, [path for path in (args.compare, *(args.read or ()))
+                                                                if path])
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring

@@ -141,6 +141,6 @@ def test_a_table_takes_the_cases_of_its_own_dataset_where_there_are_any():
     text = "\n".join(table_lines(rows))
     assert text.split("Task03 liver")[1].split("ours ")[1].split("\n")[0].split()[:3] == ["90.00", "70.00", "80.00"]
     table_5 = text.split("Table 5.")[1]
-    assert "  ours: other data\n" in table_5                        # MOTS takes LiTS, not Task03: the mean of 0.1 and 0.9
+    assert "  ours: other data\n" in table_5                   # MOTS takes LiTS, not Task03: the mean of 0.1 and 0.9
     assert next(line for line in table_5.split("\n") if line.startswith("  ours ")).split()[1] == "50.00"
     assert "Task03 liver; ours: cases of MSD Task03 Liver (not the paper's split)" in text
