@@ -55,7 +55,7 @@ def test_a_voxel_gets_the_class_of_the_latest_kind_organs_vessels_tumours():
     assert index_map(target, CLASSES).flatten().tolist() == [2, 2, 3, 3]
 
 
-# D41
+# D34
 def test_a_label_covers_every_pseudo_label_but_what_lies_inside_its_class():
     """Pseudo labels: background, spleen, liver, its tumour, postcava. The true stomach covers them all.
 

@@ -424,7 +424,7 @@ def test_healthy_patients_count_every_tumour_of_the_model_as_absent_and_give_the
     assert summary["classes"]["liver_tumor"]["lesions"] == {"tp": 1, "fn": 1, "fp": 1}
 
 
-# D44
+# D37
 def test_healthy_patients_count_only_for_the_tumours_that_they_are_known_to_lack(tmp_path, evaluate, refused):
     """The paper takes CHAOS for liver and kidney, Pancreas-CT for the pancreas. Both have a patient called `w`."""
     tumours = ("liver_tumor", "kidney_tumor", "pancreatic_tumor")

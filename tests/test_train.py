@@ -245,7 +245,7 @@ def test_the_sum_of_eq_4_as_printed_is_the_sum_over_the_classes_of_each_sample()
     assert losses["sum"] == pytest.approx(losses["mean"] * 4 / 2, rel=1e-6)
 
 
-# D42
+# D35
 @pytest.mark.parametrize("epochs, warmup, doubtful", [(50, 50, True), (1, 50, True), (51, 50, False), (1, 0, False)])
 def test_a_run_that_ends_within_its_warm_up_is_doubted(epochs, warmup, doubtful):
     config = TrainConfig(epochs=epochs, warmup_epochs=warmup)

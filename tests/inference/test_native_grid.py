@@ -38,7 +38,7 @@ def slow_label_map(logits, limits, names):
     return label_map
 
 
-# C21
+# C15
 def test_of_two_sure_organs_the_surer_one_has_the_voxel_in_either_order():
     """Spleen at 5 logits, liver at 9: both are 4 logits and more above the threshold, where bytes end."""
     for names in (["spleen", "liver"], ["liver", "spleen"]):

@@ -93,7 +93,7 @@ def test_a_file_divides_the_cases_as_the_paper_does_and_what_it_does_not_name_is
     assert divided(tmp_path, {"training": ["a"], "validation": []})[:2] == ("a0 a1 a2", "")
 
 
-# D43
+# D36
 @pytest.mark.parametrize("content, message", [
     ({"training": ["a"]}, "not a division into training and validation"),
     ({"training": ["a"], "validation": ["b"], "test": []}, "not a division into training and validation"),
