@@ -15,6 +15,7 @@ COMMANDS = {
     "infer": ("infer", "main", "segment CTs"),
     "train": ("train", "command", "train a model, or teach it new classes"),
     "evaluate": ("evaluate", "main", "score predictions against labels"),
+    "figures": ("evaluation.figures", "main", "draw contours of readers and models, and lesions by size"),
     "data": ("datasets.check", "main", "check datasets before training"),
     "checkpoint": ("checkpoint", "main", "say what a weights file is, convert it"),
     "embeddings": ("embeddings", "main", "print the text embeddings of class names"),

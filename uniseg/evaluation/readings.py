@@ -131,7 +131,7 @@ def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None, 
     readings: dict[str, Reading] = {}
     name_of: dict[str, str] = {}                    # in lower case -> name: some disks do not tell them apart
     for path in results or entries:
-        reading, case = _reading_at(path, dataset, meaning), case_name(path.name)
+        reading, case = reading_at(path, dataset, meaning), case_name(path.name)
         other = readings.get(name_of.get(case.lower(), case))
         if reading is None or (other and other.masks is not None and reading.masks is None):
             continue
@@ -141,7 +141,7 @@ def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None, 
     return readings
 
 
-def _reading_at(path: Path, dataset: str, meaning: Callable[[], Numbers]) -> Reading | None:
+def reading_at(path: Path, dataset: str, meaning: Callable[[], Numbers]) -> Reading | None:
     """The Reading of one file or folder; None for a folder without masks.
 
     meaning: gives the Numbers of the folder's plain label maps
