@@ -208,10 +208,11 @@ def test_old_and_new_classes_are_weighed_as_asked(reduction, old_weight, old_dic
     assert torch.isfinite(network.slope.grad).all() and network.slope.grad.abs().sum() > 0
 
 
-def test_micro_batches_give_the_gradient_of_the_joint_batch():
+@pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"old_weight": 0.5, "old_dice": "squared"}], ids=str)
+def test_micro_batches_give_the_gradient_of_the_joint_batch(options):
     one, two = batch_of(3, "0010"), batch_of(4, "0011")
     both = {key: torch.cat([one[key], two[key]]) if key != "case" else one[key] + two[key] for key in one}
-    network, objective = grown(old_content()), continual.Extension(Known())
+    network, objective = grown(old_content()), continual.Extension(Known(), **options)
     training_step(network, [both], TrainConfig(), objective=objective)
     expected = gradients(network).clone()
     network.zero_grad()
