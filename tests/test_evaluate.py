@@ -603,6 +603,12 @@ def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evalu
     names = {name for case, name in rows if case == "n0"}
     assert summary["healthy"] == 1 and {BY_NAME[name].kind for name in names} == {"tumour"}
     assert rows["n0", "kidney_tumor"]["present"] == "0" and rows["n0", "kidney_tumor"]["dataset"] == "healthy"
+    save(tmp_path / "other" / "n0.nii.gz", patients[2].hu, patients[2].affine)             # two folders, one file name
+    rows, summary, _ = evaluate("--weights", finished / "best.pt", "--data-root", phantom_root / "Abdomen", "--healthy",
+                                "kidney_tumor=normal", "--healthy", "liver_tumor=other", "--device", "cpu", out="both")
+    assert summary["healthy"] == 2 and rows["n0", "kidney_tumor"]["dataset"] == "healthy normal"
+    assert {name for case, name in rows if case == "n0"} <= {"kidney_tumor", "liver_tumor"}
+    assert [f.parent.name for f in sorted(Path("both").glob("healthy/*/n0_seg.nii.gz"))] == ["normal", "other"]
 
 
 @pytest.mark.slow
