@@ -654,11 +654,11 @@ def test_background_centres_lie_anywhere_or_where_the_scaled_image_is_above_0(tm
     def centres(case, background):
         dataset = patches([case], ("liver",), (1, 1, 1), foreground=0.0, background=background,
                           hu_window=(-175.0, 250.0))
-        samples = [dataset[g] for g in range(300)]
+        samples = [dataset[g] for g in range(100)]
         assert not any(sample["bits"].any() for sample in samples)
         return np.mean([sample["image"].item() > 0 for sample in samples])
 
-    assert abs(centres(case, "anywhere") - 0.5) < 0.12                                 # standard deviation 0.029
+    assert abs(centres(case, "anywhere") - 0.5) < 0.2                                  # standard deviation 0.05
     assert centres(case, "tissue") == 1 and centres(air, "tissue") == 0
 
 
