@@ -300,10 +300,13 @@ def test_confidence_counts_from_each_class_own_threshold():
     assert result.mask("liver").any() and set(np.unique(result.label_map)) == {0, 1}
 
 
-def test_beyond_four_logits_above_the_threshold_confidence_is_not_told_apart_and_the_first_class_wins():
+# C15
+def test_the_higher_confidence_wins_beyond_four_logits_too_where_the_bytes_of_both_classes_end():
     hu, _, affine = paint()
-    result = stand_in(Logits({"liver": 6.0, "spleen": 9.0})).segment(image(hu, affine), postprocess=False)
-    assert set(np.unique(result.label_map)) == {0, 6}
+    for names in (("liver", "spleen"), ("spleen", "liver")):
+        logits = {"liver": 6.0, "spleen": 9.0}
+        result = stand_in(Logits({n: logits[n] for n in names})).segment(image(hu, affine), postprocess=False)
+        assert set(np.unique(result.label_map)) == {0, 1} and result.mask("liver").sum() == result.mask("spleen").sum()
 
 
 def test_a_threshold_may_differ_by_class():
