@@ -1,1 +1,1 @@
-"""Files and tables for other programs: the names, colours and numbers of labels as viewers and challenges expect them."""
+"""Files and tables for other programs: names, colours and numbers of labels as viewers and challenges expect them."""

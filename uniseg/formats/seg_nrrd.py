@@ -8,7 +8,7 @@ grid is that of the CT as stored, in the left-posterior-superior axes of DICOM. 
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,8 +71,8 @@ def layers_of(bits: np.ndarray, segments: Sequence[Segment], boxes: dict[int, Bo
     return layers
 
 
-def _write_voxels(file: IO[bytes], bits: np.ndarray, segments: Sequence[Segment], layers: dict[int, int], count: int,
-                  dtype: np.dtype) -> None:
+def _write_voxels(file: gzip.GzipFile, bits: np.ndarray, segments: Sequence[Segment], layers: dict[int, int],
+                  count: int, dtype: np.dtype) -> None:
     for planes in _blocks(bits):
         voxels = np.zeros((count, *planes.shape), dtype, order="F")
         for segment in segments:

@@ -1,8 +1,8 @@
 """SNOMED CT codes of the classes, by which 3D Slicer and DICOM name an organ in any language.
 
-Codes and meanings are those of DICOM's context groups (https://dicom.nema.org/medical/dicom/current/output/chtml/part16)
-and of TotalSegmentator's resources/totalsegmentator_snomed_mapping.csv. "Prostate or uterus" is no concept of SNOMED CT,
-so it has no code.
+Codes and meanings are those of DICOM's context groups
+(https://dicom.nema.org/medical/dicom/current/output/chtml/part16) and of TotalSegmentator's
+resources/totalsegmentator_snomed_mapping.csv. "Prostate or uterus" is no concept of SNOMED CT, so it has no code.
 """
 
 from typing import NamedTuple

@@ -91,12 +91,20 @@ def hu_planes(source: str | Path | nib.spatialimages.SpatialImage,
     otherwise they are those of read_ct. Parameters and errors are those of read_ct.
     """
     if isinstance(source, nib.spatialimages.SpatialImage):
-        stored = _load_image(source)
-        array = stored.voxels.reshape(stored.shape, order="F")
-        yield from (_plain_hu(array[..., z:z + 1], stored.scaling) for z in range(stored.shape[2]))
+        array, scaling = _image_array(source, max_voxels)
+        yield from (_plain_hu(array[..., z:z + 1], scaling) for z in range(array.shape[2]))
     else:
         for planes, header in read_planes(source, max_voxels):
             yield _plain_hu(planes, _scaling(header, source))
+
+
+def _image_array(image: nib.spatialimages.SpatialImage, max_voxels: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """(voxels (X, Y, Z), scaling) of a nibabel image; not copied where nibabel holds them already."""
+    if isinstance(image.dataobj, np.ndarray):
+        shape = grid_shape((image.ndim, *image.shape), image.get_filename() or "image in memory")
+        return image.dataobj.reshape(shape), (1.0, 0.0)
+    stored = _load(image, max_voxels)
+    return stored.voxels.reshape(stored.shape, order="F"), stored.scaling
 
 
 def _plain_hu(voxels: np.ndarray, scaling: tuple[float, float]) -> np.ndarray:
@@ -187,6 +195,11 @@ def _in_mm(affine: np.ndarray, header: nib.Nifti1Header, notes: list[str]) -> np
         return affine
     notes.append("the header's affine is not in millimetres; it is converted")
     return np.diag([factor, factor, factor, 1.0]) @ affine
+
+
+def affine_in_mm(geometry: Geometry) -> np.ndarray:
+    """The affine (4, 4) of the grid of the source as stored, in mm also where its header is not."""
+    return _in_mm(geometry.affine, geometry.header, [])
 
 
 def _check_axes(affine: np.ndarray, name: str | Path, notes: list[str]) -> None:
