@@ -157,7 +157,7 @@ def test_every_setting_reaches_the_json(segment):
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
         "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
-        "second_view": None, "precision": "bf16", "device": "cpu"}
+        "second_view": None, "precision": "bf16", "numbers": "table2", "device": "cpu"}
 
 
 def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_the_limit(segment):
@@ -282,8 +282,8 @@ def test_a_folder_gives_its_niftis_without_results_hidden_and_apple_double_files
         (folder / name).write_bytes(b"\0\5\26\7")
     (folder / "sub.nii.gz").mkdir()
     code, _, err = segment(folder)
-    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json"} < set(files(folder))
-    assert len(files(folder)) == 8
+    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json", "statistics.csv"} < set(files(folder))
+    assert len(files(folder)) == 9
 
 
 def test_f57_upper_case_endings_and_dangling_links_of_a_folder_are_not_passed_over(segment, here):
@@ -394,7 +394,7 @@ def test_w14_an_error_of_the_network_is_that_cases_error_in_one_line(segment, he
     code, out, err = segment("ct.nii.gz", "next.nii.gz")
     failed, summary = err.splitlines()
     assert code == 1 and one_line(failed) == f"ct.nii.gz: {said}" and summary == "uniseg: 1 of 2 cases failed"
-    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz"]
+    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz", "statistics.csv"]
 
 
 def test_verbose_shows_where_an_error_came_from(segment):

@@ -166,7 +166,15 @@ def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_fo
         assert np.array_equal(result.label_map, apply_orientation(plain.label_map, orientation))
         for name in plain.classes:
             assert np.array_equal(result.mask(name), apply_orientation(plain.mask(name), orientation))
-            assert result.stats["classes"][name] == plain.stats["classes"][name]
+            figures = result.stats["classes"][name]
+            box = bounding_box(result.mask(name))                            # of the file's own voxels
+            assert figures["first_voxel"] == [part.start for part in box]
+            assert figures["last_voxel"] == [part.stop - 1 for part in box]
+            assert without_box(figures) == without_box(plain.stats["classes"][name])
+
+
+def without_box(figures):
+    return {key: value for key, value in figures.items() if key not in ("first_voxel", "last_voxel")}
 
 
 @pytest.mark.slow
@@ -746,12 +754,23 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING.to_dict()
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
-                                 "second_view": None, "precision": "float32", "device": "cpu"}
+                                 "second_view": None, "precision": "float32", "numbers": "table2", "device": "cpu"}
     assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
-    assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
-    assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
+    assert list(stats["classes"]["liver"]) == ["label", "voxels", "ml", "mean_hu", "sd_hu", "centre_mm", "first_voxel",
+                                               "last_voxel", "touches_border"]
+    assert list(stats["seconds"]) == ["read", "resample", "network", "post-processing", "native grid", "measures",
+                                      "total"]
+    assert_plain(result.stats)
     assert 50 < stats["peak_memory_mib"] < 100_000
     assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
+
+
+def assert_plain(value):
+    """Nothing but Python's own types, so that a user of `stats` never meets np.float64(1333.0)."""
+    assert type(value) in (dict, list, str, int, float, bool, type(None)), (type(value), value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        assert_plain(item)
 
 
 def test_o15_a_figure_that_is_nan_is_never_written(tmp_path):

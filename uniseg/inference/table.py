@@ -46,16 +46,22 @@ class Table:
 
     def write(self) -> None:
         """Write the file anew. Raises FileError where it cannot be written, or another program has written it."""
+        if not self.path.parent.is_dir():
+            return                                                       # there is no result yet
         with turn(self.path.parent):
             found = {path for folder in self.folders for path in folder.glob(f"*{RESULT}.json")}
             found |= {path for path in self._cases_listed() if path.is_file()}
             rows = [row for path in sorted(found) for row in self._rows(path)]
+            if not rows and not self.path.exists():
+                return
             text = io.StringIO()
             table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             table.writeheader()
             table.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-            with atomic_write(self.path) as temporary:
-                Path(temporary).write_text(text.getvalue(), encoding="utf-8")
+            content = text.getvalue().encode()
+            if not (self.path.exists() and self.path.read_bytes() == content):
+                with atomic_write(self.path) as temporary:
+                    Path(temporary).write_bytes(content)
 
     def _cases_listed(self) -> Iterator[Path]:
         """The JSON files of the cases in the present file, some of which another run may have made elsewhere."""
