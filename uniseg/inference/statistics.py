@@ -54,7 +54,7 @@ def record(source: object, stamp_before: object, geometry: Geometry, native_affi
     spacing_mm = voxel_size_mm(native_affine)[axes]          # in the order of the file
     return {
         "disclaimer": NOT_A_MEDICAL_DEVICE,
-        "versions": {"uniseg": __version__, "torch": torch.__version__, "numpy": np.__version__,
+        "versions": {"uniseg": __version__, "torch": str(torch.__version__), "numpy": np.__version__,
                      "scipy": scipy.__version__, "nibabel": nibabel.__version__, "python": platform.python_version()},
         "input": Path(source).name if isinstance(source, (str, Path)) else "image in memory",
         "shape": list(geometry.shape),
