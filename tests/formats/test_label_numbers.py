@@ -1,5 +1,6 @@
 """formats/numbers.py: whose label numbers, and what has none there. docs/label_numbers.md is the table of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,12 @@ def test_the_name_of_a_merged_pair_is_one_that_means_both_sides():
     assert merged_name(("right_lung", "left_lung")) == "lungs"
 
 
-def test_the_table_in_the_docs_is_that_of_the_code():
-    rows = [line.strip("| \n").split(" | ") for line in (DOCS / "label_numbers.md").read_text().splitlines()
-            if line.startswith("| `")]
-    header = next(line for line in (DOCS / "label_numbers.md").read_text().splitlines() if line.startswith("| class"))
-    columns = [name.strip("` ") for name in header.strip("| ").split(" | ")][1:]
-    shown = {column: {} for column in columns}
-    for row in rows[:len(ALL)]:
-        for column, text in zip(columns, row[1:], strict=True):
-            shown[column][row[0].strip("`")] = None if text.strip() == "" else int(text)
-    assert set(columns) == set(NUMBERINGS)
-    assert shown == {key: numbers_in(key, ALL) for key in columns}
+def test_the_tables_in_the_docs_are_those_of_the_code():
+    """One table with a column for each set of numbers, and one with a row for each set of few classes."""
+    tables = [[[cell.strip(" `") for cell in line.strip("|").split("|")] for line in block.splitlines()]
+              for block in re.findall(r"(?:^\|.*\n)+", (DOCS / "label_numbers.md").read_text(), re.MULTILINE)]
+    (header, _, *by_class), (_, _, *by_set) = tables
+    shown = {key: {row[0]: int(row[k]) for row in by_class if row[k]} for k, key in enumerate(header) if k}
+    shown |= {key: {name: int(value) for value, name in re.findall(r"(\d+) `(\w+)", text)} for key, text in by_set}
+    assert [row[0] for row in by_class] == list(ALL)
+    assert shown == {key: known(key) for key in NUMBERINGS}
