@@ -18,6 +18,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 import uniseg
 from uniseg import checkpoint, segmenter, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.formats.label_table import read_label_table
 from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
@@ -29,6 +30,7 @@ from uniseg.imaging.volume import read_ct, scale_hu
 from uniseg.inference import plausibility, second_view
 from uniseg.inference import result as result_module
 from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
+from uniseg.inference.outputs import Outputs
 from uniseg.inference.region import BODY_MARGIN, grow_to_window
 from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
@@ -763,6 +765,45 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert_plain(result.stats)
     assert 50 < stats["peak_memory_mib"] < 100_000
     assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
+
+
+def test_with_the_numbers_of_others_a_class_without_one_leaves_no_hole_in_what_it_covers(tmp_path):
+    """The tumour lies in the liver. LiTS numbers both, MSD Task09 the spleen alone, CHAOS the liver alone."""
+    hu, _, affine = paint()
+    results = {numbers: stand_in().segment(image(hu, affine), numbers=numbers)
+               for numbers in ("table2", "LiTS", "chaos", "msd:Task09")}
+    plain = results["table2"]
+    liver, tumour = plain.mask("liver"), plain.mask("liver_tumor")
+    assert (liver & tumour).any() and plain.numbers == {"spleen": 1, "liver": 6, "aorta": 8, "liver_tumor": 27}
+    lits = results["LiTS"].label_map
+    assert np.array_equal(lits == 2, plain.label_map == 27) and np.array_equal(lits == 1, plain.label_map == 6)
+    assert np.array_equal(results["chaos"].label_map == 1, liver)                     # whole, where the tumour is too
+    assert results["msd:Task09"].numbers == {"spleen": 1, "liver": None, "aorta": None, "liver_tumor": None}
+    for numbers, result in results.items():
+        for name in plain.classes:                                                    # masks and figures stay the same
+            assert np.array_equal(result.mask(name), plain.mask(name))
+            assert result.stats["classes"][name]["ml"] == plain.stats["classes"][name]["ml"]
+        assert result.stats["settings"]["numbers"] == {"LiTS": "lits"}.get(numbers, numbers)
+
+
+def test_the_saved_files_carry_names_and_equal_results_are_equal_bytes(tmp_path):
+    hu, masks, affine = paint()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        result = stand_in().segment(image(hu, affine), numbers="lits")
+        result.save_if(lambda: None, tmp_path / name / "ct_seg.nii.gz", Outputs(masks=True, viewer_files=True))
+    files = [f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*") if f.is_file()]
+    assert len(files) == 1 + 1 + 4 + 6
+    for file in files:
+        if file.suffix != ".json" or "niivue" in file.name:
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    table = read_label_table(tmp_path / "a" / "ct_seg.nii.gz")
+    assert (table.names, table.numbers) == ({1: "liver", 2: "liver_tumor"}, "lits")
+    assert read_label_table(tmp_path / "a" / "ct_seg" / "aorta.nii.gz").names == {1: "aorta"}
+    liver = result.stats["classes"]["liver"]
+    assert liver["mean_hu"] == pytest.approx(hu[result.mask("liver")].mean(), abs=0.01)
+    assert liver["centre_mm"] == pytest.approx((affine @ [*np.argwhere(result.mask("liver")).mean(axis=0), 1])[:3],
+                                               abs=0.01)
 
 
 def assert_plain(value):
