@@ -622,7 +622,7 @@ def cases_of(path):
     return {case: cases.count(case) for case in cases}
 
 
-def test_o24_statistics_over_a_folder_are_complete_after_resume_also_for_cases_that_were_kept(segment, here):
+def test_o25_statistics_over_a_folder_are_complete_after_resume_also_for_cases_that_were_kept(segment, here):
     Path("next.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
     assert segment("ct.nii.gz", "-o", "out")[0] == 0 and not Path("out/statistics.csv").exists()
     code, _, err = segment(here, "-o", "out", "--resume")
@@ -635,7 +635,7 @@ def test_o24_statistics_over_a_folder_are_complete_after_resume_also_for_cases_t
         figures["ml"], figures["mean_hu"], figures["last_voxel"][2])
 
 
-def test_o25_a_statistics_csv_of_somebody_else_stops_the_run_before_any_work(segment, here):
+def test_o26_a_statistics_csv_of_somebody_else_stops_the_run_before_any_work(segment, here):
     Path("statistics.csv").write_text("patient,age\n")
     code, _, err = segment(here)
     assert code == 2 and one_line(err) == (f"{here / 'statistics.csv'}: another file has this name. Rename it, or give "

@@ -26,7 +26,7 @@ SHAPE = (8, 4, 4)
 
 @pytest.fixture
 def save(tmp_path):
-    """Write a label map whose plane n holds the value n, as `infer --numbers` would; with parts of what it says lost."""
+    """Write a label map whose plane n holds values[n], as `infer --numbers` would; parts of that may be lost."""
 
     def write(numbering="totalsegmentator", classes=taxonomy.NAMES[:14], table=True, text=True, json_too=False,
               values=range(8)):
@@ -53,23 +53,23 @@ def planes(folder, name, **options):
 
 
 @pytest.mark.parametrize("left", [{"json_too": True}, {}, {"text": False}, {"table": False}])
-def test_d35_a_map_with_the_numbers_of_others_is_read_for_what_it_is_while_anything_still_says_so(save, left):
+def test_d34_a_map_with_the_numbers_of_others_is_read_for_what_it_is_while_anything_still_says_so(save, left):
     """TotalSegmentator's 5 is the liver; the 5 of Table 2 is the esophagus."""
     folder = save(**left)
     assert planes(folder, "liver") == [5] and planes(folder, "stomach") == [6] and planes(folder, "pancreas") == [7]
     assert planes(folder, "esophagus") == []
 
 
-def test_d35_a_map_that_lost_all_that_says_so_is_a_plain_one_and_an_option_says_what_it_holds(save):
+def test_d34_a_map_that_lost_all_that_says_so_is_a_plain_one_and_an_option_says_what_it_holds(save):
     folder = save(table=False, text=False)
     assert planes(folder, "esophagus") == [5]
     assert planes(folder, "liver", numbers="totalsegmentator") == [5]
     assert in_folder(folder)["a"].numbers == "Table 2" and not in_folder(folder)["a"].classes_known
 
 
-def test_d35_numbers_that_nobody_knows_are_refused(save, monkeypatch):
+def test_d34_numbers_that_nobody_knows_are_refused(save, monkeypatch):
     monkeypatch.setattr("uniseg.evaluation.numbers.NUMBERINGS", ("table2",))
-    with pytest.raises(DataError, match="its numbers are those of 'totalsegmentator', and its names are lost. Say what"):
+    with pytest.raises(DataError, match="its numbers are those of 'totalsegmentator', and its names are lost. Say"):
         in_folder(save(table=False))
 
 
@@ -80,7 +80,7 @@ def test_the_header_says_which_classes_were_looked_for_and_what_was_read(save):
 
 
 def test_a_value_that_the_table_does_not_have_is_refused(save):
-    with pytest.raises(DataError, match="label values 2, 3, 4, 5, 7, which its JSON, header or dataset.json does not name"):
+    with pytest.raises(DataError, match="label values 2, 3, 4, 5, 7, which its JSON, header or dataset.json does"):
         planes(save("table2", ["liver", "spleen"]), "liver")
 
 
@@ -127,7 +127,7 @@ def test_a_mask_of_one_class_is_that_class_also_where_it_is_taken_for_a_label_ma
 
 @pytest.fixture
 def pseudo_labels(tmp_path):
-    """A dataset whose one label map was written by `infer --numbers NUMBERING`; its dataset.json says 5 is the liver."""
+    """A dataset whose one label map was written by `infer --numbers NUMBERING`; its dataset.json says 5 is liver."""
     def write(numbering):
         hu, masks, affine = make_phantom((12.0, 12.0, 12.0))
         for folder in ("imagesTr", "labelsTr"):
@@ -150,6 +150,6 @@ def test_training_takes_label_maps_with_names_in_their_header(pseudo_labels):
     assert found == {"liver": masks["liver"].sum()}
 
 
-def test_d36_training_refuses_a_map_whose_own_names_contradict_its_dataset(pseudo_labels):
+def test_d35_training_refuses_a_map_whose_own_names_contradict_its_dataset(pseudo_labels):
     with pytest.raises(DataError, match="its header says that 5 is esophagus, and in .* it is liver. Correct the numb"):
         pseudo_labels("table2")

@@ -1,4 +1,4 @@
-"""The files for other viewers, read by programs that are not ours: SimpleITK (ITK, as in Slicer and ITK-SNAP), slicerio.
+"""The files for other viewers, read by programs that are not ours: SimpleITK (ITK, as in Slicer, ITK-SNAP), slicerio.
 
 They are no dependencies of the package. In an environment that lacks them these tests are skipped:
 `pip install SimpleITK slicerio`.

@@ -90,7 +90,8 @@ def test_a_ct_that_cannot_be_read_again_costs_the_hu_and_nothing_else(hu, said):
     assert len(warnings) == 1 and said in warnings[0] and "no HU of the classes" in warnings[0]
 
 
-@pytest.mark.parametrize("orientation", [[(0, 1), (1, 1), (2, 1)], [(0, -1), (1, 1), (2, -1)], [(2, 1), (0, -1), (1, 1)]])
+@pytest.mark.parametrize("orientation", [[(0, 1), (1, 1), (2, 1)], [(0, -1), (1, 1), (2, -1)],
+                                         [(2, 1), (0, -1), (1, 1)]])
 def test_the_centre_in_mm_is_the_same_point_however_an_oblique_ct_is_stored(tmp_path, orientation):
     """The middle of voxel (2, 1, 1) of the CT before it was stored along other axes."""
     turned = np.array([[0.96, -0.28, 0, 7.0], [0.28, 0.96, 0, -4.0], [0, 0, 1, 100.0], [0, 0, 0, 1]]) @ AFFINE

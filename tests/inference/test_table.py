@@ -12,7 +12,8 @@ from uniseg.inference.table import COLUMNS, NAME, Table, cell, table_of, without
 from uniseg.machine.files import FileError
 
 FOUND = {"label": 6, "voxels": 20, "ml": 1.5, "mean_hu": -55.25, "sd_hu": 12.0, "centre_mm": [-1.0, 2.0, 3.5],
-         "first_voxel": [0, 1, 2], "last_voxel": [3, 4, 5], "touches_border": True, "ml_is": "of the part inside the CT"}
+         "first_voxel": [0, 1, 2], "last_voxel": [3, 4, 5], "touches_border": True,
+         "ml_is": "of the part inside the CT"}
 MISSING = {"label": None, "voxels": 0, "ml": 0.0, "mean_hu": None, "sd_hu": None, "centre_mm": None,
            "first_voxel": None, "last_voxel": None, "touches_border": False, "experimental": "=1+1"}
 
@@ -39,7 +40,7 @@ def test_one_row_a_case_and_class_with_every_figure(tmp_path):
                      "centre_y_mm": "2.0", "centre_z_mm": "3.5", "first_i": "0", "first_j": "1", "first_k": "2",
                      "last_i": "3", "last_j": "4", "last_k": "5", "experimental": "", "warnings": "1",
                      "weights": "0123456789ab"}
-    assert (aorta["found"], aorta["voxels"], aorta["label"], aorta["mean_hu"], aorta["first_i"]) == ("0", "0", "", "", "")
+    assert [aorta[column] for column in ("found", "voxels", "label", "mean_hu", "first_i")] == ["0", "0", "", "", ""]
     assert aorta["experimental"] == "'=1+1"
 
 
@@ -100,10 +101,12 @@ def test_a_json_that_is_no_result_is_named_once_and_the_others_are_there(tmp_pat
     table.write()
     table.write()
     err = capsys.readouterr().err
-    assert [row["case"] for row in rows(tmp_path)] == ["good"] and err.count("\n") == 2 and "bad_seg.json: is not in" in err
+    assert [row["case"] for row in rows(tmp_path)] == ["good"]
+    assert err.count("\n") == 2 and "bad_seg.json: is not in" in err
 
 
-@pytest.mark.parametrize("text", ["=cmd()", "+1", "-x", "@a", "'quoted", "\ttab", "plain", "with,comma", 'with "quote"'])
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-x", "@a", "'quoted", "\ttab", "plain", "with,comma",
+                                  'with "quote"'])
 def test_no_spreadsheet_takes_a_name_for_a_formula_and_the_case_is_found_again(text):
     written = cell(text)
     assert not written.startswith(("=", "+", "-", "@", "\t")) and without_guard(written).replace("\\t", "\t") == text
