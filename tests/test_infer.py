@@ -4,6 +4,7 @@ Most tests call `main([...])` in this process, with tiny random weights and a co
 a process of their own. Ids like F62, O07, W01 are those of docs/faults.md.
 """
 
+import csv
 import errno
 import gzip
 import json
@@ -157,7 +158,7 @@ def test_every_setting_reaches_the_json(segment):
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
         "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
-        "second_view": None, "precision": "bf16", "device": "cpu"}
+        "second_view": None, "precision": "bf16", "numbers": "table2", "device": "cpu"}
 
 
 def test_the_papers_three_steps_of_post_processing_can_be_had_alone(segment):
@@ -297,8 +298,8 @@ def test_a_folder_gives_its_niftis_without_results_hidden_and_apple_double_files
         (folder / name).write_bytes(b"\0\5\26\7")
     (folder / "sub.nii.gz").mkdir()
     code, _, err = segment(folder)
-    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json"} < set(files(folder))
-    assert len(files(folder)) == 8
+    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json", "statistics.csv"} < set(files(folder))
+    assert len(files(folder)) == 9
 
 
 def test_f57_upper_case_endings_and_dangling_links_of_a_folder_are_not_passed_over(segment, here):
@@ -409,7 +410,7 @@ def test_w14_an_error_of_the_network_is_that_cases_error_in_one_line(segment, he
     code, out, err = segment("ct.nii.gz", "next.nii.gz")
     failed, summary = err.splitlines()
     assert code == 1 and one_line(failed) == f"ct.nii.gz: {said}" and summary == "uniseg: 1 of 2 cases failed"
-    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz"]
+    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz", "statistics.csv"]
 
 
 def test_verbose_shows_where_an_error_came_from(segment):
@@ -609,7 +610,9 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz"])
+    assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz",
+                                   "statistics.csv"])
+    assert cases_of("out/statistics.csv") == dict.fromkeys("0123", len(CLASSES))        # whole rows of whole cases
     stamps = {f: (s.st_mtime_ns, s.st_ino) for f in files("out")[:8] for s in [os.stat(here / "out" / f)]}
     fifth = os.stat("out/4_seg.nii.gz").st_ino
     code, out, err = segment("cts", "-o", "out", "--resume")
@@ -625,6 +628,86 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
             differ = ("seconds", "peak_memory_mib")                             # times and memory
             one, other = ({k: v for k, v in json.loads(b).items() if k not in differ} for b in (one, other))
         assert one == other, name
+
+
+def cases_of(path):
+    """{case: number of its rows} of a statistics.csv."""
+    with open(path, newline="") as file:
+        cases = [row["case"] for row in csv.DictReader(file)]
+    return {case: cases.count(case) for case in cases}
+
+
+def test_o25_statistics_over_a_folder_are_complete_after_resume_also_for_cases_that_were_kept(segment, here):
+    Path("next.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
+    assert segment("ct.nii.gz", "-o", "out")[0] == 0 and not Path("out/statistics.csv").exists()
+    code, _, err = segment(here, "-o", "out", "--resume")
+    assert code == 0 and "1 of 2 results are complete" in err
+    assert cases_of("out/statistics.csv") == {"ct": len(CLASSES), "next": len(CLASSES)}
+    with open("out/statistics.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if (row["case"], row["class"]) == ("next", "liver"))
+    figures = json.loads(Path("out/next_seg.json").read_text())["classes"]["liver"]
+    assert (float(row["ml"]), float(row["mean_hu"]), int(row["last_k"])) == (
+        figures["ml"], figures["mean_hu"], figures["last_voxel"][2])
+
+
+def test_o26_a_statistics_csv_of_somebody_else_stops_the_run_before_any_work(segment, here):
+    Path("statistics.csv").write_text("patient,age\n")
+    code, _, err = segment(here)
+    assert code == 2 and one_line(err) == (f"{here / 'statistics.csv'}: another file has this name. Rename it, or give "
+                                           "another -o.")
+    assert files(here) == ["ct.nii.gz", "statistics.csv"] and Path("statistics.csv").read_text() == "patient,age\n"
+
+
+@pytest.mark.slow
+def test_viewer_files_belong_to_their_result(segment, here):
+    """--resume looks for them, and --overwrite without them removes those of the former result."""
+    assert segment("ct.nii.gz")[0] == 0
+    code, _, err = segment("ct.nii.gz", "--resume", "--viewer-files")
+    assert code == 0 and "1 of 1 results are made again: 1 without viewer files" in err
+    written = {f"ct_seg{end}" for end in (".seg.nrrd", ".ctbl", "_itksnap.txt", "_niivue.json", ".nii.lut", ".nii.txt")}
+    assert written < set(json.loads(Path("ct_seg.json").read_text())["files"]) and written < set(files(here))
+    assert segment("ct.nii.gz", "--resume", "--viewer-files")[2].startswith("uniseg: 1 of 1 results are complete")
+    names = dict(line.split() for line in Path("ct_seg.nii.txt").read_text().splitlines())
+    assert names == {str(taxonomy.BY_NAME[name].index): name for name in CLASSES}
+    assert segment("ct.nii.gz", "--overwrite")[0] == 0
+    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz"]
+
+
+@pytest.mark.slow
+def test_numbers_of_others_reach_map_header_and_json_and_resume_compares_them(segment, here):
+    code, out, err = segment("ct.nii.gz", "--numbers", "KiTS", "--viewer-files")
+    assert code == 0 and err == "uniseg: no number in kits, so not in the label map: spleen, liver, aorta\n"
+    assert "    -  liver" in out and "    1  right_kidney" in out
+    stats = json.loads(Path("ct_seg.json").read_text())
+    assert stats["settings"]["numbers"] == "kits" and stats["not_in_the_label_map"] == ["spleen", "liver", "aorta"]
+    assert stats["classes"]["liver"]["label"] is None and stats["classes"]["liver"]["voxels"] > 0
+    image = nib.load("ct_seg.nii.gz")
+    assert set(np.unique(image.dataobj)) <= {0, 1} and b"kidneys" in image.header.extensions[0].get_content()
+    assert Path("ct_seg.nii.txt").read_text() == "1 kidneys\n"
+    assert segment("ct.nii.gz", "--resume", "--numbers", "kits")[2].endswith("1 of 1 results are complete and stay as "
+                                                                             "they are\n")
+    assert "1 made with another label numbering" in segment("ct.nii.gz", "--resume")[2]
+    assert np.asarray(nib.load("ct_seg.nii.gz").dataobj).max() > 1
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("--numbers", "nobody"), "no label numbers are called 'nobody'. Known are table2"),
+    (("--numbers", "lits", "--classes", "spleen"), "none of the classes asked for has a label number in lits")])
+def test_numbers_that_make_no_sense_are_exit_2_before_any_work(segment, here, arguments, said):
+    code, _, err = segment("ct.nii.gz", *arguments)
+    assert code == 2 and said in one_line(err) and files(here) == ["ct.nii.gz"]
+
+
+def test_what_was_looked_for_and_not_found_and_what_is_a_part_stand_in_the_table(monkeypatch):
+    stats = {"warnings": [], "seconds": {"total": 1.0}, "peak_memory_mib": 9, "settings": {"device": "cpu"},
+             "empty": False, "not_found": ["spleen"], "classes": {
+                 "liver": {"label": 6, "voxels": 9, "ml": 1400.0, "touches_border": True},
+                 "spleen": {"label": 1, "voxels": 0, "ml": 0.0, "touches_border": False}}}
+    said = []
+    monkeypatch.setattr(infer, "say", said.append)
+    infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats)
+    assert said[1:] == ["    6  liver                          1400.0 ml  touches the border, so this is a part of it",
+                        "  looked for and not found: spleen"]
 
 
 def test_resume_with_nothing_left_to_do_is_done(segment, here):

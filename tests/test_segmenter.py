@@ -18,6 +18,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 import uniseg
 from uniseg import checkpoint, segmenter, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.formats.label_table import read_label_table
 from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
@@ -29,6 +30,7 @@ from uniseg.imaging.volume import read_ct, scale_hu
 from uniseg.inference import plausibility, second_view
 from uniseg.inference import result as result_module
 from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
+from uniseg.inference.outputs import Outputs
 from uniseg.inference.region import BODY_MARGIN, grow_to_window
 from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
@@ -166,7 +168,15 @@ def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_fo
         assert np.array_equal(result.label_map, apply_orientation(plain.label_map, orientation))
         for name in plain.classes:
             assert np.array_equal(result.mask(name), apply_orientation(plain.mask(name), orientation))
-            assert result.stats["classes"][name] == plain.stats["classes"][name]
+            figures = result.stats["classes"][name]
+            box = bounding_box(result.mask(name))                            # of the file's own voxels
+            assert figures["first_voxel"] == [part.start for part in box]
+            assert figures["last_voxel"] == [part.stop - 1 for part in box]
+            assert without_box(figures) == without_box(plain.stats["classes"][name])
+
+
+def without_box(figures):
+    return {key: value for key, value in figures.items() if key not in ("first_voxel", "last_voxel")}
 
 
 @pytest.mark.slow
@@ -749,12 +759,62 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING.to_dict()
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
-                                 "second_view": None, "precision": "float32", "device": "cpu"}
+                                 "second_view": None, "precision": "float32", "numbers": "table2", "device": "cpu"}
     assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
-    assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
-    assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
+    assert list(stats["classes"]["liver"]) == ["label", "voxels", "ml", "mean_hu", "sd_hu", "centre_mm", "first_voxel",
+                                               "last_voxel", "touches_border"]
+    assert list(stats["seconds"]) == ["read", "resample", "network", "post-processing", "native grid", "measures",
+                                      "total"]
+    assert_plain(result.stats)
     assert 50 < stats["peak_memory_mib"] < 100_000
     assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
+
+
+def test_with_the_numbers_of_others_a_class_without_one_leaves_no_hole_in_what_it_covers(tmp_path):
+    """The tumour lies in the liver. LiTS numbers both, MSD Task09 the spleen alone, CHAOS the liver alone."""
+    hu, _, affine = paint()
+    results = {numbers: stand_in().segment(image(hu, affine), numbers=numbers)
+               for numbers in ("table2", "LiTS", "chaos", "msd:Task09")}
+    plain = results["table2"]
+    liver, tumour = plain.mask("liver"), plain.mask("liver_tumor")
+    assert (liver & tumour).any() and plain.numbers == {"spleen": 1, "liver": 6, "aorta": 8, "liver_tumor": 27}
+    lits = results["LiTS"].label_map
+    assert np.array_equal(lits == 2, plain.label_map == 27) and np.array_equal(lits == 1, plain.label_map == 6)
+    assert np.array_equal(results["chaos"].label_map == 1, liver)                     # whole, where the tumour is too
+    assert results["msd:Task09"].numbers == {"spleen": 1, "liver": None, "aorta": None, "liver_tumor": None}
+    for numbers, result in results.items():
+        for name in plain.classes:                                                    # masks and figures stay the same
+            assert np.array_equal(result.mask(name), plain.mask(name))
+            assert result.stats["classes"][name]["ml"] == plain.stats["classes"][name]["ml"]
+        assert result.stats["settings"]["numbers"] == {"LiTS": "lits"}.get(numbers, numbers)
+
+
+def test_the_saved_files_carry_names_and_equal_results_are_equal_bytes(tmp_path):
+    hu, masks, affine = paint()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        result = stand_in().segment(image(hu, affine), numbers="lits")
+        result.save_if(lambda: None, tmp_path / name / "ct_seg.nii.gz", Outputs(masks=True, viewer_files=True))
+    files = [f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*") if f.is_file()]
+    assert len(files) == 1 + 1 + 4 + 6
+    for file in files:
+        if file.suffix != ".json" or "niivue" in file.name:
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    table = read_label_table(tmp_path / "a" / "ct_seg.nii.gz")
+    assert (table.names, table.numbers) == ({1: "liver", 2: "liver_tumor"}, "lits")
+    assert read_label_table(tmp_path / "a" / "ct_seg" / "aorta.nii.gz").names == {1: "aorta"}
+    liver = result.stats["classes"]["liver"]
+    assert liver["mean_hu"] == pytest.approx(hu[result.mask("liver")].mean(), abs=0.01)
+    assert liver["centre_mm"] == pytest.approx((affine @ [*np.argwhere(result.mask("liver")).mean(axis=0), 1])[:3],
+                                               abs=0.01)
+
+
+def assert_plain(value):
+    """Nothing but Python's own types, so that a user of `stats` never meets np.float64(1333.0)."""
+    assert type(value) in (dict, list, str, int, float, bool, type(None)), (type(value), value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        assert_plain(item)
 
 
 def test_o15_a_figure_that_is_nan_is_never_written(tmp_path):

@@ -32,7 +32,6 @@ from .datasets.find import named_folder
 from .evaluation import folder as evaluation_folder
 from .evaluation.comparison import compare
 from .evaluation.folds import fold_means, pool
-from .evaluation.numbers import TABLE_2_NAME
 from .evaluation.pairs import (
     HealthyReading,
     chosen_classes,
@@ -49,6 +48,7 @@ from .evaluation.rules import WHOLE, WITHOUT_TUMOURS, Rules, parse_tolerance
 from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .evaluation.scores import Row, healthy_rows, readers, score_case, summarise
 from .evaluation.segment import segmented, tell
+from .formats.numbers import NUMBERINGS
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, say
 from .paper.tables import table_lines
@@ -96,8 +96,9 @@ def _add_choice(choice: argparse._ArgumentGroup) -> None:
     choice.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
     for who in ("ref", "pred"):
         choice.add_argument(f"--{who}-numbers", metavar="JSON",
-                            help=f"the dataset.json that says what the numbers of plain label maps in --{who} mean, or "
-                            f"{TABLE_2_NAME} (default: the one beside them, else one folder up, else Table 2)")
+                            help=f"what the numbers of plain label maps in --{who} mean: a dataset.json, or one of "
+                            f"{', '.join(NUMBERINGS[:2])}, {NUMBERINGS[10]}, ... (default: what their header says, "
+                            "else the dataset.json beside them, else one folder up, else Table 2)")
     choice.add_argument("--fold", type=int, help="only the cases that training with --fold K --folds N held out")
     choice.add_argument("--folds", type=int, help="the number N of folds that --fold belongs to")
     choice.add_argument("--split", type=Path, metavar="JSON",

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from . import taxonomy
+from .formats.numbers import TABLE_2, TOTALSEGMENTATOR, find_numbering, numbers_in
 from .imaging.file_names import RESULT, SUFFIXES
 from .imaging.limits import MAX_VOXELS
 from .inference.disk import check_disk
 from .inference.finished import remaining
 from .inference.outputs import Outputs
 from .inference.plan import Job, plan
+from .inference.table import Table, table_of
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.console import Parser, fail, note, printable, say, warn
 from .machine.signals import ends_at_signals
@@ -41,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--masks", action="store_true", help="also write one file per class in ct_seg/; these keep overlaps")
     add("--view", action="store_true",
         help="also write ct_view.html, a viewer for any browser, and for several CTs index.html with all of them")
+    add("--viewer-files", action="store_true",
+        help="also write what other viewers need to show names and colours: ct_seg.seg.nrrd (3D Slicer, with overlaps "
+             "and SNOMED CT codes), ct_seg.ctbl, and files for ITK-SNAP, niivue and MRIcron")
+    add("--numbers", default=TABLE_2, metavar="WHOSE",
+        help=f"label numbers of the label map: {TABLE_2} (default), {TOTALSEGMENTATOR}, or those of a dataset, as "
+             "msd:Task03, btcv, amos22 (docs/label_numbers.md); classes without a number there are left out")
     add("--overlap", type=float, default=0.5,
         help="share that neighbouring windows have in common (default: 0.5, the paper's)")
     add("--threshold", default="0.5",
@@ -82,9 +90,10 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        outputs = Outputs(masks=args.masks, view=args.view)
+        outputs = Outputs(masks=args.masks, view=args.view, viewer_files=args.viewer_files)
         jobs = ([make_demo(args)] if args.demo
                 else plan(args.inputs, args.output, outputs, args.overwrite or args.resume))
+        table = None if args.demo else table_of(args.inputs, args.output, jobs)
         from .inference.making import MadeMeanwhile, make, with_index
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
@@ -92,13 +101,16 @@ def run(args: argparse.Namespace) -> int:
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
-        planned = jobs
+        planned, asked = jobs, segmenter.asked(**options)
+        numbers = numbers_in(options["numbers"], asked.classes)
+        if left_out := [name for name, number in numbers.items() if number is None]:
+            note(f"no number in {options['numbers']}, so not in the label map: {', '.join(left_out)}")
         if args.resume:
-            jobs = remaining(jobs, outputs, segmenter.asked(**options))
-        check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0, outputs.most_bytes)
+            jobs = remaining(jobs, outputs, asked)
+        check_disk(jobs, len(asked.classes) if args.masks else 0, outputs.most_bytes)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
-    failed = 0
+    failed, table_failed = 0, not written(table, args.verbose)
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
     for job in with_index(jobs, planned, outputs):
         try:
@@ -110,9 +122,21 @@ def run(args: argparse.Namespace) -> int:
             fail(error, 1, args.verbose, job.ct)
         else:
             report(job.ct, job.result, segmentation.stats)
+        table_failed |= not written(table, args.verbose)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")
-    return 1 if failed else 0
+    return 1 if failed or table_failed else 0
+
+
+def written(table: Table | None, verbose: bool) -> bool:
+    """Write statistics.csv with the results that are there; whether that succeeded. An error is printed."""
+    try:
+        if table is not None:
+            table.write()
+        return True
+    except (ValueError, OSError) as error:
+        fail(error, 1, verbose, table.path if table else None)
+        return False
 
 
 def check_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -129,7 +153,7 @@ def check_options(args: argparse.Namespace) -> dict[str, Any]:
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
                "postprocess": steps, "precision": args.precision, "experimental": args.experimental,
-               "max_voxels": args.max_voxels}
+               "max_voxels": args.max_voxels, "numbers": find_numbering(args.numbers)}
     if args.weights is None:                        # other weights may have classes beyond Table 2
         for name in named_classes(options):
             taxonomy.resolve(name)
@@ -183,10 +207,13 @@ def report(ct: Path, result: Path, stats: dict[str, Any]) -> None:
     for name, figures in stats["classes"].items():
         if figures["voxels"]:
             remarks = [f"experimental: {figures['experimental']}"] if "experimental" in figures else []
-            remarks += ["touches the border"] if figures["touches_border"] else []
-            say(printable("  ".join([f"  {figures['label']:3d}  {name:26s} {figures['ml']:10.1f} ml", *remarks])))
+            remarks += ["touches the border, so this is a part of it"] if figures["touches_border"] else []
+            label = "-" if figures["label"] is None else figures["label"]
+            say(printable("  ".join([f"  {label:>3}  {name:26s} {figures['ml']:10.1f} ml", *remarks])))
     if stats["empty"]:
         say("  nothing found")
+    elif stats["not_found"]:
+        say(printable(f"  looked for and not found: {', '.join(stats['not_found'])}"))
 
 
 def list_classes() -> int:

@@ -17,23 +17,24 @@ import nibabel
 import numpy as np
 import torch
 
-from . import checkpoint, taxonomy
+from . import checkpoint
+from .formats.numbers import TABLE_2, find_numbering, numbers_in
 from .imaging.anatomy import midsagittal_plane
 from .imaging.bits import Box, bounding_box
 from .imaging.field_of_view import continued
-from .imaging.grid import voxel_volume_mm3
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
-from .imaging.volume import from_ras, read_ct, scale_hu
+from .imaging.volume import affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
 from .inference.finished import Asked, stamp
+from .inference.measures import measure
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
 from .inference.plausibility import doubts
 from .inference.region import find_body
-from .inference.result import Segmentation, find_class, read_again
+from .inference.result import Segmentation, find_class, read_again, unchanged
 from .inference.second_view import central_part, view_weight
-from .inference.statistics import Clock, count_voxels, record
+from .inference.statistics import Clock, record
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
@@ -69,6 +70,7 @@ class Request(NamedTuple):
     overlap: float
     steps: tuple[str, ...]         # of post-processing, in the order in which they run
     precision: str
+    numbering: str                 # of the label map, one of formats.numbers.NUMBERINGS
 
 
 class Segmenter:
@@ -125,7 +127,7 @@ class Segmenter:
                 overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
                 postprocess: bool | Collection[str] = True,
                 precision: str = "float32", progress: bool = False, experimental: bool = False,
-                max_voxels: int = MAX_VOXELS) -> Segmentation:
+                max_voxels: int = MAX_VOXELS, numbers: str = TABLE_2) -> Segmentation:
         """Segment one CT.
 
         source:       path of a NIfTI file, or a nibabel image, in Hounsfield units
@@ -139,10 +141,11 @@ class Segmenter:
         progress:     show a bar on stderr, if that is a terminal
         experimental: also compute experimental classes, or allow them to be named
         max_voxels:   a file with more voxels is refused
+        numbers:      of the label map: "table2", "totalsegmentator", "msd:Task03", ... (formats/numbers.py)
         Raises ValueError for arguments, imaging.byte_stream.VolumeError for input that cannot be used, and
         FloatingPointError where the network gives NaN.
         """
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
+        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
         names, clock = request.names, Clock()
         with clock("read"):
             stamp_before, ct = stamp(source), read_ct(source, max_voxels)
@@ -172,9 +175,12 @@ class Segmenter:
             if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, request.steps, self.in_pieces)
         with clock("native grid"):
-            values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
+            values = self._numbers(request)
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
-            counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
+        with clock("measures"):
+            planes = unchanged(hu_planes(source, max_voxels), source, stamp_before)
+            counted = measure(from_ras(native_bits, geometry.orientation), values, affine_in_mm(geometry), planes,
+                              self.experimental, warnings)
         if spine is not None:
             warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
@@ -184,19 +190,20 @@ class Segmenter:
 
     def asked(self, classes: Sequence[str] | None = None, overlap: float = 0.5,
               threshold: float | Mapping[str, float] = 0.5, postprocess: bool | Collection[str] = True,
-              precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
+              precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS,
+              numbers: str = TABLE_2) -> Asked:
         """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
 
         The device and the limit of voxels are none of it, and the second view follows from the weights and the CT.
         Raises ValueError.
         """
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
+        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
         settings = {name: value for name, value in self._settings(request, None).items()
                     if name not in ("device", "second_view")}
         return Asked(self.weights["sha256"], request.names, settings)
 
     def _check(self, classes: Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
-               postprocess: bool | Collection[str], precision: str, experimental: bool) -> Request:
+               postprocess: bool | Collection[str], precision: str, experimental: bool, numbers: str) -> Request:
         """The arguments of `segment` as a Request. Raises ValueError before any work."""
         names = self.select(classes, experimental)
         if not names:
@@ -208,7 +215,16 @@ class Segmenter:
             limits = [logit(threshold.get(n, 0.5), n) for n in names]
         else:
             limits = [logit(threshold, n) for n in names]
-        return Request(names, limits, threshold, overlap, chosen_steps(postprocess), precision)
+        request = Request(names, limits, threshold, overlap, chosen_steps(postprocess), precision,
+                          find_numbering(numbers))
+        if all(value is None for value in self._numbers(request).values()):
+            raise ValueError(f"none of the classes asked for has a label number in {request.numbering}. "
+                             "Name others in --classes, or leave out --numbers.")
+        return request
+
+    def _numbers(self, request: Request) -> dict[str, int | None]:
+        """{class: its value in the label map, or None} of the classes asked for, in the model's order."""
+        return {n: value for n, value in numbers_in(request.numbering, self.classes).items() if n in request.names}
 
     def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool) -> list[list[Crop]]:
         """Per class, its bytes in each slab: cropped to where its logit is less than 4 below its threshold.
@@ -273,7 +289,7 @@ class Segmenter:
                 "postprocess": bool(request.steps) if all_or_none else list(request.steps),
                 "in_pieces": [n for n in request.names if n in self.in_pieces and "components" in request.steps],
                 "second_view": self.second_view if self._has_second_view(in_box) else None,
-                "precision": request.precision, "device": str(self.device)}
+                "precision": request.precision, "numbers": request.numbering, "device": str(self.device)}
 
 
 def logit(probability: float, name: str) -> float:

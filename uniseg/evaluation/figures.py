@@ -13,7 +13,6 @@ patient's right is on the left.
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -34,8 +33,7 @@ from ..machine.command_line import at_least
 from ..machine.console import Parser, fail, note, say
 from ..pictures.canvas import BLACK, Color, blank, label, paint, text, write_png
 from .masks import MaskOf, open_masks
-from .numbers import numbers_of
-from .readings import reading_at
+from .readings import meaning_in, reading_at
 
 # Of the readings, in their order; the first three are those of Fig. 5(a).
 COLORS: tuple[Color, ...] = ((230, 40, 40), (40, 200, 70), (70, 120, 255), (250, 210, 40), (230, 80, 230),
@@ -71,7 +69,7 @@ def open_reading(name: str, path: Path, color: Color, ct: Volume, ct_path: Path)
     """Raises DataError or VolumeError where the path is no reading of this CT."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Give a label map or a folder of masks.")
-    reading = reading_at(path, "", functools.partial(numbers_of, path.parent))
+    reading = reading_at(path, "", meaning_in(path.parent))
     if reading is None:
         raise DataError(f"{path}: no mask of a known class in it. Give a label map or a folder of masks.")
     volume, mask_of = open_masks(reading, ct)

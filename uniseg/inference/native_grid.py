@@ -94,7 +94,7 @@ def box_slices(start: Sequence[int] | np.ndarray, shape: Sequence[int]) -> Box:
     return tuple(slice(int(s), int(s) + n) for s, n in zip(start, shape))
 
 
-def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[str, int], affine: np.ndarray,
+def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[str, int | None], affine: np.ndarray,
               native_shape: Sequence[int], native_affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The masks and the label map on the grid of the CT, from post-processed masks on the model's grid.
 
@@ -103,11 +103,13 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
 
     bits:    (D, H, W) the masks on the model's grid, one bit per class
     crops:   the bytes of each class
-    values:  {class: its value in the label map}, in the order of the bits
+    values:  {class: its value in the label map}, in the order of the bits; a class with None is not in the label map,
+             where it neither covers others nor leaves a hole
     returns: bits and label map (uint8, or uint16 beyond 255), both of `native_shape`, RAS+
     """
     native_bits = np.zeros(native_shape, bit_dtype(len(values)), order="F")
-    label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
+    largest = max(value or 0 for value in values.values())
+    label_map = np.zeros(native_shape, np.uint8 if largest <= 255 else np.uint16, order="F")
     surest = np.zeros(native_shape, np.uint8, order="F")
     names = list(values)
     for group in merging_groups(names):
@@ -119,8 +121,11 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
             for box, block in resample_back(crop.values, crop.start, bits.shape, native_shape, affine, native_affine):
                 inside = block > AT_THRESHOLD
                 native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
+                value = values[names[k]]
+                if value is None:
+                    continue
                 confidence = np.where(inside, np.rint(block), 0).astype(np.uint8)
-                paint_where_surer(label_map[box], surest[box], values[names[k]], confidence)
+                paint_where_surer(label_map[box], surest[box], value, confidence)
     return native_bits, label_map
 
 

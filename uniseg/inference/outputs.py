@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..imaging.file_names import mask_path, masks_folder, preview_path, view_path
+from ..imaging.file_names import mask_path, masks_folder, preview_path, view_path, viewer_paths
 
 
 class Outputs(NamedTuple):
@@ -19,11 +19,12 @@ class Outputs(NamedTuple):
     masks: bool = False            # ct_seg/liver.nii.gz: one file per class; these keep overlaps
     preview: bool = False          # ct_preview.png: three slices with the masks over them
     view: bool = False             # ct_view.html: a viewer of this one case
+    viewer_files: bool = False     # ct_seg.seg.nrrd, ct_seg.ctbl, ...: for 3D Slicer, ITK-SNAP, niivue, MRIcron
 
     @property
     def most_bytes(self) -> int:
-        """An upper bound of what the preview and the view of a case take on the disk; masks are counted apart."""
-        return (2 << 20) * self.preview + (12 << 20) * self.view
+        """An upper bound of what the files of a case take on the disk; masks are counted apart."""
+        return (2 << 20) * self.preview + (12 << 20) * self.view + (32 << 20) * self.viewer_files
 
     def files(self, result: Path, classes: Iterable[str], folder: Path | None = None) -> dict[str, list[Path]]:
         """{kind of file as a message calls it: its paths}, of the kinds that are asked for.
@@ -39,6 +40,8 @@ class Outputs(NamedTuple):
             found["a preview"] = [preview_path(result)]
         if self.view:
             found["a view"] = [view_path(result)]
+        if self.viewer_files:
+            found["viewer files"] = list(viewer_paths(result).values())
         return found
 
 

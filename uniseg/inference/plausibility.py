@@ -57,7 +57,7 @@ def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarra
     names:          the class of each bit
     spine:          the search for the spine in this CT
     plane:          the patient's mid-sagittal plane; None: not looked for
-    counted:        per class its "ml" and whether it "touches_border" (statistics.count_voxels)
+    counted:        per class its "ml" and whether it "touches_border" (measures.measure)
     offered:        classes that these weights offer; only where all of them are computed, few findings are a warning
     """
     warnings = implausible_body(body, affine)
@@ -86,7 +86,7 @@ def implausible(centres: Mapping[str, np.ndarray], plane: Plane | None,
 
     centres: {class that is surely found: its middle (3,) in world mm}
     plane:   the patient's mid-sagittal plane; None: not known
-    counted: per class its "ml" and whether it "touches_border" (statistics.count_voxels)
+    counted: per class its "ml" and whether it "touches_border" (measures.measure)
     """
     warnings = []
     exchanged = [f"{upper} below {lower}" for upper, lower in FROM_THE_HEAD

@@ -1,7 +1,7 @@
 """A result: the label map, the mask of each class, the statistics, and how they are written."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -11,13 +11,19 @@ import nibabel
 import numpy as np
 
 from .. import taxonomy
+from ..formats import label_table
+from ..formats.labels import LabelRow, label_rows
+from ..formats.numbers import TABLE_2
+from ..formats.seg_nrrd import Segment
+from ..formats.viewer_files import viewer_writers
 from ..imaging.bits import get_bit
 from ..imaging.byte_stream import refuse
 from ..imaging.file_names import json_path
-from ..imaging.volume import Geometry, Volume, from_ras, read_ct, write_label_map
+from ..imaging.volume import Geometry, Volume, affine_in_mm, from_ras, read_ct, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
+from ..pictures.colors import class_color
 from ..viewer.view import write_view
 from .finished import digests, stamp, withdraw
 from .outputs import Outputs
@@ -29,7 +35,7 @@ Writer = Callable[[Path], None]
 class Segmentation:
     """The result of Segmenter.segment, on the grid and in the orientation of the CT."""
 
-    label_map: np.ndarray          # (X, Y, Z) as the CT is stored: uint8, or uint16 beyond 255; the numbers of Table 2
+    label_map: np.ndarray          # (X, Y, Z) as the CT is stored: uint8, or uint16 beyond 255; values: `numbers`
     classes: tuple[str, ...]       # names of the classes computed
     stats: dict[str, Any]          # the content of the JSON file: voxels, ml and touches_border of each class, why a
                                    # class is experimental, settings, warnings, seconds; `save` adds its files
@@ -53,6 +59,11 @@ class Segmentation:
             raise ValueError(f"no class {missing[0]} in this result. It has {', '.join(self.classes)}.")
         mask = np.logical_or.reduce([get_bit(self._bits, self.classes.index(n)) for n in names])
         return from_ras(mask, self._geometry.orientation)
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """{class: its value in the label map}; None for a class that has no number in the numbering asked for."""
+        return {name: figures["label"] for name, figures in self.stats["classes"].items()}
 
     def ct(self) -> Volume:
         """The CT that was segmented, in RAS+ and HU. It is read again, since a result holds no copy of it.
@@ -96,7 +107,9 @@ class Segmentation:
             for name, write in writers.items():
                 write(name)
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
-            write_label_map(path, ras, self._geometry, f"uniseg {__version__}")
+            numbering = self.stats["settings"]["numbers"]
+            write_label_map(path, ras, self._geometry, label_table.description(__version__, numbering),
+                            label_table.to_xml(self._rows(), numbering))
             self.stats["files"] = digests(names, path.parent)
             with atomic_write(json_path(path)) as temporary:
                 Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
@@ -108,14 +121,41 @@ class Segmentation:
         writers: dict[Path, Writer] = {name: partial(self._write_mask, k)
                                        for k, name in enumerate(files.get("masks", []))}
         writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
+        if outputs.viewer_files:
+            own = self._own_numbers()
+            segments = [Segment(k, own[name], name, class_color(own[name])) for k, name in enumerate(self.classes)]
+            bits = from_ras(self._bits, self._geometry.orientation)
+            writers |= viewer_writers(path, self._rows(), bits, segments, affine_in_mm(self._geometry))
         return writers
 
     def _write_mask(self, k: int, path: Path) -> None:
-        write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {self.classes[k]}")
+        name = self.classes[k]
+        row = LabelRow(1, name, class_color(self._own_numbers()[name]), (name,))
+        write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {name}",
+                        label_table.to_xml([row], "mask"))
+
+    def _rows(self) -> list[LabelRow]:
+        """What each value of the label map is."""
+        own = self._own_numbers()
+        return label_rows(self.numbers, lambda name: class_color(own[name]))
+
+    def _own_numbers(self) -> dict[str, int]:
+        """{class: its number in Table 2, or from 33 on}: different for every class, whatever the label map has."""
+        if self.stats["settings"]["numbers"] != TABLE_2:
+            return taxonomy.label_values(self.classes)
+        return {name: figures["label"] for name, figures in self.stats["classes"].items()}
 
     def _write_view(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_view(path, ct, self._bits, ras, self.classes, self.stats)
+
+
+def unchanged(planes: Iterator[np.ndarray], source: str | Path | nibabel.spatialimages.SpatialImage,
+              stamp_before: object) -> Iterator[np.ndarray]:
+    """The planes, and behind them a VolumeError where the CT has changed since the stamp was made."""
+    yield from planes
+    if stamp(source) != stamp_before:
+        refuse(str(source), "has changed since it was segmented", "Segment it again")
 
 
 def read_again(source: str | Path | nibabel.spatialimages.SpatialImage, stamp_before: object,
