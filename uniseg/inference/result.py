@@ -13,11 +13,13 @@ import numpy as np
 from .. import taxonomy
 from ..imaging.bits import get_bit
 from ..imaging.byte_stream import refuse
-from ..imaging.file_names import json_path
+from ..imaging.file_names import bare, json_path
 from ..imaging.volume import Geometry, Volume, from_ras, read_ct, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
+from ..pictures.canvas import write_png
+from ..pictures.preview import preview
 from ..viewer.view import write_view
 from .finished import digests, stamp, withdraw
 from .outputs import Outputs
@@ -107,6 +109,7 @@ class Segmentation:
         ct = cache(self.ct)                                                # read once for all of them
         writers: dict[Path, Writer] = {name: partial(self._write_mask, k)
                                        for k, name in enumerate(files.get("masks", []))}
+        writers |= {name: lambda file: self._write_preview(ct(), file) for name in files.get("a preview", [])}
         writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
         return writers
 
@@ -116,6 +119,18 @@ class Segmentation:
     def _write_view(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_view(path, ct, self._bits, ras, self.classes, self.stats)
+
+    def preview(self, path: str | Path) -> None:
+        """Write a picture of the result as PNG: three slices with the classes, their names and volumes, the warnings.
+
+        Raises what `ct` raises, and FileError where the file cannot be written.
+        """
+        self._write_preview(self.ct(), Path(path))
+
+    def _write_preview(self, ct: Volume, path: Path) -> None:
+        ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+        write_png(path, preview(ct.array, ras, ct.affine, self.stats["classes"], bare(self.stats["input"]),
+                                self.stats["warnings"]))
 
 
 def read_again(source: str | Path | nibabel.spatialimages.SpatialImage, stamp_before: object,

@@ -13,12 +13,13 @@ from . import blocks
 from .blocks import LETTER, SMALL_WORDS, Block, Entry, below, beside, empty, indented, paragraph
 from .canvas import FAINT, INK
 from .colors import class_color
-from .slices import HU_WINDOW, PLANES, Case, Plane, make_case, slice_picture
+from .slices import HU_WINDOW, PLANES, Case, Plane, make_case, shown_part, slice_picture
 
 LEAST, MOST = 600, 1200           # pixels of the longer side of each slice
 MARGIN, GAP = 16, 10              # pixels around everything, and between blocks
 TITLE_WORDS = 2.5                 # pixels per unit of the letters of the case's name
 NARROWEST, WIDE = 330, 700        # pixels of words: at least, and for a legend of two columns
+SCREEN = 1.4                      # width of a screen or a page for its height
 WARNING = (176, 48, 0)            # colour of warnings
 OBLIQUE = 1.0                     # degrees from which an axis is said not to be the patient's
 
@@ -58,27 +59,32 @@ def comparison(hu: np.ndarray | None, rows: Sequence[tuple[str, np.ndarray]], af
                hu_window: Sequence[float] = HU_WINDOW, least: int = 300) -> Block:
     """Several label maps of one CT below each other, in the same slices, uint8 (rows, columns, 3).
 
+    A CT is shown as a whole, so that the pictures of a training can be compared; without one, all labels are.
+
     rows:    (what it is, label map (D, H, W)), such as a reference and a prediction
     classes: {name: value}; those that no label map has are left out of the legend
     The other arguments are those of `preview`. Without `at` the slices show most of the first label map.
     """
     case = make_case(hu, rows[0][1], affine, at, hu_window)
-    for _, labels in rows[1:]:
-        other = make_case(hu, labels, affine, case.at, hu_window)
-        case = case._replace(box=tuple(slice(min(a.start, b.start), max(a.stop, b.stop))
-                                       for a, b in zip(case.box, other.box)))
+    box = tuple(slice(0, n) for n in case.label_map.shape)
+    if hu is None:
+        parts = [shown_part(case._replace(label_map=labels)) for _, labels in rows]
+        box = tuple(slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*parts))
+    case = case._replace(box=box)
     planes = _planes(case)
     scales = mm_per_pixel(case, planes, least)
-    parts, seen, present = [], set(), set()
+    drawn: list[Block] = []
+    seen: set[int] = set()
+    present: set[int] = set()
     for words, labels in rows:
-        same = case.with_labels(labels)
+        same = case._replace(label_map=labels)
         panels = beside([_panel(same, plane, scale, planes) for plane, scale in zip(planes, scales)], GAP)
-        parts.append(below([paragraph(words, panels.shape[1]), panels], 2))
+        drawn.append(below([indented(paragraph(words, panels.shape[1] - LETTER)), panels], 2))
         seen |= _seen(same, planes)
         present |= {int(value) for value in np.unique(labels)}
     entries = [Entry(name, class_color(value), filled=value in seen) for name, value in classes.items()
                if value in present]
-    picture = below([*parts, _names(entries, parts[0].shape[1])], GAP)
+    picture = below([*drawn, _names(entries, drawn[0].shape[1])], GAP)
     return _with_words(picture, title, (), _notes(case, affine, entries, []))
 
 
@@ -168,7 +174,7 @@ def degrees_oblique(affine: np.ndarray) -> float:
 # ------------------------------------------------------------------------------------------------------------- layout
 
 def _arranged(panels: Sequence[Block], entries: Sequence[Entry]) -> Block:
-    """Panels and legend in the arrangement that takes least room.
+    """Panels and legend in the arrangement that is largest on a screen.
 
     The legend stands beside the first panel, with the others below; or below the first, with the others beside; or
     below all of them.
@@ -179,7 +185,7 @@ def _arranged(panels: Sequence[Block], entries: Sequence[Entry]) -> Block:
             for width in (right, WIDE)]
     ways += [beside([below([first, _names(entries, first.shape[1])], GAP), *others], GAP),
              below([beside(panels, GAP), _names(entries, beside(panels, GAP).shape[1])], GAP)]
-    return min(ways, key=lambda block: block.shape[0] * block.shape[1])
+    return min(ways, key=lambda block: max(block.shape[0], block.shape[1] / SCREEN))
 
 
 def _names(entries: Sequence[Entry], width: int) -> Block:

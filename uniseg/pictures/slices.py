@@ -23,11 +23,12 @@ SHADES = 64                       # steps of grey: nobody sees more, and the fil
 NO_CT = 40.0                      # grey where there are labels but no CT
 FILL, FILL_NO_CT = 0.3, 0.6       # share of its colour that a class has inside, over a CT and without one
 LINE = 2.0                        # pixels of an outline
+AS_GOOD = 0.97                    # of the best score: as good
 AIR_AROUND_MM = 8.0               # margin around the body
 BODY_STEP_MM = 2.5                # the body is looked for on every n-th voxel
 TABLE_MM = 10.0                   # the table's shell is thinner
 PART_OF_BODY = 0.2                # of the largest piece; a smaller one is an arm or something on the table
-SMOOTH, KEPT = 0.7, 0.25          # voxels: width by which edges are smoothed, and depth that a voxel's centre keeps
+SMOOTH, KEPT = 0.7, 0.3           # voxels: width by which edges are smoothed, and depth that a voxel's centre keeps
 
 
 class Plane(NamedTuple):
@@ -59,10 +60,6 @@ class Case(NamedTuple):
         size = [(part.stop - part.start) * float(mm) for part, mm in zip(self.box, self.spacing_mm)]
         return size[plane.across], size[plane.down]
 
-    def with_labels(self, label_map: np.ndarray) -> "Case":
-        """The same slices with other labels."""
-        return self._replace(label_map=label_map)
-
 
 def make_case(hu: np.ndarray | None, label_map: np.ndarray, affine: np.ndarray, at: Sequence[int] | None = None,
               hu_window: Sequence[float] = HU_WINDOW) -> Case:
@@ -76,13 +73,13 @@ def make_case(hu: np.ndarray | None, label_map: np.ndarray, affine: np.ndarray, 
     where = tuple(int(i) for i in (_most_telling(label_map, spacing) if at is None else at))
     whole = tuple(slice(0, n) for n in label_map.shape)
     case = Case(hu, label_map, spacing, where, whole, low_high)
-    return case._replace(box=_shown_part(case))
+    return case._replace(box=shown_part(case))
 
 
 def _most_telling(label_map: np.ndarray, spacing_mm: np.ndarray) -> list[int]:
     """On each axis the slice in which most is seen: the largest sum, over classes, of the square root of the area.
 
-    The root favours many classes over one large one.
+    The root favours many classes over one large one. Of slices that are about as good, the middle one is taken.
     """
     steps = coarse_steps(spacing_mm)                          # of at most 5 mm
     sparse = every_nth_voxel(label_map, steps)
@@ -94,11 +91,14 @@ def _most_telling(label_map: np.ndarray, spacing_mm: np.ndarray) -> list[int]:
             mask = sparse == value
             for axis in range(3):
                 score[axis] += np.sqrt(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})))
-    return [min(n - 1, step * int(s.argmax()) + step // 2) if s.any() else n // 2
-            for s, n, step in zip(score, label_map.shape, steps)]
+    where = []
+    for s, n, step in zip(score, label_map.shape, steps):
+        best = np.flatnonzero(s >= AS_GOOD * s.max()) if s.any() else []
+        where.append(min(n - 1, step * int(best[len(best) // 2]) + step // 2) if len(best) else n // 2)
+    return where
 
 
-def _shown_part(case: Case) -> Box:
+def shown_part(case: Case) -> Box:
     """The box around the body and all labels in the slices of the case, with some air. Table and air are left out."""
     ends: list[list[int]] = [[], [], []]
     for plane in PLANES:
@@ -184,7 +184,9 @@ class _Zoom(NamedTuple):
         half = 0.5 * min(self.sizes_mm)                      # the edge is half-way between two voxels
         depth = np.where(around, inside - half, half - outside) if not around.all() else np.full(around.shape, 1e3)
         smooth, least = ndimage.gaussian_filter(depth, SMOOTH, mode="nearest"), 2 * KEPT * half
-        depth = np.where(around, np.maximum(smooth, least), np.minimum(smooth, -least))
+        kept = np.where(around, np.maximum(smooth, least), np.minimum(smooth, -least))
+        thin = np.where(around, 2 * half, depth)             # smoothing would remove it: draw it so that it is seen
+        depth = np.where((smooth > 0) == around, kept, thin)
         corner = [part.start for part in box]
         pixels, start = [], []
         for first, n, mm, most in zip(corner, mask[box].shape, self.sizes_mm, self.shape):
@@ -192,9 +194,10 @@ class _Zoom(NamedTuple):
             pixels.append(slice(begin, min(most, int(np.ceil((first + n) * mm / self.mm_per_pixel)))))
             start.append(begin)
         size = tuple(part.stop - part.start for part in pixels)
-        mm = self._sample(depth.astype(np.float32), [first - 2 for first in corner], start, size, order=1)
-        steep = np.hypot(*np.gradient(np.pad(mm, 1, mode="edge")))[1:-1, 1:-1] / self.mm_per_pixel
-        return (pixels[0], pixels[1]), mm / self.mm_per_pixel / np.clip(steep, 0.7, 4.0)
+        depth = self._sample(depth.astype(np.float32), [first - 2 for first in corner], start, size, order=1)
+        depth /= self.mm_per_pixel
+        steep = np.hypot(*np.gradient(np.pad(depth, 1, mode="edge")))[1:-1, 1:-1]     # 1, but for smoothing
+        return (pixels[0], pixels[1]), depth / np.clip(steep, 0.7, 4.0)
 
     def _sample(self, plane: np.ndarray, corner: Sequence[int], start: Sequence[int], size: Sequence[int],
                 order: int) -> np.ndarray:
