@@ -106,7 +106,7 @@ def test_without_a_ct_labels_stand_on_one_grey():
     assert (picture[0] == NO_CT).all() and picture.shape == (72, 72, 3)               # 20 mm and 8 mm on each side
 
 
-# ------------------------------------------------------------------------------------------- what is shown, and from where
+# ---------------------------------------------------------------------------------------- what is shown, and from where
 
 def patient():
     """A body in air above a thin table, with a kidney at the right, behind, above; 2 x 2 x 3 mm."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import FAINT, INK, bar, blank, plain, text, text_width
+from .canvas import FAINT, INK, WHITE, bar, blank, plain, text, text_width
 from .chart import nice_number_below
 from .colors import Color
 
@@ -17,6 +17,7 @@ LETTER, CAPTION = 26, 26          # pixels around a slice for its letters, and b
 WORDS, SMALL_WORDS = 1.75, 1.5    # pixels per unit of the letters (canvas.py)
 ROW = 22                          # pixels from one line of a legend to the next
 SWATCH = (20, 14)                 # pixels of a patch of colour
+COLUMN_GAP = 30                   # pixels between two columns of a legend
 LONGEST_NAME = 36                 # characters
 TICK = 5                          # pixels of the marks where the other planes cut
 
@@ -55,6 +56,13 @@ def beside(blocks: Sequence[Block], gap: int = 12) -> Block:
 def below(blocks: Sequence[Block], gap: int = 6) -> Block:
     """Blocks from top to bottom, their left edges on one line."""
     return beside([block.swapaxes(0, 1) for block in blocks], gap).swapaxes(0, 1)
+
+
+def on_page(block: Block, margin: int = 14) -> Block:
+    """The block with a white margin around it."""
+    page = empty(block.shape[0] + 2 * margin, block.shape[1] + 2 * margin)
+    page[margin:-margin, margin:-margin] = block
+    return page
 
 
 def shortened(string: str, width: float, unit: float) -> str:
@@ -145,22 +153,26 @@ def indented(block: Block) -> Block:
     return beside([empty(1, LETTER), block], gap=0)
 
 
-def legend(entries: Sequence[Entry], width: int) -> Block:
-    """Colour, name and amount of each class, in as many columns as `width` pixels hold, but at least one."""
+def legend(entries: Sequence[Entry], width: int, unit: float = WORDS) -> Block:
+    """Colour, name and amount of each class, in as many columns as `width` pixels hold, but at least one.
+
+    unit: pixels per unit of the letters
+    """
     entries = [entry._replace(name=_short_name(entry.name)) for entry in entries]
     if not entries:
         return empty(1, 1)
-    names = max(text_width(entry.name, WORDS) for entry in entries)
-    amounts = max(text_width(entry.amount, WORDS) for entry in entries)
-    column = round(SWATCH[0] + 10 + names + (14 + amounts if amounts else 0))
-    count = max(1, min(len(entries), (width + 30) // (column + 30)))
+    names = max(text_width(entry.name, unit) for entry in entries)
+    amounts = max(text_width(entry.amount, unit) for entry in entries)
+    patch, row, gap = (round(part * unit / WORDS) for part in (SWATCH[0], ROW, COLUMN_GAP))
+    column = round(patch + 10 + names + (14 + amounts if amounts else 0))
+    count = max(1, min(len(entries), (width + gap) // (column + gap)))
     rows = -(-len(entries) // count)
-    picture = blank(ROW * rows, (column + 30) * -(-len(entries) // rows) - 30)
+    picture = blank(row * rows, (column + gap) * -(-len(entries) // rows) - gap)
     for i, entry in enumerate(entries):
-        x, y = i // rows * (column + 30), i % rows * ROW
-        swatch(picture, x, y + 5, entry)
-        text(picture, x + SWATCH[0] + 10, y + 17, entry.name, INK, WORDS)
-        text(picture, x + column - WORDS, y + 17, entry.amount, INK, WORDS, align="right")
+        x, y = i // rows * (column + gap), i % rows * row
+        swatch(picture, x, y + row // 5, (patch, round(SWATCH[1] * unit / WORDS)), entry)
+        text(picture, x + patch + 10, y + 0.75 * row, entry.name, INK, unit)
+        text(picture, x + column - unit, y + 0.75 * row, entry.amount, INK, unit, align="right")
     return finished(picture)
 
 
@@ -170,9 +182,8 @@ def _short_name(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 13]}...{name[-10:]}"
 
 
-def swatch(picture: np.ndarray, x: int, y: int, entry: Entry) -> None:
+def swatch(picture: np.ndarray, x: int, y: int, size: tuple[int, int], entry: Entry) -> None:
     """A patch of the class's colour with a thin rim; only its frame where the class is in none of the slices."""
-    bar(picture, x, y, *SWATCH, FAINT)
-    bar(picture, x + 1, y + 1, SWATCH[0] - 2, SWATCH[1] - 2, entry.color)
-    if not entry.filled:
-        bar(picture, x + 4, y + 4, SWATCH[0] - 8, SWATCH[1] - 8, (255, 255, 255))
+    for rim, color in ((0, FAINT), (1, entry.color), (4, WHITE)):
+        if rim < 4 or not entry.filled:
+            bar(picture, x + rim, y + rim, size[0] - 2 * rim, size[1] - 2 * rim, color)

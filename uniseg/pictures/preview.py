@@ -16,7 +16,7 @@ from .colors import class_color
 from .slices import HU_WINDOW, PLANES, Case, Plane, make_case, shown_part, slice_picture
 
 LEAST, MOST = 600, 1200           # pixels of the longer side of each slice
-MARGIN, GAP = 16, 10              # pixels around everything, and between blocks
+GAP = 10                          # pixels between blocks
 TITLE_WORDS = 2.5                 # pixels per unit of the letters of the case's name
 NARROWEST, WIDE = 330, 700        # pixels of words: at least, and for a legend of two columns
 SCREEN = 1.4                      # width of a screen or a page for its height
@@ -132,6 +132,8 @@ def _amount(figures: Mapping[str, Any]) -> str:
     ml = figures.get("ml")
     if ml is None:
         return ""
+    if ml < 0.01:
+        return "< 0.01 ml"
     digits = 0 if ml >= 100 else 1 if ml >= 1 else 2
     return f"{'> ' if figures.get('touches_border') else ''}{ml:.{digits}f} ml"
 
@@ -201,6 +203,4 @@ def _with_words(picture: Block, title: str, warnings: Sequence[str], notes: Sequ
     head += [paragraph(f"Warning: {warning}", width, SMALL_WORDS, WARNING) for warning in warnings]
     foot = paragraph(" ".join(notes), width, SMALL_WORDS, FAINT, most=6)
     whole = below([*map(indented, head), picture, indented(foot)], 8)
-    page = empty(whole.shape[0] + 2 * MARGIN, whole.shape[1] + 2 * MARGIN)
-    page[MARGIN:-MARGIN, MARGIN:-MARGIN] = whole
-    return page
+    return blocks.on_page(whole)

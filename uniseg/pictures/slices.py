@@ -93,7 +93,7 @@ def _most_telling(label_map: np.ndarray, spacing_mm: np.ndarray) -> list[int]:
                 score[axis] += np.sqrt(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})))
     where = []
     for s, n, step in zip(score, label_map.shape, steps):
-        best = np.flatnonzero(s >= AS_GOOD * s.max()) if s.any() else []
+        best = np.flatnonzero(s >= AS_GOOD * s.max()) if s.any() else np.empty(0, int)
         where.append(min(n - 1, step * int(best[len(best) // 2]) + step // 2) if len(best) else n // 2)
     return where
 
