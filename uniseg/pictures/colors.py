@@ -9,7 +9,7 @@ from .. import taxonomy
 
 Color = tuple[int, int, int]                       # sRGB, 0 to 255
 
-# From linear sRGB to CIE XYZ with the white point D65 (IEC 61966-2-1, https://www.w3.org/TR/css-color-4/#color-conversion-code).
+# From linear sRGB to CIE XYZ with the white point D65 (IEC 61966-2-1).
 TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                    [0.0193339, 0.1191920, 0.9503041]])
 LIGHTEST_ON_WHITE = 0.30                           # luminance of a line that has a contrast of 3:1 on white
@@ -68,7 +68,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 def on_white(color: Color) -> Color:
     """The colour of a class, darkened where it is too light for a line on white.
 
-    Its contrast with white is then 3:1, which WCAG 2.1 asks of graphics (https://www.w3.org/TR/WCAG21/#non-text-contrast).
+    Its contrast with white is then 3:1, which https://www.w3.org/TR/WCAG21/#non-text-contrast asks of graphics.
     """
     light = linear(np.array(color))
     luminance = float(light @ TO_XYZ[1])
