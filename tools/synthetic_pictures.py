@@ -29,7 +29,7 @@ from uniseg.pictures.slices import AXIAL, CORONAL, PLANES, SAGITTAL, Case, Plane
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SPACING_MM = 2.0
-WIDTH, HEIGHT = 700, 300                            # pixels of three slices beside each other, and of the highest one
+WIDTH, HEIGHT = 230, 270                            # pixels of a slice of a CT, at most
 LESION_WIDTH, LESION_MM = 190, 96.0                 # pixels and mm of the square around a lesion
 HEAD_WIDTH = 220                                    # pixels of a slice of a head
 HEAD_SEEDS = (5, 7, 12)
@@ -50,12 +50,13 @@ def case_of(hu: NDArray, height: float, window: tuple[float, float]) -> Case:
 
 
 def three_slices(case: Case, title: str) -> Block:
-    """Axial, coronal and sagittal slice at one scale under a title, WIDTH pixels and their frames wide."""
-    extents = [case.extent_mm(plane) for plane in PLANES]
-    mm_per_pixel = max(sum(width for width, _ in extents) / WIDTH, max(height for _, height in extents) / HEIGHT)
-    panels = beside([one_slice(case, plane, mm_per_pixel, plane.name) for plane in PLANES], 0)
-    block = below([indented(paragraph(title, WIDTH)), panels], 2)
-    return beside([block, empty(1, max(0, WIDTH + 6 * LETTER - block.shape[1]))], 0)
+    """Axial, coronal and sagittal slice under a title, each as large as fits into WIDTH x HEIGHT pixels."""
+    panels = []
+    for plane in PLANES:
+        width, height = case.extent_mm(plane)
+        block = one_slice(case, plane, max(width / WIDTH, height / HEIGHT), plane.name)
+        panels.append(beside([block, empty(1, max(0, WIDTH + 2 * LETTER - block.shape[1]))], 0))
+    return below([indented(paragraph(title, 3 * WIDTH)), beside(panels)], 2)
 
 
 def one_slice(case: Case, plane: Plane, mm_per_pixel: float, name: str, labels: bool = False) -> Block:
@@ -72,7 +73,7 @@ def comparison(data: Path) -> Block:
         ct = read_ct(data / f"{file}.nii.gz")
         real, _ = resample(ct.array, ct.affine, SPACING_MM)
         rows.append(beside([three_slices(case_of(hu, heights[0], window), f"Synthetic, {words}"),
-                            three_slices(case_of(real, heights[1], window), f"Real, {words}: {Path(file).name}")]))
+                            three_slices(case_of(real, heights[1], window), f"Real, {words}: {Path(file).name}")], 40))
     return below(rows, 12)
 
 
@@ -91,7 +92,7 @@ def drawn_lesions(data: Path) -> Block:
                     LUNG if name == "lung_tumor" else LESION)
         pair = [one_slice(case, AXIAL, LESION_MM / LESION_WIDTH, "", labels) for labels in (False, True)]
         columns.append(below([indented(paragraph(name.replace("_", " "), LESION_WIDTH)), *pair], 2))
-    return beside(columns, 0)
+    return beside(columns)
 
 
 def drawn_heads() -> Block:
@@ -104,7 +105,7 @@ def drawn_heads() -> Block:
         cases = [(name, plane, case_of(hu, height, window)) for name, plane, height, window in views]
         mm_per_pixel = max(max(case.extent_mm(plane)) for _, plane, case in cases) / HEAD_WIDTH
         panels = [one_slice(case, plane, mm_per_pixel, name) for name, plane, case in cases]
-        rows.append(below([indented(paragraph(f"Head with seed {seed}", HEAD_WIDTH)), beside(panels, 0)], 2))
+        rows.append(below([indented(paragraph(f"Head with seed {seed}", HEAD_WIDTH)), beside(panels)], 2))
     return below(rows, 12)
 
 
