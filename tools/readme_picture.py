@@ -41,7 +41,7 @@ class Picture(NamedTuple):
 
 PICTURES = {"readme": Picture("crlm1006"), "overlay": Picture("crlm1006"),
             "overlay_chest": Picture("cmb_crc_01068", experimental=True),
-            "overlay_slab": Picture("crlm1004", (20, 28))}
+            "overlay_slab": Picture("crlm1004", (13, 21))}
 
 
 def side_by_side(hu: np.ndarray, label_map: np.ndarray, affine: np.ndarray, names: dict[str, int],
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.only or PICTURES:
         picture = PICTURES[name]
         if picture not in done:
-            image = nibabel.load(args.data / "unlabelled" / f"{picture.ct}.nii.gz")
+            image = nibabel.Nifti1Image.from_filename(args.data / "unlabelled" / f"{picture.ct}.nii.gz")
             segmentation = model.segment(image.slicer[:, :, slice(*picture.slices)], experimental=picture.experimental)
             ct = segmentation.ct()
             stored = nibabel.Nifti1Image(segmentation.label_map, segmentation.affine)

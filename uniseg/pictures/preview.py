@@ -32,7 +32,7 @@ def preview(hu: np.ndarray | None, label_map: np.ndarray, affine: np.ndarray, fi
     """The picture of one result, uint8 (rows, columns, 3).
 
     The longer side of each slice has at least `least` pixels. All slices have one scale unless one would then have more
-    than MOST pixels. A direction in which the volume has a single voxel is not cut.
+    than MOST pixels. A volume of one slice has one panel.
 
     hu:        (D, H, W) RAS+ in HU, or None where there is a label map only
     label_map: (D, H, W) RAS+; where classes overlap, it shows the tumour, then the vessel (imaging/merging.py)

@@ -171,33 +171,18 @@ class _Zoom(NamedTuple):
         return self._sample(plane, (0, 0), (0, 0), self.shape, order=3)
 
     def distances(self, mask: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-        """The pixels around a mask, and how many pixels each lies inside its edge (outside: below 0).
-
-        The distance is measured from voxel to voxel in mm and interpolated linearly, also between slices
-        (shape-based interpolation, https://doi.org/10.1109/42.52980). Smoothing takes the corners of voxels away; the
-        centre of a voxel stays on the side of the edge where its label puts it.
-        """
+        """The pixels around a mask, and how many pixels each lies inside its edge (outside: below 0)."""
         box = bounding_box(mask, margin=2)
         assert box is not None
         around = np.pad(mask[box], 2, mode="edge")           # at the end of the volume a mask goes on
-        inside, outside = (ndimage.distance_transform_edt(part, self.sizes_mm) for part in (around, ~around))
-        half = 0.5 * min(self.sizes_mm)                      # the edge is half-way between two voxels
-        depth = np.where(around, inside - half, half - outside) if not around.all() else np.full(around.shape, 1e3)
-        smooth, least = ndimage.gaussian_filter(depth, SMOOTH, mode="nearest"), 2 * KEPT * half
-        kept = np.where(around, np.maximum(smooth, least), np.minimum(smooth, -least))
-        thin = np.where(around, 2 * half, depth)             # smoothing would remove it: draw it so that it is seen
-        depth = np.where((smooth > 0) == around, kept, thin)
-        corner = [part.start for part in box]
-        pixels, start = [], []
-        for first, n, mm, most in zip(corner, mask[box].shape, self.sizes_mm, self.shape):
-            begin = max(0, int(first * mm / self.mm_per_pixel))
-            pixels.append(slice(begin, min(most, int(np.ceil((first + n) * mm / self.mm_per_pixel)))))
-            start.append(begin)
-        size = tuple(part.stop - part.start for part in pixels)
-        depth = self._sample(depth.astype(np.float32), [first - 2 for first in corner], start, size, order=1)
-        depth /= self.mm_per_pixel
+        depth_mm = signed_distance_mm(around, self.sizes_mm).astype(np.float32)
+        low = [max(0, int(part.start * mm / self.mm_per_pixel)) for part, mm in zip(box, self.sizes_mm)]
+        high = [min(n, int(np.ceil(part.stop * mm / self.mm_per_pixel)))
+                for part, mm, n in zip(box, self.sizes_mm, self.shape)]
+        size = [stop - start for start, stop in zip(low, high)]
+        depth = self._sample(depth_mm, [part.start - 2 for part in box], low, size, order=1) / self.mm_per_pixel
         steep = np.hypot(*np.gradient(np.pad(depth, 1, mode="edge")))[1:-1, 1:-1]     # 1, but for smoothing
-        return (pixels[0], pixels[1]), depth / np.clip(steep, 0.7, 4.0)
+        return (slice(low[0], high[0]), slice(low[1], high[1])), depth / np.clip(steep, 0.7, 4.0)
 
     def _sample(self, plane: np.ndarray, corner: Sequence[int], start: Sequence[int], size: Sequence[int],
                 order: int) -> np.ndarray:
@@ -205,6 +190,27 @@ class _Zoom(NamedTuple):
         step = [self.mm_per_pixel / mm for mm in self.sizes_mm]
         offset = [(begin + 0.5) * s - 0.5 - first for begin, s, first in zip(start, step, corner)]
         return ndimage.affine_transform(plane, step, offset, tuple(size), order=order, mode="nearest")
+
+
+def signed_distance_mm(mask: np.ndarray, sizes_mm: Sequence[float]) -> np.ndarray:
+    """How far each voxel's centre lies inside the edge of a mask (outside: below 0), in mm; the edge is smoothed.
+
+    Interpolating it, also between slices, gives edges without stairs: shape-based interpolation of binary images, as
+    https://doi.org/10.1109/42.544506 describes it. Smoothing takes the corners of voxels away; the centre of every
+    voxel stays on the side of the edge where its label puts it.
+
+    mask:     (rows, columns) bool; where all is inside, the distance is 1 m
+    sizes_mm: height and width of a voxel
+    """
+    if mask.all():
+        return np.full(mask.shape, 1e3)
+    half = 0.5 * min(sizes_mm)                               # the edge is half-way between two voxels
+    inside, outside = (ndimage.distance_transform_edt(part, sizes_mm) for part in (mask, ~mask))
+    depth = np.where(mask, inside - half, half - outside)
+    smooth, least = ndimage.gaussian_filter(depth, SMOOTH, mode="nearest"), 2 * KEPT * half
+    kept = np.where(mask, np.maximum(smooth, least), np.minimum(smooth, -least))
+    thin = np.where(mask, 2 * half, depth)                   # smoothing would remove it: it is drawn a little larger
+    return np.where((smooth > 0) == mask, kept, thin)
 
 
 def _paint_class(picture: np.ndarray, mask: np.ndarray, zoom: _Zoom, color: Color, fill: float) -> None:
