@@ -63,6 +63,13 @@ class Segmentation:
         """
         return self._read()
 
+    def preview(self, path: str | Path) -> None:
+        """Write a picture of the result as PNG: three slices with the classes, their names and volumes, the warnings.
+
+        Raises what `ct` raises, and FileError where the file cannot be written.
+        """
+        self._write_preview(self.ct(), Path(path))
+
     def view(self, path: str | Path) -> None:
         """Write a page of one file that shows the CT with the masks in any browser (viewer/view.py).
 
@@ -119,13 +126,6 @@ class Segmentation:
     def _write_view(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_view(path, ct, self._bits, ras, self.classes, self.stats)
-
-    def preview(self, path: str | Path) -> None:
-        """Write a picture of the result as PNG: three slices with the classes, their names and volumes, the warnings.
-
-        Raises what `ct` raises, and FileError where the file cannot be written.
-        """
-        self._write_preview(self.ct(), Path(path))
 
     def _write_preview(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
