@@ -145,21 +145,21 @@ def text(picture: np.ndarray, x: float, y: float, string: str, color: Color = IN
 
 
 def _write(picture: np.ndarray, x: float, y: float, string: str, color: Color, unit: float, pen: float) -> None:
-    """Write with a pen of that many pixels, from the left end of the baseline on, to a quarter of a pixel."""
+    """Write with a pen of that many pixels, from the left end of the baseline on; y is rounded to a whole pixel."""
     for character in plain(string):
-        column, row = round(x * 4), round(y * 4)
-        left, top, coverage = _glyph(character, unit, pen, column % 4 / 4, row % 4 / 4)
-        paint(picture, column // 4 + left, row // 4 + top, coverage, color)
+        column = round(x * 4)
+        left, top, coverage = _glyph(character, unit, pen, column % 4 / 4)
+        paint(picture, column // 4 + left, round(y) + top, coverage, color)
         x += (_strokes(character)[1] + 2) * unit
 
 
 @functools.lru_cache(maxsize=4096)
-def _glyph(character: str, unit: float, pen: float, x: float, y: float) -> tuple[int, int, np.ndarray]:
-    """Column and row of the upper left pixel of a character at (x, y), and how much it covers of each pixel, (h, w)."""
+def _glyph(character: str, unit: float, pen: float, x: float) -> tuple[int, int, np.ndarray]:
+    """Column and row of the upper left pixel of a character at (x, 0), and how much it covers of each pixel, (h, w)."""
     lines, width = _strokes(character)
     reach = math.ceil(pen) + 1
     drawn = blank(math.ceil(10 * unit) + 2 * reach, math.ceil((width + 1) * unit) + 2 * reach, BLACK)
     top = math.ceil(7 * unit) + reach                         # the highest point is 7 units above the baseline
     for line in lines:
-        stroke(drawn, [(reach + x + px * unit, top + y - (py - 2) * unit) for px, py in line], pen, WHITE)
+        stroke(drawn, [(reach + x + px * unit, top - (py - 2) * unit) for px, py in line], pen, WHITE)
     return -reach, -top, drawn[..., 0] / 255
