@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from png import read_png
 from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
 from uniseg.imaging.preprocessing import Preprocessing
@@ -28,6 +29,7 @@ from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
 from uniseg.inference import plan as plan_module
 from uniseg.inference import plausibility
+from uniseg.inference.outputs import Outputs
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -705,7 +707,7 @@ def test_what_was_looked_for_and_not_found_and_what_is_a_part_stand_in_the_table
                  "spleen": {"label": 1, "voxels": 0, "ml": 0.0, "touches_border": False}}}
     said = []
     monkeypatch.setattr(infer, "say", said.append)
-    infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats)
+    infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats, Outputs())
     assert said[1:] == ["    6  liver                          1400.0 ml  touches the border, so this is a part of it",
                         "  looked for and not found: spleen"]
 
@@ -798,6 +800,29 @@ def test_five_cases_in_a_row_leave_no_open_files(segment, here):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+# --- The picture
+
+def test_a_preview_is_written_where_it_is_asked_for_and_belongs_to_the_result(segment, here):
+    """Named in the JSON, with its sha256; `--resume` makes it where a former run did not, and is content afterwards."""
+    assert segment("ct.nii.gz")[0] == 0 and "ct_preview.png" not in files(here)
+    code, _, err = segment("ct.nii.gz", "--preview", "--resume")
+    assert code == 0 and "without a preview" in err
+    picture = read_png(here / "ct_preview.png")
+    assert min(picture.shape[:2]) > 600 and picture.std() > 20
+    written = json.loads((here / "ct_seg.json").read_text())["files"]["ct_preview.png"]
+    assert written["bytes"] == (here / "ct_preview.png").stat().st_size
+    assert "1 of 1 results are complete" in segment("ct.nii.gz", "--preview", "--resume")[2]
+
+
+@pytest.mark.slow
+def test_a_former_preview_is_refused_and_goes_with_a_result_that_is_replaced_without_one(segment, here):
+    assert segment("ct.nii.gz", "--preview")[0] == 0
+    (here / "ct_seg.nii.gz").unlink(), (here / "ct_seg.json").rename("kept.json")
+    assert "ct_preview.png: exists already" in segment("ct.nii.gz", "--preview")[2]
+    (here / "kept.json").rename("ct_seg.json")
+    assert segment("ct.nii.gz", "--overwrite")[0] == 0 and "ct_preview.png" not in files(here)
+
+
 # --- The demonstration
 
 @pytest.mark.slow
@@ -807,7 +832,7 @@ def test_the_demonstration_runs_as_pasted_and_finds_the_liver_at_its_place(tmp_p
     monkeypatch.chdir(tmp_path)
     assert main(["--demo"]) == 0
     out, err = capsys.readouterr()
-    assert files(tmp_path) == ["demo_ct.nii.gz", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]
+    assert files(tmp_path) == ["demo_ct.nii.gz", "demo_ct_preview.png", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]
     assert out.startswith("demo_ct_seg.nii.gz  (") and "synthetic CT of 110x80x110 voxels" in err
     stats = json.loads(Path("demo_ct_seg.json").read_text())
     assert stats["warnings"] == [] and stats["weights"]["file"] == "default.pt"
@@ -820,4 +845,13 @@ def test_the_demonstration_goes_to_a_folder_of_choice_with_any_weights_and_may_b
     for _ in range(2):
         code, *_ = segment("--demo", "-o", "demo", "--masks")
         assert code == 0 and set(files(here / "demo")) == {"demo_ct.nii.gz", "demo_ct_seg.nii.gz", "demo_ct_seg.json",
+                                                           "demo_ct_preview.png",
                                                            *(f"demo_ct_seg/{n}.nii.gz" for n in CLASSES)}
+
+
+def test_the_preview_shows_the_classes_whatever_numbers_the_label_map_has(segment, here):
+    """With the numbers of others, of which some classes have none, the picture is the same one."""
+    segment("ct.nii.gz", "--preview")
+    own = read_png(here / "ct_preview.png")
+    assert segment("ct.nii.gz", "--preview", "--numbers", "totalsegmentator", "--overwrite")[0] == 0
+    assert np.array_equal(read_png(here / "ct_preview.png"), own)

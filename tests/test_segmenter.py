@@ -16,6 +16,7 @@ import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import uniseg
+from png import read_png
 from uniseg import checkpoint, segmenter, taxonomy
 from uniseg.embeddings import class_embeddings
 from uniseg.formats.label_table import read_label_table
@@ -138,6 +139,24 @@ def same(result, other):
 ORIENTATIONS = [np.array(list(zip(axes, flips)), float) for axes in itertools.permutations(range(3))
                 for flips in itertools.product((1, -1), repeat=3)]
 assert len(ORIENTATIONS) == 48
+
+
+# --- The picture
+
+def test_the_picture_has_right_on_its_left_whatever_the_axes_of_the_file(tmp_path):
+    """The liver is right and in front, the spleen left and behind. The axial slice is the upper left one."""
+    hu, _, affine = paint()
+    stand_in().segment(image(hu, affine)).preview(tmp_path / "plain.png")
+    for orientation in (ORIENTATIONS[6], ORIENTATIONS[29]):                             # LPS, ILA
+        stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
+        stand_in().segment(stored).preview(tmp_path / "stored.png")
+        assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "stored.png").read_bytes()
+    axial = read_png(tmp_path / "plain.png")[:640, :680]
+    row, column = {}, {}
+    for name in ("liver", "spleen"):
+        rows, columns = np.nonzero((axial == taxonomy.BY_NAME[name].color).all(axis=2))
+        row[name], column[name] = rows.mean(), columns.mean()
+    assert column["liver"] < column["spleen"] and row["liver"] < row["spleen"]
 
 
 # --- On the input's own grid

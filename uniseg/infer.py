@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--experimental", action="store_true",
         help="also compute the classes that scored too low to be offered (--list-classes), or let --classes name them")
     add("--masks", action="store_true", help="also write one file per class in ct_seg/; these keep overlaps")
+    add("--preview", action=argparse.BooleanOptionalAction,
+        help="also write ct_preview.png: three slices with the classes over them, their names and volumes "
+             "(default: with --demo only)")
     add("--view", action="store_true",
         help="also write ct_view.html, a viewer for any browser, and for several CTs index.html with all of them")
     add("--viewer-files", action="store_true",
@@ -90,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        outputs = Outputs(masks=args.masks, view=args.view, viewer_files=args.viewer_files)
+        preview = args.demo if args.preview is None else args.preview
+        outputs = Outputs(args.masks, preview, args.view, args.viewer_files)
         jobs = ([make_demo(args)] if args.demo
                 else plan(args.inputs, args.output, outputs, args.overwrite or args.resume))
         table = None if args.demo else table_of(args.inputs, args.output, jobs)
@@ -121,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             fail(error, 1, args.verbose, job.ct)
         else:
-            report(job.ct, job.result, segmentation.stats)
+            report(job.ct, job.result, segmentation.stats, outputs)
         table_failed |= not written(table, args.verbose)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")
@@ -198,8 +202,11 @@ def make_demo(args: argparse.Namespace) -> Job:
 
 # ------------------------------------------------------------------------------------------------- what is printed
 
-def report(ct: Path, result: Path, stats: dict[str, Any]) -> None:
-    """Print a short table on stdout and the warnings on stderr. stats: those of the Segmentation."""
+def report(ct: Path, result: Path, stats: dict[str, Any], outputs: Outputs) -> None:
+    """Print a short table and what was written besides on stdout, the warnings on stderr.
+
+    stats: those of the Segmentation
+    """
     for warning in stats["warnings"]:
         warn(f"{ct}: {warning}")
     say(f"{printable(str(result))}  ({stats['seconds']['total']:.1f} s, peak {stats['peak_memory_mib']} MiB, "
@@ -214,6 +221,9 @@ def report(ct: Path, result: Path, stats: dict[str, Any]) -> None:
         say("  nothing found")
     elif stats["not_found"]:
         say(printable(f"  looked for and not found: {', '.join(stats['not_found'])}"))
+    for kind, paths in outputs.files(result, ()).items():
+        for path in paths:
+            say(f"  {kind}: {printable(str(path))}")
 
 
 def list_classes() -> int:

@@ -14,7 +14,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from ..machine.about import NOT_A_MEDICAL_DEVICE
 from ..machine.console import Parser, error_line, printable, say
 from ..machine.files import atomic_write
 from ..pictures.canvas import write_png
-from ..pictures.slices import overlay
+from ..pictures.preview import preview
 from .cases import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, MARGIN, array_hash
 from .check_table import problems_of, table, totals
 from .dataset import CaseFiles, DataError, Dataset, short
@@ -49,6 +49,7 @@ PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
 LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
 # The side of the body on which a class lies.
 SIDES = {c.name: c.name.split("_")[0] for c in taxonomy.CLASSES if c.partner} | {"liver": "right", "spleen": "left"}
+PREVIEW_PIXELS = 450               # of the longer side of each slice, so that a thousand cases take half a GB
 SPACING_MM = Preprocessing().spacing_mm[0]
 DESCRIPTION = ("Check the datasets of a folder before training. "
                "Exit code: 0 nothing but warnings, 1 errors in some case, "
@@ -87,8 +88,18 @@ def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Pa
     finally:                                                                # what was found while the labels were read
         row["problems"] += [f"warning: {text}" for text in ct.warnings[told:]]
     if picture is not None:
-        write_png(picture, overlay(ct.array, shown, ct.affine, size=400))
+        _write_preview(picture, f"{dataset.name} {case.id}", ct, shown, dataset.annotated, row)
     return row
+
+
+def _write_preview(path: Path, title: str, ct: Volume, shown: np.ndarray, annotated: Sequence[str],
+                   row: Mapping[str, Any]) -> None:
+    """The picture of a case: three slices, the classes with their volumes, and what was found wrong."""
+    voxel_ml = voxel_volume_mm3(ct.affine) / 1000
+    figures = {name: {"label": label, "voxels": row["voxels"][name], "ml": row["voxels"][name] * voxel_ml}
+               for name, label in taxonomy.label_values(annotated).items()}
+    problems = [problem.removeprefix("warning: ") for problem in row["problems"]]
+    write_png(path, preview(ct.array, shown, ct.affine, figures, title, problems, least=PREVIEW_PIXELS))
 
 
 def _read(reader: Callable[[Path], Volume], path: Path, what: str, problems: list[str]) -> Volume | None:

@@ -31,7 +31,7 @@ from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..imaging.volume import Volume, read_ct, scale_hu
 from ..machine.command_line import at_least
 from ..machine.console import Parser, fail, note, say
-from ..pictures.canvas import BLACK, Color, blank, label, paint, text, write_png
+from ..pictures.canvas import BLACK, Color, blank, paint, text, write_png
 from .masks import MaskOf, open_masks
 from .readings import meaning_in, reading_at
 
@@ -102,7 +102,7 @@ def slice_panel(ct: Volume, masks: Sequence[tuple[np.ndarray, Color]], box: Box,
     for mask, color in masks:
         if mask[box[0], box[1], z].any():
             paint(picture, left, top, contour(fitted(mask[box[0], box[1], z])), color)
-    label(picture, 10, PANEL / 2, "R")
+    text(picture, 6, PANEL / 2, "R", (220, 224, 230), 1.6)
     return picture
 
 

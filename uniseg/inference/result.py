@@ -18,12 +18,15 @@ from ..formats.seg_nrrd import Segment
 from ..formats.viewer_files import viewer_writers
 from ..imaging.bits import get_bit
 from ..imaging.byte_stream import refuse
-from ..imaging.file_names import json_path
+from ..imaging.file_names import bare, json_path
+from ..imaging.merging import merge_masks
 from ..imaging.volume import Geometry, Volume, affine_in_mm, from_ras, read_ct, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
+from ..pictures.canvas import write_png
 from ..pictures.colors import class_color
+from ..pictures.preview import preview
 from ..viewer.view import write_view
 from .finished import digests, stamp, withdraw
 from .outputs import Outputs
@@ -72,6 +75,13 @@ class Segmentation:
         """
         return self._read()
 
+    def preview(self, path: str | Path) -> None:
+        """Write a picture of the result as PNG: three slices with the classes, their names and volumes, the warnings.
+
+        Raises what `ct` raises, and FileError where the file cannot be written.
+        """
+        self._write_preview(self.ct(), Path(path))
+
     def view(self, path: str | Path) -> None:
         """Write a page of one file that shows the CT with the masks in any browser (viewer/view.py).
 
@@ -104,12 +114,12 @@ class Segmentation:
                 for folder in {name.parent for name in names}:
                     folder.mkdir(parents=True, exist_ok=True)
                     sweep(folder, {name.name for name in (*names, json_path(path)) if name.parent == folder})
-            for name, write in writers.items():
-                write(name)
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
             numbering = self.stats["settings"]["numbers"]
             write_label_map(path, ras, self._geometry, label_table.description(__version__, numbering),
                             label_table.to_xml(self._rows(), numbering))
+            for name, write in writers.items():
+                write(name)
             self.stats["files"] = digests(names, path.parent)
             with atomic_write(json_path(path)) as temporary:
                 Path(temporary).write_text(json.dumps(self.stats, indent=1, allow_nan=False) + "\n")
@@ -120,6 +130,7 @@ class Segmentation:
         ct = cache(self.ct)                                                # read once for all of them
         writers: dict[Path, Writer] = {name: partial(self._write_mask, k)
                                        for k, name in enumerate(files.get("masks", []))}
+        writers |= {name: lambda file: self._write_preview(ct(), file) for name in files.get("a preview", [])}
         writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
         if outputs.viewer_files:
             own = self._own_numbers()
@@ -148,6 +159,15 @@ class Segmentation:
     def _write_view(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_view(path, ct, self._bits, ras, self.classes, self.stats)
+
+    def _write_preview(self, ct: Volume, path: Path) -> None:
+        own, figures = self._own_numbers(), self.stats["classes"]
+        if own == {name: one["label"] for name, one in figures.items()}:
+            ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
+        else:                                              # two classes may share a number of others, or have none
+            ras = merge_masks(self.classes, list(own.values()), lambda k: get_bit(self._bits, k), self._bits.shape)
+        figures = {name: {**one, "label": own[name]} for name, one in figures.items()}
+        write_png(path, preview(ct.array, ras, ct.affine, figures, bare(self.stats["input"]), self.stats["warnings"]))
 
 
 def unchanged(planes: Iterator[np.ndarray], source: str | Path | nibabel.spatialimages.SpatialImage,
