@@ -789,6 +789,21 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
 
 
+def test_a_ct_that_changes_while_the_network_runs_has_no_hu_and_says_so(tmp_path):
+    hu, _, affine = paint()
+    source = tmp_path / "ct.nii.gz"
+    nib.save(image(hu, affine), source)
+
+    class Meanwhile(Bands):
+        def forward(self, patches, only=None):
+            nib.save(image(hu + np.int16(1), affine), source)
+            return super().forward(patches, only)
+    stats = stand_in(Meanwhile()).segment(source).stats
+    assert stats["classes"]["liver"]["voxels"] > 0 and stats["classes"]["liver"]["mean_hu"] is None
+    assert [w for w in stats["warnings"] if "no HU of the classes" in w and "has changed since it was segmented" in w]
+    assert stats["input_file"] is None
+
+
 def test_with_the_numbers_of_others_a_class_without_one_leaves_no_hole_in_what_it_covers(tmp_path):
     """The tumour lies in the liver. LiTS numbers both, MSD Task09 the spleen alone, CHAOS the liver alone."""
     hu, _, affine = paint()

@@ -108,6 +108,22 @@ def test_the_centre_in_mm_is_the_same_point_however_an_oblique_ct_is_stored(tmp_
     assert stored[tuple(figures["first_voxel"])] == 33 and figures["first_voxel"] == figures["last_voxel"]
 
 
+def test_a_header_in_metres_gives_figures_in_mm(tmp_path):
+    image = nib.Nifti1Image(HU, np.diag([1e-3, 1e-3, 1e-3, 1]) @ AFFINE)
+    image.header.set_xyzt_units("meter")
+    image.to_filename(tmp_path / "ct.nii")
+    ct = read_ct(tmp_path / "ct.nii")
+    (figures,) = measure(pack([ct.array == 38]), {"a": 1}, affine_in_mm(ct.geometry), hu_planes(tmp_path / "ct.nii"),
+                         {}, []).values()
+    assert (figures["centre_mm"], figures["ml"]) == ([4.0, 3.0, 5.0], 0.03)
+
+
+def test_the_planes_of_a_pair_of_files_are_found_by_either_name(tmp_path):
+    nib.Nifti1Pair(HU, AFFINE).to_filename(tmp_path / "ct.hdr")
+    for name in ("ct.hdr", "ct.img"):
+        assert np.array_equal(np.concatenate(list(hu_planes(tmp_path / name)), axis=2), HU)
+
+
 @pytest.mark.parametrize("dtype, slope, inter", [(np.int16, 1, 0), (np.uint16, 1, -1024), (np.float32, 1, 0),
                                                  (np.int32, 2, 10), (np.uint8, 0.5, -7)])
 def test_the_planes_hold_the_hu_that_read_ct_gives(tmp_path, dtype, slope, inter):
