@@ -516,15 +516,28 @@ def test_help_version_and_the_list_of_classes_answer_without_torch(tmp_path, opt
 
 def test_the_list_of_classes_is_table_2_with_a_mark_at_those_of_the_built_in_weights(capsys):
     assert main(["--list-classes"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    table, explained = capsys.readouterr().out.split("\n\n")
+    rows = [line.split() for line in table.splitlines()[1:]]
     assert [(int(number), name) for number, name, *_ in rows] == [(c.index, c.name) for c in taxonomy.CLASSES]
+    assert all(word in explained for word in ("offered:", "experimental:", "--experimental", "femoral heads"))
     sidecar = DEFAULT_WEIGHTS.with_suffix(".json")
     assert sidecar.is_file(), "the package ships uniseg/weights/default.json"
     content = json.loads(sidecar.read_text())
     known, experimental = content["classes"], content["about"].get("experimental", {})
-    marked = {mark: [name for _, name, _, m in rows if m == mark] for mark in ("experimental", "yes")}
+    marked = {mark: [name for _, name, _, m, *_ in rows if m == mark] for mark in ("experimental", "offered")}
     assert marked["experimental"] == [n for n in taxonomy.NAMES if n in experimental]
-    assert marked["yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+    assert marked["offered"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+
+
+def test_every_other_name_in_the_list_of_classes_is_one_that_classes_takes(capsys):
+    assert main(["--list-classes"]) == 0
+    table, explained = capsys.readouterr().out.split("\n\n")
+    for line in table.splitlines()[1:]:
+        name, others = line.split()[1], line[51:].split(", ")
+        assert all(taxonomy.resolve(other) == (name,) for other in others), line
+    assert "inferior vena cava" in next(line for line in table.splitlines() if "postcava" in line)
+    both = explained.splitlines()[0].removeprefix("Both sides at once: ").removesuffix(".").split(", ")
+    assert {len(taxonomy.resolve(name)) for name in both} == {2}
 
 
 def test_the_help_ends_with_the_disclaimer(capsys):
