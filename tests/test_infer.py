@@ -721,7 +721,7 @@ def test_what_was_looked_for_and_not_found_and_what_is_a_part_stand_in_the_table
     said = []
     monkeypatch.setattr(infer, "say", said.append)
     infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats, Outputs())
-    assert said[1:] == ["    6  liver                          1400.0 ml  touches the border, so this is a part of it",
+    assert said[1:] == [f"    6  {'liver':30}     1400.0 ml  touches the border, so this is a part of it",
                         "  looked for and not found: spleen"]
 
 
