@@ -30,6 +30,7 @@ from uniseg.infer import main, parse_threshold
 from uniseg.inference import plan as plan_module
 from uniseg.inference import plausibility
 from uniseg.inference.outputs import Outputs
+from uniseg.machine import progress
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -868,3 +869,32 @@ def test_the_preview_shows_the_classes_whatever_numbers_the_label_map_has(segmen
     own = read_png(here / "ct_preview.png")
     assert segment("ct.nii.gz", "--preview", "--numbers", "totalsegmentator", "--overwrite")[0] == 0
     assert np.array_equal(read_png(here / "ct_preview.png"), own)
+
+
+# --- How much is said
+
+def test_quiet_leaves_warnings_and_errors_and_writes_the_same_files(segment, here):
+    write_volume("air.nii.gz", np.full((20, 20, 20), -1000, np.int16), np.diag([5.0, 5, 5, 1]))
+    code, out, err = segment("ct.nii.gz", "air.nii.gz", "gone.nii.gz", "--quiet")
+    assert code == 1 and out == "" and Path("ct_seg.json").is_file() and Path("air_seg.nii.gz").is_file()
+    assert [line.split()[1] for line in err.splitlines()] == ["warning:", "error:"]
+    assert segment("ct.nii.gz", "--resume", "-q") == (0, "", "")
+    assert " 32 kidney_cyst" in segment("--list-classes", "--quiet")[1]
+
+
+def test_a_log_says_which_case_is_at_work_and_how_far_it_is(segment, here, monkeypatch):
+    """Lines come by time: here, one is always due."""
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    for name in ("s1", "s2"):
+        Path(name).mkdir()
+        Path(name, "ct.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
+    code, _, err = segment("s1", "s2", "-o", "out", "--recursive")
+    assert code == 2 and "both would be written to out/ct_seg.nii.gz" in one_line(err)
+    Path("ct.nii.gz").unlink()
+    code, _, err = segment(here, "-o", "out", "--recursive")
+    lines = [line for line in err.splitlines() if line.startswith("uniseg: case ")]
+    assert code == 0 and lines[0].startswith("uniseg: case 1 of 2 s1/ct.nii.gz: windows ")
+    assert any(line.startswith("uniseg: case 2 of 2 s2/ct.nii.gz: windows ") for line in lines)
+    done, total = lines[-1].split()[-1].split("/")
+    assert done == total and files(here / "out") == ["s1/ct_seg.json", "s1/ct_seg.nii.gz", "s2/ct_seg.json",
+                                                     "s2/ct_seg.nii.gz", "statistics.csv"]

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a case failed, 2 bad arguments (nothing was done), 130 interrupted."""
     args = build_parser().parse_args(argv)
     try:
-        with ends_at_signals(), quietly(args.quiet):
+        with ends_at_signals(), quietly(args.quiet and not args.list_classes):
             return list_classes() if args.list_classes else run(args)
     except KeyboardInterrupt:
         note("interrupted; finished cases are kept")
