@@ -188,7 +188,7 @@ def test_segment_all_writes_what_infer_writes_and_a_bad_case_does_not_stop_the_o
     assert cases[1].error.startswith(f"{folder / 'in' / 'b.nii.gz'}: truncated") and "\n" not in cases[1].error
     written = sorted(p.relative_to(folder / "out").as_posix() for p in (folder / "out").rglob("*") if p.is_file())
     assert written == ["a_seg.json", "a_seg.nii.gz", "a_seg/liver.nii.gz", "deep/a_seg.json", "deep/a_seg.nii.gz",
-                       "deep/a_seg/liver.nii.gz"]
+                       "deep/a_seg/liver.nii.gz", "statistics.csv"]
     assert cases[2].label_map == folder / "out" / "deep" / "a_seg.nii.gz"
     assert cases[0].stats == json.loads((folder / "out" / "a_seg.json").read_text())
     assert capsys.readouterr() == ("", "")

@@ -213,7 +213,7 @@ class Segmenter:
     def segment_all(self, inputs: str | Path | Sequence[str | Path], out: str | Path | None = None,
                     outputs: Collection[str] = (), existing: str = "refuse", recursive: bool = False,
                     progress: bool = False, **options: Any) -> list[Case]:
-        """Segment many CTs and write their results, as the command `infer` does.
+        """Segment many CTs and write their results, and statistics.csv over them, as the command `infer` does.
 
         inputs:    NIfTI files, or folders of them, or one of these
         out:       folder of the results (default: beside each CT)

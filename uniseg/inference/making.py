@@ -19,6 +19,7 @@ from .finished import remaining, why_not
 from .outputs import Outputs
 from .plan import Job, plan
 from .result import Segmentation
+from .table import table_of
 
 EXISTING = ("refuse", "keep", "replace")     # what happens to former results
 
@@ -87,7 +88,7 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
     if existing not in EXISTING:
         raise ValueError(f"existing={existing!r}: choose one of {', '.join(EXISTING)}.")
     jobs = plan(inputs, out, outputs, existing != "refuse", recursive)
-    asked = segmenter.asked(**options)
+    table, asked = table_of(inputs, out, jobs), segmenter.asked(**options)
     to_do = set(remaining(jobs, outputs, asked) if existing == "keep" else jobs)
     check_disk(list(to_do), len(asked.classes) if outputs.masks else 0, outputs.most_bytes)
     cases = []
@@ -101,6 +102,8 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
             cases.append(Case(job.ct, job.result, read_json(json_path(job.result))))
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             cases.append(Case(job.ct, job.result, None, one_error_line(error, job.ct)))
+        if table is not None:
+            table.write()
     return cases
 
 
