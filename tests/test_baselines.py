@@ -12,7 +12,6 @@ from conftest import Patient, write_dataset
 from runs import TINY, batch_of
 from uniseg import checkpoint, continual, train
 from uniseg.baselines import (
-    BASELINES,
     BOTTLENECK,
     LEVELS,
     PlainModel,
@@ -29,6 +28,7 @@ from uniseg.baselines import (
 )
 from uniseg.datasets.cases import Case
 from uniseg.imaging.volume import write_volume
+from uniseg.machine.choices import BASELINES
 from uniseg.model import ModelConfig
 from uniseg.phantom import make_phantom
 from uniseg.training.extension import cost

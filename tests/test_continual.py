@@ -19,7 +19,7 @@ from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.training.extension import cost, lines, summary
+from uniseg.training.extension import cost, kept_of, lines, summary
 from uniseg.training.objective import PartialLabels
 from uniseg.training.options import make_config
 from uniseg.training.recipe import TrainConfig
@@ -43,6 +43,19 @@ def old_content(encoding="v3", lpg="independent", classes=OLD):
 def grown(content, new=NEW):
     classes = (*content["network"]["classes"], *new)
     return continual.grow(content, classes, continual.new_embeddings(content, classes))
+
+
+# ------------------------------------------------------------------------------------- what a checkpoint says of itself
+
+def test_w25_an_extended_checkpoint_offers_no_more_of_its_old_classes():
+    """Which old classes are experimental, and how the weights are used, goes on; where they come from is told anew."""
+    old = {"experimental": {"spleen": "never scored"}, "in_pieces": ["liver"], "second_view": 0.7, "data": {"a": []}}
+    kept = {name: old[name] for name in ("experimental", "in_pieces", "second_view")}
+    assert kept_of({"about": old}) == kept and kept_of({"about": {}}) == kept_of(None) == {}
+    args = train.parse(["--data-root", "x"])
+    args.old = {"about": old}
+    about = train.provenance_of(args, [])
+    assert {name: about[name] for name in kept} == kept and about["data"] == {}
 
 
 # ------------------------------------------------------------------------------------------ a network with more classes
@@ -415,7 +428,7 @@ def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(train, "training_step", broken)
         assert extend(assembly, tmp_path / "run") == 130
-    assert extend(assembly, tmp_path / "run", "--resume") == 0
+    assert train.main(["--resume", "--out", str(tmp_path / "run")]) == 0      # the first command names the rest
     assert_equal_state(checkpoint.read(tmp_path / "run" / "last.pt")["weights"],
                        checkpoint.read(extended / "last.pt")["weights"])
     assert (tmp_path / "run" / "extension.json").read_text() == (extended / "extension.json").read_text()

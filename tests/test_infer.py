@@ -30,6 +30,7 @@ from uniseg.infer import main, parse_threshold
 from uniseg.inference import plan as plan_module
 from uniseg.inference import plausibility
 from uniseg.inference.outputs import Outputs
+from uniseg.machine import progress
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -516,15 +517,28 @@ def test_help_version_and_the_list_of_classes_answer_without_torch(tmp_path, opt
 
 def test_the_list_of_classes_is_table_2_with_a_mark_at_those_of_the_built_in_weights(capsys):
     assert main(["--list-classes"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    table, explained = capsys.readouterr().out.split("\n\n")
+    rows = [line.split() for line in table.splitlines()[1:]]
     assert [(int(number), name) for number, name, *_ in rows] == [(c.index, c.name) for c in taxonomy.CLASSES]
+    assert all(word in explained for word in ("offered:", "experimental:", "--experimental", "femoral heads"))
     sidecar = DEFAULT_WEIGHTS.with_suffix(".json")
     assert sidecar.is_file(), "the package ships uniseg/weights/default.json"
     content = json.loads(sidecar.read_text())
     known, experimental = content["classes"], content["about"].get("experimental", {})
-    marked = {mark: [name for _, name, _, m in rows if m == mark] for mark in ("experimental", "yes")}
+    marked = {mark: [name for _, name, _, m, *_ in rows if m == mark] for mark in ("experimental", "offered")}
     assert marked["experimental"] == [n for n in taxonomy.NAMES if n in experimental]
-    assert marked["yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+    assert marked["offered"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+
+
+def test_every_other_name_in_the_list_of_classes_is_one_that_classes_takes(capsys):
+    assert main(["--list-classes"]) == 0
+    table, explained = capsys.readouterr().out.split("\n\n")
+    for line in table.splitlines()[1:]:
+        name, others = line.split()[1], line[51:].split(", ")
+        assert all(taxonomy.resolve(other) == (name,) for other in others), line
+    assert "inferior vena cava" in next(line for line in table.splitlines() if "postcava" in line)
+    both = explained.splitlines()[0].removeprefix("Both sides at once: ").removesuffix(".").split(", ")
+    assert {len(taxonomy.resolve(name)) for name in both} == {2}
 
 
 def test_the_help_ends_with_the_disclaimer(capsys):
@@ -708,7 +722,7 @@ def test_what_was_looked_for_and_not_found_and_what_is_a_part_stand_in_the_table
     said = []
     monkeypatch.setattr(infer, "say", said.append)
     infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats, Outputs())
-    assert said[1:] == ["    6  liver                          1400.0 ml  touches the border, so this is a part of it",
+    assert said[1:] == [f"    6  {'liver':30}     1400.0 ml  touches the border, so this is a part of it",
                         "  looked for and not found: spleen"]
 
 
@@ -855,3 +869,32 @@ def test_the_preview_shows_the_classes_whatever_numbers_the_label_map_has(segmen
     own = read_png(here / "ct_preview.png")
     assert segment("ct.nii.gz", "--preview", "--numbers", "totalsegmentator", "--overwrite")[0] == 0
     assert np.array_equal(read_png(here / "ct_preview.png"), own)
+
+
+# --- How much is said
+
+def test_quiet_leaves_warnings_and_errors_and_writes_the_same_files(segment, here):
+    write_volume("air.nii.gz", np.full((20, 20, 20), -1000, np.int16), np.diag([5.0, 5, 5, 1]))
+    code, out, err = segment("ct.nii.gz", "air.nii.gz", "gone.nii.gz", "--quiet")
+    assert code == 1 and out == "" and Path("ct_seg.json").is_file() and Path("air_seg.nii.gz").is_file()
+    assert [line.split()[1] for line in err.splitlines()] == ["warning:", "error:"]
+    assert segment("ct.nii.gz", "--resume", "-q") == (0, "", "")
+    assert " 32 kidney_cyst" in segment("--list-classes", "--quiet")[1]
+
+
+def test_a_log_says_which_case_is_at_work_and_how_far_it_is(segment, here, monkeypatch):
+    """Lines come by time: here, one is always due."""
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    for name in ("s1", "s2"):
+        Path(name).mkdir()
+        Path(name, "ct.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
+    code, _, err = segment("s1", "s2", "-o", "out", "--recursive")
+    assert code == 2 and "both would be written to out/ct_seg.nii.gz" in one_line(err)
+    Path("ct.nii.gz").unlink()
+    code, _, err = segment(here, "-o", "out", "--recursive")
+    lines = [line for line in err.splitlines() if line.startswith("uniseg: case ")]
+    assert code == 0 and lines[0].startswith("uniseg: case 1 of 2 s1/ct.nii.gz: windows ")
+    assert any(line.startswith("uniseg: case 2 of 2 s2/ct.nii.gz: windows ") for line in lines)
+    done, total = lines[-1].split()[-1].split("/")
+    assert done == total and files(here / "out") == ["s1/ct_seg.json", "s1/ct_seg.nii.gz", "s2/ct_seg.json",
+                                                     "s2/ct_seg.nii.gz", "statistics.csv"]

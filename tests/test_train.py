@@ -335,7 +335,8 @@ def test_a_run_leaves_its_settings_its_log_and_its_checkpoints(finished):
 
 def test_the_config_file_holds_every_setting_and_the_split_of_the_cases(finished):
     config = json.loads((finished / "config.json").read_text())
-    assert set(config) == {f.name for f in fields(TrainConfig)} | {"classes", "cases", "validation", "left_out"}
+    more = {"classes", "cases", "validation", "left_out", "command", "typed_in"}
+    assert set(config) == {f.name for f in fields(TrainConfig)} | more
     assert (config["lr"], config["width"], config["patch_size"], config["steps_per_epoch"]) == \
         (1e-3, 2, [16, 16, 16], 2)
     assert config["cases"] == ["Abdomen/a0", "Chest/c1", "Vessels/v0"]

@@ -32,7 +32,6 @@ from .imaging.merging import merging_order
 from .losses import SMOOTH, unpack_bits
 from .taxonomy import BY_NAME
 
-BASELINES = ("lwf", "ilt", "plop")      # "none" is the first training
 POD_FACTOR = 5e-4                       # authors' code
 POD_SCALES = (1, 2, 4)                  # number of parts into which an axis is divided
 # The modules whose outputs PLOP compares: all levels of encoder and decoder except the last, including the bottleneck.
@@ -152,11 +151,12 @@ def watched(backbone: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Ten
 # -------------------------------------------------------------------------------------------------- the loss of a batch
 
 class Softmax:
-    """The loss of a plain network, or of its extension by one of BASELINES (see training.objective.PartialLabels).
+    """The loss of a plain network, or of its extension by one of machine/choices.py (see
+    training.objective.PartialLabels).
 
     network: the PlainModel that learns
     teacher: the frozen old network; None for the first training, whose loss is cross-entropy + Dice
-    method:  one of BASELINES, or "none"
+    method:  one of machine.choices.BASELINES, or "none" for the first training
     """
 
     def __init__(self, network: "PlainModel", teacher: Any = None, method: str = "none"):

@@ -148,6 +148,19 @@ def normalise_name(name: str) -> str:
     return re.sub(r"tumors\b|tumors$", "tumor", words)
 
 
+# What clinicians call a class where Table 2 has another word.
+SPOKEN = {"postcava": "inferior vena cava", "intestine": "small bowel"}
+
+
+def spoken(name: str) -> str:
+    """The name of a class for a reader: with the clinicians' word where it is another one.
+
+    >>> spoken("postcava"), spoken("liver")
+    ('postcava (inferior vena cava)', 'liver')
+    """
+    return f"{name} ({SPOKEN[name]})" if name in SPOKEN else name
+
+
 _ALIASES = {alias: c.name for c in CLASSES for alias in (c.name, *c.aliases)}
 
 

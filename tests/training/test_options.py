@@ -317,7 +317,7 @@ def test_every_option_beyond_the_paper_is_off_by_default():
 
 # -------------------------------------------------------------------------------------------------------- the help page
 
-ACTIONS = [action for action in build_parser()._actions if action.dest != "help"]
+ACTIONS = [action for action in build_parser()._actions if action.dest not in ("help", "help_all")]
 SOURCE = re.compile(r" \[(P, (Section [0-9.]+|Table \d+|Fig\. \d+|Eq\. \(\d\))|R|U)\]")
 
 

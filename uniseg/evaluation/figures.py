@@ -1,14 +1,10 @@
 """Figures in the form of the paper's: contours of readers and models on one CT, lesions from small to large.
 
-    python -m uniseg figures contours CT --of liver,spleen --reading "Doctor 1"=a.nii.gz --reading AI=ct_seg.nii.gz
-    python -m uniseg figures lesions CT --of liver_tumor --truth label.nii.gz --reading AI=ct_seg.nii.gz
-
-A reading is a label map, a result of uniseg.infer or a folder of masks of that CT, in any form that `evaluate --pred`
-takes. Contours are those of Fig. 5(a), lesions those of Fig. 2 and Fig. 4(b). Slices are axial, seen from below: the
-patient's right is on the left.
+`python -m uniseg figures` draws them; figure_options.py has its options. A reading is a label map, a result of
+uniseg.infer or a folder of masks of the CT. Contours are those of Fig. 5(a), lesions those of Fig. 2 and Fig. 4(b).
+Slices are axial, seen from below: the patient's right is on the left. Read readings.py, masks.py and
+pictures/canvas.py first.
 """
-
-# Read readings.py, masks.py and pictures/canvas.py first.
 
 from __future__ import annotations
 
@@ -29,9 +25,9 @@ from ..imaging.bits import bounding_box
 from ..imaging.components import CONNECTED_26
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..imaging.volume import Volume, read_ct, scale_hu
-from ..machine.command_line import at_least
-from ..machine.console import Parser, fail, note, say
+from ..machine.console import fail, note, say
 from ..pictures.canvas import BLACK, Color, blank, paint, text, write_png
+from .figure_options import build_parser
 from .masks import MaskOf, open_masks
 from .readings import meaning_in, reading_at
 
@@ -55,14 +51,6 @@ class Opened(NamedTuple):
     def mask(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """The mask of a class, (D, H, W) bool; empty where the reading does not have the class."""
         return self.mask_of(name) if name in self.classes else np.zeros(shape, bool)
-
-
-def named_reading(option: str) -> tuple[str, Path]:
-    """(name, path) of the text of --reading; argparse shows the error."""
-    name, equals, path = option.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"{option!r} is not NAME=PATH, as in AI=ct_seg.nii.gz")
-    return name, Path(path)
 
 
 def open_reading(name: str, path: Path, color: Color, ct: Volume, ct_path: Path) -> Opened:
@@ -191,25 +179,6 @@ def lesions(ct: Volume, truth: Opened, readings: Sequence[Opened], name: str, mo
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
-
-def build_parser() -> Parser:
-    """The options of `python -m uniseg figures`."""
-    parser = Parser(prog="python -m uniseg figures", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("figure", choices=("contours", "lesions"), help="contours: Fig. 5(a); lesions: Fig. 2 and 4(b)")
-    add("ct", type=Path, metavar="CT", help="NIfTI file in Hounsfield units")
-    add("--of", required=True, metavar="CLASS,...", help="classes whose contours are drawn, one for lesions")
-    add("--reading", type=named_reading, action="append", default=[], metavar="NAME=PATH",
-        help="what a reader or a model says: a label map or a folder of masks; repeat for more, at most six")
-    add("--truth", type=Path, help="for lesions: the reading whose lesions are shown")
-    add("--slices", type=at_least(1), default=3, help="for contours: slices of each class (default: 3)")
-    add("--most", type=at_least(1), default=6, help="for lesions: rows at most (default: 6)")
-    add("-o", "--output", type=Path, help="PNG file (default: contours.png or lesions.png)")
-    add("--overwrite", action="store_true", help="replace the file")
-    add("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser
-
 
 def main(argv: list[str] | None = None) -> int:
     """Draw the figure. Returns the exit code: 0 done, 1 it cannot be drawn or written, 2 bad arguments."""

@@ -54,7 +54,7 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
     failed = set()
     for name, ct, result in to_do:
         try:
-            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep")
+            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep", name)
             tell(name, segmentation.stats["warnings"], outcome)
         except MadeMeanwhile:
             note(f"{printable(str(result))}: another run has made it meanwhile; it stays as it is")

@@ -23,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..machine.files import atomic_write
 from .byte_stream import DAMAGED, DEFLATE_RATIO, ByteStream, refuse
+from .other_formats import DICOM, format_of, remedy
 
 BLOCK_BYTES = 4 << 20          # voxels are read and written in blocks of this size; a multiple of every itemsize
 SLACK_BYTES = 64               # zero bytes tolerated behind the voxels: some writers pad
@@ -117,8 +118,8 @@ def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         start = head.lstrip()[:9].decode("ascii", "replace")
         refuse(path, f"not gzip and not NIfTI; starts with '{start}' (a failed download?)", "Download the file again")
-    if head[128:132] == b"DICM":
-        refuse(path, "a DICOM file", "Convert the series to NIfTI first, for example by dcm2niix")
+    if format_of(head) == DICOM:
+        refuse(path, DICOM, remedy(path, DICOM))
     try:
         block = stream.read(348)
         for size, kind in ((348, nib.Nifti1Header), (540, nib.Nifti2Header)):
@@ -132,26 +133,11 @@ def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
                             return header, magic[1:2] == b"+"
     except EOFError:
         refuse(path, "truncated inside the header", DAMAGED)
-    if name := _other_format(head, block):
-        refuse(path, f"{name}, not NIfTI", "Convert it to .nii.gz with the program that made it")
+    if name := format_of(head) or format_of(block):
+        refuse(path, f"{name}, not NIfTI", remedy(path, name))
     if len(block) < 348:
         refuse(path, f"not NIfTI: {len(block)} bytes, and a header has 348", DAMAGED)
     refuse(path, f"not NIfTI; starts with {block[:8]!r}", "Convert the CT to .nii.gz")
-
-
-def _other_format(head: bytes, block: bytes) -> str:
-    """The name of the format of a file that is no NIfTI, "" for an unknown one. Both are its first bytes."""
-    magics = {b"NRRD": "an NRRD file", b"ObjectType": "a MetaImage file", b"PK\3\4": "a zip archive",
-              b"\x89PNG": "a PNG picture", b"\x89HDF": "an HDF5 or MINC file", b"\xff\xd8\xff": "a JPEG picture",
-              b"\x93NUMPY": "a numpy file"}
-    if name := next((name for magic, name in magics.items() if head.startswith(magic)), ""):
-        return name
-    if block[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)):
-        return "an Analyze 7.5 file, whose header does not say which side is the right,"
-    version, *dims, voxel_type = struct.unpack(">6i", block[:24].ljust(24, b"\0"))
-    if version == 1 and min(dims) >= 1 and max(dims) < 1 << 16 and 0 <= voxel_type <= 4:
-        return "an MGH file of FreeSurfer"
-    return ""
 
 
 def _repair_codes(header: nib.Nifti1Header, notes: list[str]) -> None:

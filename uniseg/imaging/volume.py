@@ -357,6 +357,16 @@ def write_label_map(path: str | Path, array_ras: np.ndarray, geometry: Geometry,
     write_nifti(path, stored, header, extension)
 
 
+def label_image(stored: np.ndarray, geometry: Geometry, description: str = "",
+                extension: bytes = b"") -> nib.Nifti1Image:
+    """Labels (X, Y, Z) in the axes of the source, uint8 or uint16, as an image with the header of write_label_map."""
+    largest = int(stored.max(initial=0))
+    header = _label_header(geometry, np.uint8 if largest <= 255 else np.uint16, largest, description)
+    header.extensions.append(nib.nifti1.Nifti1Extension(0, extension))
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(stored, header.get_best_affine(), header)
+
+
 def _label_header(geometry: Geometry, dtype: type, largest: int, description: str) -> nib.Nifti1Header:
     """The header of a label map (NIfTI intent 1002) on the grid of the source."""
     kind = nib.Nifti2Header if isinstance(geometry.header, nib.Nifti2Header) else nib.Nifti1Header

@@ -6,7 +6,7 @@ how it is written. Planning, the check of the disk, `--resume` and `--overwrite`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,14 @@ class Outputs(NamedTuple):
         if self.viewer_files:
             found["viewer files"] = list(viewer_paths(result).values())
         return found
+
+
+def outputs_named(names: Collection[str]) -> Outputs:
+    """The Outputs of these names, such as ["masks"]. Raises ValueError for one that there is not."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in wanted if name not in Outputs._fields]:
+        raise ValueError(f"outputs: {unknown[0]!r} is none. Choose among {', '.join(Outputs._fields)}.")
+    return Outputs(**dict.fromkeys(wanted, True))
 
 
 EVERYTHING = Outputs(*[True] * len(Outputs._fields))

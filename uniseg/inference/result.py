@@ -20,7 +20,7 @@ from ..imaging.bits import get_bit
 from ..imaging.byte_stream import refuse
 from ..imaging.file_names import bare, json_path
 from ..imaging.merging import merge_masks
-from ..imaging.volume import Geometry, Volume, affine_in_mm, from_ras, read_ct, write_label_map
+from ..imaging.volume import Geometry, Volume, affine_in_mm, from_ras, label_image, read_ct, write_label_map
 from ..machine.about import __version__
 from ..machine.files import atomic_write, refused_in_one_line, sweep
 from ..machine.locks import turn
@@ -28,13 +28,14 @@ from ..pictures.canvas import write_png
 from ..pictures.colors import class_color
 from ..pictures.preview import preview
 from ..viewer.view import write_view
+from . import summary
 from .finished import digests, stamp, withdraw
 from .outputs import Outputs
 
 Writer = Callable[[Path], None]
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Segmentation:
     """The result of Segmenter.segment, on the grid and in the orientation of the CT."""
 
@@ -45,6 +46,16 @@ class Segmentation:
     _bits: np.ndarray              # (D, H, W) RAS+; bit k is the mask of classes[k], with overlaps
     _geometry: Geometry
     _read: Callable[[], Volume]    # reads the CT again
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.label_map.shape))
+        return (f"<Segmentation of {self.stats['input']}: {shape} voxels, {summary.found(self.stats)} of "
+                f"{len(self.classes)} classes found>")
+
+    def __str__(self) -> str:
+        """The CT and its grid, each class that was found with its volume, and the warnings."""
+        warnings = [f"  warning: {text}" for text in self.stats["warnings"]]
+        return "\n".join([summary.title(self.stats), *summary.class_lines(self.stats), *warnings])
 
     @property
     def affine(self) -> np.ndarray:
@@ -67,6 +78,15 @@ class Segmentation:
     def numbers(self) -> dict[str, int | None]:
         """{class: its value in the label map}; None for a class that has no number in the numbering asked for."""
         return {name: figures["label"] for name, figures in self.stats["classes"].items()}
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """{class: its mask} of all classes computed, found or not; each is what `mask` gives."""
+        return {name: self.mask(name) for name in self.classes}
+
+    @property
+    def image(self) -> nibabel.Nifti1Image:
+        """The label map as a nibabel image, uint8 or uint16, with the header that `save` writes."""
+        return label_image(self.label_map, self._geometry, *self._header_texts())
 
     def ct(self) -> Volume:
         """The CT that was segmented, in RAS+ and HU. It is read again, since a result holds no copy of it.
@@ -115,9 +135,7 @@ class Segmentation:
                     folder.mkdir(parents=True, exist_ok=True)
                     sweep(folder, {name.name for name in (*names, json_path(path)) if name.parent == folder})
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
-            numbering = self.stats["settings"]["numbers"]
-            write_label_map(path, ras, self._geometry, label_table.description(__version__, numbering),
-                            label_table.to_xml(self._rows(), numbering))
+            write_label_map(path, ras, self._geometry, *self._header_texts())
             for name, write in writers.items():
                 write(name)
             self.stats["files"] = digests(names, path.parent)
@@ -144,6 +162,11 @@ class Segmentation:
         row = LabelRow(1, name, class_color(self._own_numbers()[name]), (name,))
         write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {name}",
                         label_table.to_xml([row], "mask"))
+
+    def _header_texts(self) -> tuple[str, bytes]:
+        """(description, extension with the names and colours) of the label map's header."""
+        numbering = self.stats["settings"]["numbers"]
+        return label_table.description(__version__, numbering), label_table.to_xml(self._rows(), numbering)
 
     def _rows(self) -> list[LabelRow]:
         """What each value of the label map is."""

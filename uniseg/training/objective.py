@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .. import continual
-from ..baselines import BASELINES, PlainModel, Softmax, refuse_unlabelled
+from ..baselines import PlainModel, Softmax, refuse_unlabelled
 from ..datasets.cases import Case
 from ..losses import masked_loss, unpack_bits
+from ..machine.choices import BASELINES
 from .network import Network
 from .recipe import TrainConfig
 

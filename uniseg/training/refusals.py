@@ -6,9 +6,6 @@ What is wrong with a single number is refused by its type (machine/command_line.
 import argparse
 from collections.abc import Iterator
 
-from ..backbones import BACKBONES
-from ..machine.device import choose_device
-
 Refusal = tuple[bool, str]          # (whether it applies, the line for the user)
 
 
@@ -32,6 +29,9 @@ def input_windows(args: argparse.Namespace) -> tuple[tuple[float, float], ...]:
 
 def _patches(args: argparse.Namespace) -> Iterator[Refusal]:
     """Patch size, precision and HU window."""
+    from ..backbones import BACKBONES  # imports torch, which --help must not wait for
+    from ..machine.device import choose_device
+
     multiple = BACKBONES[args.backbone].size_multiple
     yield (any(n % multiple for n in args.patch_size),
            f"--patch-size {' '.join(map(str, args.patch_size))}: {args.backbone} needs multiples of {multiple}.")

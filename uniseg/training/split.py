@@ -5,13 +5,10 @@ Read datasets/find.py and datasets/cases.py first.
 
 import argparse
 import fnmatch
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-
-from tqdm import tqdm
 
 from ..datasets.cases import Case, prepare
 from ..datasets.dataset import CaseFiles, DataError, Dataset, few, in_order
@@ -21,6 +18,7 @@ from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..machine.console import note, warn
 from ..machine.json_files import read_json
 from ..machine.processes import from_all_ranks
+from ..machine.progress import each
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
 
@@ -99,7 +97,8 @@ def _prepare_all(args: argparse.Namespace, jobs: Sequence[Job], rank: int,
     """Every job with its prepared case, and {case: reason} of those that cannot be read."""
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
     bad = {}                                                                       # number of the job: reason
-    for i in tqdm(range(rank, len(jobs), world), desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
+    mine = range(rank, len(jobs), world)
+    for i in each(mine, "preprocessing: cases", len(mine), shown=rank == 0):
         try:
             prepare(jobs[i].dataset, jobs[i].files, preprocessing, cache)
         except (ValueError, OSError) as error:
