@@ -925,7 +925,7 @@ def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, m
     monkeypatch.setattr(result_module, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
     hu, _, affine = paint()
     stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")
-    assert written == ["liver.nii.gz", "a.nii.gz", "a.json"]
+    assert written == ["a.nii.gz", "liver.nii.gz", "a.json"]
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..imaging.byte_stream import VolumeError, refuse
 from ..imaging.nifti import read_extensions
+from ..machine.json_files import parse_json
 from .labels import LabelRow
 from .numbers import TABLE_2
 
@@ -102,7 +103,7 @@ def parse(content: bytes, path: str | Path) -> LabelTable:
 
 def _pairs(text: str, path: str | Path) -> dict[int, tuple[str, ...]]:
     try:
-        return {int(value): tuple(map(str, classes)) for value, classes in json.loads(text).items()}
+        return {int(value): tuple(map(str, classes)) for value, classes in parse_json(text).items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
         refuse(path, "the label table in its header says nothing sensible about pairs", REMEDY)
 
