@@ -21,7 +21,7 @@ from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90
 from uniseg.datasets.cases import Case, _preprocess, prepare
 from uniseg.datasets.dataset import DataError, Dataset, Label
-from uniseg.datasets.dataset_json import _classes_of, read_dataset
+from uniseg.datasets.dataset_json import classes_of, read_dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging import anatomy
@@ -53,7 +53,7 @@ def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
     line: label values as digits; the patient's mid-sagittal plane is in its middle
     """
     values = {0} | {v for v in labels.values()}
-    dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), _classes_of(name, name_map or {}, "json"))
+    dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
     with mock.patch.object(anatomy, "midsagittal_plane", return_value=Plane((len(line) - 1) / 2, 0.0, 0.0)):
