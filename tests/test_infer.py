@@ -586,17 +586,18 @@ def interrupted(shared, here, target, call, signals):
 @pytest.mark.parametrize("signals, code, target, call", [
     pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network",
                  marks=pytest.mark.slow),
-    pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 5, id="SIGTERM while writing"),
+    pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 7, id="SIGTERM while writing"),
     pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network",
                  marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 5, id="SIGINT while writing",
+    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 7, id="SIGINT while writing",
                  marks=pytest.mark.slow)])
 def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_others(
         shared, here, signals, code, target, call):
-    """fsync is called for a file and its folder, label map and JSON: the fifth time is for the second label map."""
+    """fsync is called for a file and its folder: label map, JSON, statistics.csv. The seventh time is for the second
+    label map."""
     returned, err = interrupted(shared, here, target, call, signals)
     assert returned == code and "Traceback" not in err
-    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz", "second.nii.gz"]
+    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz", "second.nii.gz", "statistics.csv"]
     assert json.loads((here / "ct_seg.json").read_text())["classes"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import taxonomy
 from . import blocks
 from .blocks import LETTER, SMALL_WORDS, Block, Entry, below, beside, empty, indented, paragraph
 from .canvas import FAINT, INK
@@ -48,8 +49,8 @@ def preview(hu: np.ndarray | None, label_map: np.ndarray, affine: np.ndarray, fi
     panels = [_panel(case, plane, scale, planes) for plane, scale in zip(planes, scales)]
     found = {name: one for name, one in figures.items() if one.get("voxels", one.get("ml", 1))}
     seen = _seen(case, planes)
-    entries = [Entry(name + (" *" if one.get("experimental") else ""), class_color(one["label"]), _amount(one),
-                     one["label"] in seen) for name, one in found.items()]
+    entries = [Entry(taxonomy.spoken(name) + (" *" if one.get("experimental") else ""), class_color(one["label"]),
+                     _amount(one), one["label"] in seen) for name, one in found.items()]
     notes = _notes(case, affine, entries, [name for name in figures if name not in found])
     return _with_words(_arranged(panels, entries), case_name, warnings, notes)
 
