@@ -8,7 +8,7 @@ import torch
 
 from uniseg import kernels
 from uniseg.kernels.masked_sum import ROWS
-from uniseg.losses import masked_loss, masked_sum, plain_masked_sum
+from uniseg.losses import masked_loss, masked_sum, plain_masked_sum, without_ignored
 
 
 @pytest.fixture(autouse=True, params=["readable form", "kernel"])
@@ -292,3 +292,24 @@ def test_shapes_that_do_not_fit_are_refused_by_number(target, labelled):
     with pytest.raises(ValueError, match=r"logits \(2, 3, 3, 4, 2\), target .* do not fit. Expected \(B, K, D, H, W\)"):
         masked_loss(torch.zeros(2, 3, 3, 4, 2), torch.zeros(target), torch.ones(labelled, dtype=torch.bool))
 
+
+
+def test_an_ignored_voxel_adds_nothing_and_gets_no_gradient():
+    """Four voxels at probability 1/2; the class is in the first and the third. The last two are ignored.
+
+    BCE: ln 2 in two voxels, divided by all four. Dice of the first two: 1 - (2 * 1/2 + 1) / (1 + 1 + 1) = 1/3.
+    """
+    logits = torch.zeros(1, 1, 4, 1, 1, requires_grad=True)
+    target = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4, 1, 1)
+    bits = torch.tensor([1, 0, 1 - 2 ** 63, -2 ** 63]).view(1, 4, 1, 1)
+    loss = masked_loss(*without_ignored(logits, target, bits), torch.tensor([[True]]))
+    assert loss.item() == pytest.approx(math.log(2) / 2 + 1 / 3, rel=1e-6)
+    loss.backward()
+    assert logits.grad.ravel()[2:].tolist() == [0.0, 0.0] and logits.grad.ravel()[:2].abs().min() > 0
+
+
+def test_a_patch_without_ignored_voxels_is_left_as_it_is():
+    logits, _, target, _ = random_example()
+    bits = torch.zeros(2, 3, 4, 2, dtype=torch.int64)
+    same = without_ignored(logits, target, bits)
+    assert same[0] is logits and same[1] is target

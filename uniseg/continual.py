@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .baselines import PlainModel
 from .embeddings import PROMPTS, class_embeddings
-from .losses import masked_loss, unpack_bits
+from .losses import masked_loss, unpack_bits, without_ignored
 from .model import ModelConfig, UniversalModel
 
 Content = Mapping[str, Any]      # of a checkpoint, see checkpoint.read
@@ -141,4 +141,5 @@ class Extension:
         with cast():
             target = self.targets(image, bits, labelled)     # first, so that the teacher's activations are freed
             logits = model(image)                                                    # (B, K + n, D, H, W)
+        logits, target = without_ignored(logits, target, bits)
         return masked_loss(logits, target, self.labelled(labelled), pairs, positive_weight=weight)

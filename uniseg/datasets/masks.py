@@ -29,12 +29,13 @@ SAME_GRID = 0.1                   # of a voxel: the largest distance between the
 Split = Callable[[np.ndarray, Label], "tuple[np.ndarray, np.ndarray]"]
 
 
-def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
-               label: Volume | None = None) -> Iterator[tuple[str, np.ndarray]]:
+def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume, label: Volume | None = None,
+               ignored: list[np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (class name, (D, H, W) bool mask) for each class annotated in one case of a Dataset, on the grid of its CT.
 
-    ct:    the case's image
-    label: its label map, where the caller has read it already
+    ct:      the case's image
+    label:   its label map, where the caller has read it already
+    ignored: gets the mask of the voxels of which nobody says what they hold; without it a case that has some is refused
 
     Where the label is a folder of masks, only one of its files is in memory at a time. Raises DataError or VolumeError
     for files that cannot be used. Warnings about a label that is read here are added to those of `ct`.
@@ -47,23 +48,24 @@ def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
         _pass_on(label.warnings, ct)
     check_same_grid(ct, label, case.image, case.label)
     annotated = dataset.annotated_in(case)
-    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
+    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label, ignored):
         if name in annotated:
             yield name, mask
 
 
 # ----------------------------------------------------------------------------------------------------------- label maps
 
-def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray,
-                path: str | Path = "label") -> Iterator[tuple[str, np.ndarray]]:
+def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray, path: str | Path = "label",
+                ignored: list[np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (class name, bool mask) for each class that the dataset annotates, on the grid of the label map.
 
     labels: (D, H, W) integers
     hu: (D, H, W) of the same grid; the mid-sagittal plane that splits merged pairs is found in it
     path: of the label map, for the message
+    ignored: as in case_masks
 
     Tumours and vessels are added to the organ that holds them, and merged pairs are split into right and left (Section
-    4.1.1). Raises DataError for values that the dataset does not have.
+    4.1.1). Raises DataError for values that the dataset does not have, and for ignored ones without a list for them.
     """
     values, counts = np.unique(labels.ravel(order="K"), return_counts=True)
     unknown = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
@@ -74,10 +76,12 @@ def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np
         else:
             remedy = f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
         raise DataError(f"{path}: label values {', '.join(unknown[:5])} {remedy}")
-    ignored = sum(int(n) for v, n in zip(values, counts) if v in dataset.ignored)
-    if ignored:
-        raise DataError(f'{path}: {ignored:,} voxels have the label "ignore", and single voxels cannot be left out of '
-                        "loss and scores. Annotate them, or leave this case out (training: --exclude or --skip-bad).")
+    unjudged = sum(int(n) for v, n in zip(values, counts) if v in dataset.ignored)
+    if unjudged and ignored is None:
+        raise DataError(f'{path}: {unjudged:,} voxels have the label "ignore", and single voxels cannot be left out '
+                        "here, as they can in training. Annotate them, or leave this case out.")
+    if unjudged and ignored is not None:
+        ignored.append(has_value(labels, dataset.ignored))
     split = split_by_plane(hu, affine, path)
     for label in dataset.labels:
         yield from label_masks(labels, label, dataset.labels, split)
