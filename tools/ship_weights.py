@@ -94,8 +94,8 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
-         second_view: float | None = None) -> None:
-    """Write the weights of the package. Raises ValueError.
+         second_view: float | None = None, folder: Path = FOLDER) -> None:
+    """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
     experimental: JSON file of the classes that are not offered by default
@@ -115,14 +115,14 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
         if not 0.3 <= second_view < 1:
             raise ValueError(f"--second-view {second_view}: choose a share from 0.3 up to, not including, 1.")
         about["second_view"] = second_view
-    FOLDER.mkdir(exist_ok=True)
-    target = FOLDER / "default.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "default.pt"
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
     checkpoint.save(target, network, preprocessing, about, half=True)
     sidecar = {"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
                "network": network.describe(), "preprocessing": content["preprocessing"],
                "about": {**about, "data": by_dataset(about.get("data", {}))}}
-    with atomic_write(FOLDER / "default.json") as temporary:
+    with atomic_write(folder / "default.json") as temporary:
         temporary.write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(network.classes)} classes, "
           f"{len(about.get('experimental', {}))} of them experimental")
