@@ -1,7 +1,8 @@
 """The stages from data to default.pt: draw, prepare, train, pseudo, finetune, score, ship.
 
 Beyond the paper. Each is a function of one Work, can be interrupted, and goes on where it stood when it is called
-again. plan.py holds the recipe, running.py ends what takes too long, pseudo.py makes the pseudo labels, scoring.py compares.
+again. plan.py holds the recipe, running.py ends what takes too long, pseudo.py makes the pseudo labels, scoring.py
+compares.
 """
 
 from __future__ import annotations

@@ -51,9 +51,10 @@ def exchange(labels: NDArray, affine: NDArray, ids: Mapping[str, int], donors: S
         if not mask.any():
             continue
         what = stage.random()
-        if what < gone and not (parts[0] in KIDNEYS and removed & set(KIDNEYS)):
-            mixed[mask] = 0
-            removed.add(parts[0])
+        if what < gone:
+            if not (parts[0] in KIDNEYS and removed & set(KIDNEYS)):           # nobody lives without both
+                mixed[mask] = 0
+                removed.add(parts[0])
         elif what < gone + lower:
             down = np.array([0.0, 0.0, -stage.uniform(*LOWER_MM)])
             _put(mixed, affine, mask, numbers[0], labels, affine, mask, down, stage)
