@@ -82,7 +82,7 @@ SIZES = {
     "cpu": Size(3.0, draws(1, 70000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL), Run(300, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL),
                 "bf16", 25),
-    "gpu": Size(3.0, draws(2, 80000),
+    "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL), Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL),
                 "bf16", 50),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
@@ -91,8 +91,8 @@ SIZES = {
 }
 # Expected minutes of each stage. cpu: two cores of an Intel Xeon at 2.6 GHz; gpu: one H200 with 16 cores.
 MINUTES = {
-    "draw": {"cpu": 10, "gpu": 2.0}, "prepare": {"cpu": 3, "gpu": 0.7}, "train": {"cpu": 60, "gpu": 5.0},
-    "pseudo": {"cpu": 12, "gpu": 1.0}, "finetune": {"cpu": 30, "gpu": 2.0}, "score": {"cpu": 12, "gpu": 0.0},
+    "draw": {"cpu": 10, "gpu": 1.8}, "prepare": {"cpu": 4, "gpu": 0.7}, "train": {"cpu": 60, "gpu": 3.8},
+    "pseudo": {"cpu": 12, "gpu": 1.2}, "finetune": {"cpu": 30, "gpu": 1.5}, "score": {"cpu": 12, "gpu": 0.0},
     "ship": {"cpu": 0.1, "gpu": 0.0},
 }
 

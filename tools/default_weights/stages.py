@@ -34,7 +34,7 @@ from .scoring import compare, held_out, pages
 
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
-TUMOURS_AND_LATE = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
+NO_PSEUDO = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
 
 
 class Work(NamedTuple):
@@ -192,7 +192,7 @@ def pseudo(work: Work) -> None:
     """Pseudo labels of the CTs without labels, by the end of `train`; each becomes a dataset of its own."""
     teacher = newest(work.out / "train", work.start)
     segmenter = load(teacher, work.device)
-    names = [name for name in segmenter.classes if not any(part in name for part in TUMOURS_AND_LATE)]
+    names = [name for name in segmenter.classes if not any(part in name for part in NO_PSEUDO)]
     in_pieces = shipped_settings()["in_pieces"]
     work.pseudo_root.mkdir(exist_ok=True)
     for dataset in sorted(path for path in work.root.iterdir() if (path / "dataset.json").is_file()):
