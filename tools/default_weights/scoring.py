@@ -52,7 +52,9 @@ def compare(shipped: Path, new: Path) -> Comparison:
             dice[key] = float(old["dice"]), float(now["dice"])
         else:
             false_ml[key] = float(old["predicted_ml"] or 0), float(now["predicted_ml"] or 0)
-    return Comparison(dice, false_ml, offered, objections_to(dice, false_ml, offered))
+    lost = sorted({name for name, _ in set(rows[0]) - set(rows[1])} & set(offered))
+    return Comparison(dice, false_ml, offered, [f"{name} is not known any more" for name in lost]
+                      + objections_to(dice, false_ml, offered))
 
 
 def read_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:

@@ -225,10 +225,12 @@ def shipped_settings() -> dict:
 def ship_to(work: Work, folder: Path) -> Path:
     """The newest weights as tools/ship_weights.py writes them, with the settings of the shipped ones."""
     source = newest(work.out / "finetune", newest(work.out / "train", work.start))
-    settings, reasons = shipped_settings(), work.out / "experimental.json"
-    with atomic_write(reasons) as temporary:
-        temporary.write_text(json.dumps(settings["experimental"]) + "\n", encoding="utf-8")
-    ship_weights.ship([source], reasons if settings["experimental"] else None, settings["in_pieces"],
+    settings, file = shipped_settings(), work.out / "experimental.json"
+    known = checkpoint.read(source)["network"]["classes"]          # a class that no case shows is not learned at all
+    reasons = {name: why for name, why in settings["experimental"].items() if name in known}
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
+    ship_weights.ship([source], file if reasons else None, [name for name in settings["in_pieces"] if name in known],
                       settings["second_view"], folder)
     return folder / "default.pt"
 
