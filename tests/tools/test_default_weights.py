@@ -16,7 +16,7 @@ from tools.default_weights import __main__ as command
 from tools.default_weights import plan, scoring
 from tools.default_weights.pseudo import Opinion, believe
 from tools.default_weights.running import Clock, CommandFailed, call
-from uniseg.imaging.volume import write_volume
+from uniseg.imaging.volume import read_label_map, write_volume
 
 # ------------------------------------------------------------------------------------------------------ pseudo labels
 
@@ -122,6 +122,19 @@ def test_maps_are_chosen_by_what_they_show_and_held_out_ones_never():
     shown = {"a": {"prostate", "liver"}, "b": {"liver", "humerus_left"}, "ts_s0009": {"prostate", "liver"}}
     assert [plan.chosen_maps(shown, shown, which) for which in ("men", "women", "torsos", "all")] == [
         ["a"], ["b"], ["b"], ["a", "b"]]
+
+
+def test_of_a_whole_femur_that_is_called_its_head_the_upper_52_mm_or_less_are_scored(tmp_path):
+    """The head is the bone within 26 mm of the point 22 mm below its upper end: no more than 48 mm from top to bottom."""
+    shape, affine = (40, 20, 60), np.diag([3.0, 3.0, 3.0, 1.0])
+    bones = np.zeros(shape, np.uint8)
+    bones[5:13, 5:13, :50], bones[27:35, 5:13, :50] = 6, 7
+    write_volume(tmp_path / "x.nii.gz", bones, affine)
+    scoring.cut_heads(tmp_path / "x.nii.gz", {"0": "background", "6": "Left Head of Femur", "7": "Right Head of Femur"})
+    heads = read_label_map(tmp_path / "x.nii.gz").array
+    for value in (6, 7):
+        slices = np.flatnonzero((heads == value).any(axis=(0, 1)))
+        assert slices[-1] == 49 and 45 <= 3 * len(slices) <= 51 and not (heads[bones != value] == value).any()
 
 
 # ------------------------------------------------------------------------------------------------------ the whole chain

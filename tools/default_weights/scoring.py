@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.synthetic import with_heads
+from uniseg.imaging.volume import read_label_map, write_volume
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
 # Datasets of DATA/train and DATA/validation that no training of default weights reads.
 HELD_OUT = ("CCTH", "TotalSegS0009", "AortaReport", "TotalSegNeck", "IRCAD", "NSCLC")
+FEMORA = "CCTH"
 WORSE = 0.05                       # a class may lose less than this in mean Dice
 MORE_FALSE_ML = 10.0               # volume that may be found more where there is nothing, over all cases and classes
 
@@ -30,12 +34,39 @@ class Comparison(NamedTuple):
 
 
 def held_out(data: Path, folder: Path) -> Path:
-    """A folder with links to the datasets that score, those of HELD_OUT that DATA has."""
+    """A folder with links to the datasets that score, those of HELD_OUT that DATA has.
+
+    FEMORA calls "head of femur" what is the whole upper femur. In a copy of it the head is cut out of the bone as
+    tools.synthetic cuts it for the CTs that train.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for source in (path for part in ("train", "validation") for path in sorted((data / part).glob("*"))):
-        if source.name in HELD_OUT and not (folder / source.name).exists():
-            (folder / source.name).symlink_to(source.resolve())
+        target = folder / source.name
+        if source.name not in HELD_OUT or target.exists():
+            continue
+        if source.name != FEMORA:
+            target.symlink_to(source.resolve())
+            continue
+        temporary = folder / f".{source.name}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary, copy_function=shutil.copyfile)
+        for path in sorted((temporary / "labelsTr").glob("*.nii.gz")):
+            cut_heads(path, json.loads((temporary / "dataset.json").read_text(encoding="utf-8"))["labels"])
+        temporary.rename(target)
     return folder
+
+
+def cut_heads(path: Path, labels: Mapping[str, str]) -> None:
+    """Leave the heads alone of what a label map calls heads of femur. labels: {value: name} of its dataset.json"""
+    value = {side: int(number) for number, name in labels.items() for side in ("left", "right")
+             if name.casefold() == f"{side} head of femur"}
+    volume = read_label_map(path)
+    cut, ids = with_heads(volume.array, volume.affine, {number: f"femur_{side}" for side, number in value.items()})
+    array = volume.array.copy()
+    for side, number in value.items():
+        array[array == number] = 0
+        array[cut == ids[f"femur_head_{side}"]] = number
+    write_volume(path, array, volume.affine)
 
 
 def compare(shipped: Path, new: Path) -> Comparison:
