@@ -124,8 +124,8 @@ def test_maps_are_chosen_by_what_they_show_and_held_out_ones_never():
         ["a"], ["b"], ["b"], ["a", "b"]]
 
 
-def test_of_a_whole_femur_that_is_called_its_head_the_upper_52_mm_or_less_are_scored(tmp_path):
-    """The head is the bone within 26 mm of the point 22 mm below its upper end: no more than 48 mm from top to bottom."""
+def test_of_a_whole_femur_that_is_called_its_head_the_upper_48_mm_are_scored(tmp_path):
+    """The head is the bone within 26 mm of the point 22 mm below its upper end, so 48 mm from top to bottom."""
     shape, affine = (40, 20, 60), np.diag([3.0, 3.0, 3.0, 1.0])
     bones = np.zeros(shape, np.uint8)
     bones[5:13, 5:13, :50], bones[27:35, 5:13, :50] = 6, 7
