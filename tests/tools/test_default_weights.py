@@ -13,10 +13,15 @@ from test_synthetic import NAMES_OF, hand_made_map
 
 from conftest import Patient, write_dataset
 from tools.default_weights import __main__ as command
-from tools.default_weights import plan, scoring
+from tools.default_weights import plan, scoring, stages
 from tools.default_weights.pseudo import Opinion, believe
 from tools.default_weights.running import Clock, CommandFailed, call
-from uniseg.imaging.volume import read_label_map, write_volume
+from tools.default_weights.stages import Work
+from uniseg.datasets.cases import prepare
+from uniseg.datasets.find import find_datasets
+from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.imaging.volume import read_ct, read_label_map, write_volume
+from uniseg.phantom import make_phantom
 
 # ------------------------------------------------------------------------------------------------------ pseudo labels
 
@@ -102,6 +107,40 @@ def test_a_command_that_outlasts_its_clock_is_ended_and_one_that_fails_is_named(
 def test_a_share_of_the_clock_is_a_share_of_what_is_left():
     assert Clock(10).share(1, 4).left_s() == pytest.approx(150, abs=1)
     assert Clock(None).share(1, 4).left_s() == float("inf")
+
+
+def test_a_training_has_the_steps_that_the_clock_allows_by_the_speed_of_its_probe(tmp_path):
+    """Two epochs of 50 steps, 10 s apart: 0.2 s a step. Of 112 s 12 are spare, and 92 % of the speed is counted on."""
+    (tmp_path / "metrics.jsonl").write_text('{"seconds": 14.0}\n{"seconds": 24.0}\n')
+    work = Work(tmp_path, tmp_path, plan.SIZES["gpu"], "cpu", 1, tmp_path, Clock(112 / 60))
+    assert stages.steps_in_time(tmp_path, work) == pytest.approx(0.92 * 100 / 0.2, abs=2)
+    assert stages.steps_in_time(tmp_path / "none", work) == 50
+
+
+# ------------------------------------------------------------------------------------------------------------- packing
+
+def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeypatch):
+    patient = Patient(*make_phantom((24.0, 24.0, 24.0)))
+    data, small = tmp_path / "DATA", plan.SIZES["gpu"]
+    write_dataset(data / "train" / "T", {"liver": ("liver",), "spleen": ("spleen",), "ignore": ("left_lung",)},
+                  {"a": patient})
+    for name in ("labelmaps", "unlabelled"):
+        (data / name).mkdir()
+    write_volume(data / "unlabelled" / "u.nii.gz", patient.hu, patient.affine)
+    (data / "labelmaps" / "names.json").write_text("{}")
+    (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
+    monkeypatch.setitem(plan.SIZES, "gpu", small._replace(train=small.train._replace(shares={"T": 1.0})))
+    assert command.main([str(data), "--pack", str(tmp_path / "pack")]) == 0
+    assert {path.name for path in (tmp_path / "pack" / "labelmaps").iterdir()} == {"names.json"}     # the held-out: no
+    found = []
+    for root in (data, tmp_path / "pack"):
+        (dataset,) = find_datasets(root / "train")
+        case = prepare(dataset, dataset.cases[0], Preprocessing((3.0, 3.0, 3.0), antialias=True, pad="edge"),
+                       tmp_path / "cache")
+        found.append((case.names, case.voxels, case.ignored, np.asarray(case.image).shape))
+    assert found[0] == found[1] and found[0][2]
+    packed = read_ct(tmp_path / "pack" / "unlabelled" / "u.nii.gz")
+    assert np.allclose(np.diag(packed.affine)[:3], 3.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison

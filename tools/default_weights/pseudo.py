@@ -198,9 +198,8 @@ def picture(opinion: Opinion, belief: Belief, size: int = 320) -> NDArray[np.uin
     for n, name in enumerate(belief.classes, start=1):
         shown[belief.labels == n] = numbers[name]
     shown[(belief.labels == len(belief.classes) + 1) & opinion.body] = 32
-    middle = [(part.start + part.stop) // 2 for part in opinion.box]
     rows = []
     for share in (0.25, 0.5, 0.75):
         at = [part.start + int(share * (part.stop - part.start)) for part in opinion.box]
-        rows.append(overlay(opinion.hu, shown, opinion.affine, (middle[0], at[1], at[2]), (-160.0, 240.0), size))
+        rows.append(overlay(opinion.hu, shown, opinion.affine, at, (-160.0, 240.0), size))
     return np.concatenate(rows)

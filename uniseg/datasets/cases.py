@@ -223,7 +223,9 @@ def _labels_on_grid(dataset: Dataset, case: CaseFiles, ct: Volume, shape: tuple[
     ignored = np.zeros(shape, bool)
     for mask in unjudged:
         ignored |= resample_mask(mask, ct.affine, spacing_mm)
-    bits[ignored] = 0
+    if ignored.any():                          # a voxel of the new grid that is both is ignored
+        bits[ignored] = 0
+        voxels = {name: int(np.count_nonzero(get_bit(bits, names.index(name)))) for name in voxels}
     return bits, names, voxels, ignored
 
 
