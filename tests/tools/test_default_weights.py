@@ -129,18 +129,19 @@ def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeyp
     write_volume(data / "unlabelled" / "u.nii.gz", patient.hu, patient.affine)
     (data / "labelmaps" / "names.json").write_text("{}")
     (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
-    monkeypatch.setitem(plan.SIZES, "gpu", small._replace(train=small.train._replace(shares={"T": 1.0})))
+    monkeypatch.setitem(plan.SIZES, "gpu",
+                        small._replace(spacing_mm=12.0, train=small.train._replace(shares={"T": 1.0})))
     assert command.main([str(data), "--pack", str(tmp_path / "pack")]) == 0
     assert {path.name for path in (tmp_path / "pack" / "labelmaps").iterdir()} == {"names.json"}     # the held-out: no
     found = []
     for root in (data, tmp_path / "pack"):
         (dataset,) = find_datasets(root / "train")
-        case = prepare(dataset, dataset.cases[0], Preprocessing((3.0, 3.0, 3.0), antialias=True, pad="edge"),
+        case = prepare(dataset, dataset.cases[0], Preprocessing((12.0, 12.0, 12.0), antialias=True, pad="edge"),
                        tmp_path / "cache")
         found.append((case.names, case.voxels, case.ignored, np.asarray(case.image).shape))
     assert found[0] == found[1] and found[0][2]
     packed = read_ct(tmp_path / "pack" / "unlabelled" / "u.nii.gz")
-    assert np.allclose(np.diag(packed.affine)[:3], 3.0)
+    assert np.allclose(np.diag(packed.affine)[:3], 12.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
