@@ -47,6 +47,7 @@ class Size(NamedTuple):
     finetune: Run
     amp: str
     steps_per_epoch: int
+    ema: float                      # decay of the averaged weights, which are shipped; 0: the last ones
 
 
 MIX, CLINIC = "--mix", "--as-in-clinics"
@@ -81,13 +82,13 @@ def draws(times: float, seed: int) -> tuple[Draw, ...]:
 SIZES = {
     "cpu": Size(3.0, draws(1, 70000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL), Run(300, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL),
-                "bf16", 25),
+                "bf16", 25, 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL), Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL),
-                "bf16", 50),
+                "bf16", 50, 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
                  Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}), Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {}),
-                 "off", 1),
+                 "off", 1, 0.5),
 }
 # Expected minutes of each stage. cpu: two cores of an Intel Xeon at 2.6 GHz; gpu: one H200 with 16 cores.
 MINUTES = {
@@ -127,5 +128,6 @@ def train_options(size: Size, run: Run, root: Path, out: Path, cache: Path, star
             "--spacing", f"{size.spacing_mm:g}", "--patch-size", *map(str, run.patch_size),
             "--batch-size", str(run.batch_size), "--lr", f"{run.lr:g}", "--balance-loss", f"{run.balance_loss:g}",
             "--steps-per-epoch", str(size.steps_per_epoch), "--epochs", str(epochs), "--val-every", str(epochs),
-            "--seed", str(run.seed), "--amp", size.amp, "--device", device, "--workers", str(workers),
+            "--seed", str(run.seed), "--ema", f"{size.ema:g}", "--amp", size.amp, "--device", device,
+            "--workers", str(workers),
             "--dataset-weights", *shares(size, run, present, pseudo)]

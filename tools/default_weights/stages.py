@@ -231,7 +231,7 @@ def ship_to(work: Work, folder: Path) -> Path:
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship([source], file if reasons else None, [name for name in settings["in_pieces"] if name in known],
-                      settings["second_view"], folder)
+                      settings["second_view"], folder, Path(__file__).with_name("sources.json"))
     return folder / "default.pt"
 
 
@@ -265,7 +265,7 @@ def export(work: Work, folder: Path) -> None:
         source = work.out / name / "last.pt"
         if not source.is_file():
             continue
-        content = checkpoint.read(source)
+        content = ship_weights.read_run(source)
         training = {key: content["training"][key] for key in ("step", "config")}
         checkpoint.save(folder / f"{name}.pt", checkpoint.load_network(content, source),
                         Preprocessing.from_dict(content["preprocessing"]), content["about"], training, half=True)
