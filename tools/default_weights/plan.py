@@ -59,7 +59,8 @@ PSEUDO_SHARE = 1.5                   # of all CTs with pseudo labels together, i
 NETWORK = ("--backbone", "unet", "--width", "16", "--lpg-hidden", "128", "--antialias", "--prior", "0.02",
            "--hu-window", "-1000", "1000", "--input-windows", "-175", "250", "-1000", "1000", "-1000", "-200")
 RECIPE = ("--balance", "0.5", "--lesions", "0.2", "--augment", "contrast", "--rotate-probability", "0",
-          "--shift-probability", "0", "--folds", "1", "--pad", "edge", "--dice-present", "--warmup-epochs", "0")
+          "--shift-probability", "0", "--folds", "1", "--pad", "edge", "--dice-present", "--warmup-epochs", "0",
+          "--skip-bad")                # a narrow field of view may show hardly more of an organ than its gas
 
 
 def draws(times: float, seed: int) -> tuple[Draw, ...]:

@@ -116,7 +116,10 @@ def prepare_root(work: Work, root: Path) -> None:
     with ProcessPoolExecutor(work.jobs) as pool:
         jobs = [pool.submit(prepare_one, *job, preprocessing, work.out / "cache") for job in todo]
         for number, job in enumerate(as_completed(jobs), start=1):
-            job.result()
+            try:
+                job.result()
+            except (ValueError, OSError) as error:                    # uniseg.train leaves such a case out as well
+                warn(str(error))
             if work.clock.left_s() <= 0:
                 pool.shutdown(wait=True, cancel_futures=True)
                 warn(f"{root}: {number} of {len(todo)} cases are prepared, the time was over")
