@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, metavar="M",
                         help="end after M minutes: each stage has its share, and trainings are as long as that allows")
     parser.add_argument("--gpu", action="store_true",
-                        help=f"--size gpu --device cuda --jobs 15 --minutes {GPU_MINUTES:g}, without score and ship")
+                        help=f"--size gpu --device cuda (unless another is named) --jobs 15 --minutes {GPU_MINUTES:g}, "
+                        "without score and ship")
     parser.add_argument("--export", type=Path, metavar="FOLDER",
                         help="at the end, whatever happened, put weights in float16 and curves here")
     parser.add_argument("--pack", type=Path, metavar="PACK", help="write what a GPU machine needs, and stop")
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return fail(error, 2, verbose=False)
     if args.gpu:
-        args.size, args.device, args.jobs = "gpu", "cuda", 15
+        args.size, args.jobs, args.device = "gpu", 15, "cuda" if args.device == "auto" else args.device
         args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
     return run(args)
 

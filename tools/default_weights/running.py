@@ -19,6 +19,7 @@ from typing import Any
 from uniseg.machine.console import say
 
 GRACE_S = 25.0                    # from SIGTERM to SIGKILL: a checkpoint takes a second or two
+POLL_S = 0.1
 TERMINATED = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
@@ -63,32 +64,42 @@ def call(module: str, options: Sequence[str], clock: Clock) -> bool:
 
     Raises CommandFailed where it ends with an error, and Ended, after ending it, where this process is to end.
     """
-    say(f"python -m {module} {' '.join(options)}")
+    return call_all([(module, options)], clock)[0]
+
+
+def call_all(commands: Sequence[tuple[str, Sequence[str]]], clock: Clock) -> list[bool]:
+    """The same for several commands at once. Where one fails, the others are ended."""
     if clock.left_s() <= 0:
-        return False
-    process = subprocess.Popen([sys.executable, "-m", module, *options], start_new_session=True)
+        return [False] * len(commands)
+    processes: list[subprocess.Popen] = []
     try:
-        code = process.wait(None if clock.end is None else clock.left_s())
-    except subprocess.TimeoutExpired:
-        end(process)
-        return False
-    except BaseException:
-        end(process)
-        raise
-    if code in TERMINATED:
-        return False
-    if code:
-        raise CommandFailed(f"python -m {module}: ended with exit code {code}. Its last lines say why; the same "
-                            "command goes on from there.")
-    return True
+        for module, options in commands:
+            say(f"python -m {module} {' '.join(options)}")
+            processes.append(subprocess.Popen([sys.executable, "-m", module, *options], start_new_session=True))
+        while any(process.poll() is None for process in processes) and clock.left_s() > 0:
+            _refuse_failed(processes, commands)
+            time.sleep(POLL_S)
+    finally:
+        end([process for process in processes if process.poll() is None])
+    _refuse_failed(processes, commands)
+    return [process.returncode == 0 for process in processes]
 
 
-def end(process: subprocess.Popen) -> None:
-    """SIGTERM to a command and all that it has started, SIGKILL to what is left after GRACE_S."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _refuse_failed(processes: Sequence[subprocess.Popen], commands: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Raise CommandFailed for a command that has ended by itself with an error."""
+    for process, (module, _) in zip(processes, commands):
+        if process.poll() not in (None, 0, *TERMINATED, -signal.SIGKILL):
+            raise CommandFailed(f"python -m {module}: ended with exit code {process.returncode}. Its last lines say "
+                                "why; the same command goes on from there.")
+
+
+def end(processes: Sequence[subprocess.Popen]) -> None:
+    """SIGTERM to commands and all that they have started, SIGKILL to what is left after GRACE_S."""
+    for number, grace_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        until = time.monotonic() + grace_s
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))

@@ -29,7 +29,7 @@ from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .plan import Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
-from .running import Clock, call
+from .running import Clock, call, call_all
 from .scoring import compare, held_out, pages
 
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
@@ -71,18 +71,23 @@ def draw(work: Work) -> None:
         if not (work.root / name).is_dir():
             copy_dataset(work.data / "train" / name, work.root / name)
     maps, names = read_maps(work.data / "labelmaps")
-    ids = {name: {names[n] for n in np.unique(read_map(path, names)[0]).tolist() if n} for name, path in maps.items()}
+    shown = {name: {names[n] for n in np.flatnonzero(np.bincount(read_map(path, names)[0].ravel(order="K"))).tolist()
+                    if n} for name, path in maps.items()}
+    chosen = {part.name: {name: maps[name] for name in chosen_maps(maps, shown, part.maps)} for part in work.size.draws}
     whole = sum(part.cases for part in work.size.draws)
-    for part in work.size.draws:
-        chosen = chosen_maps(maps, ids, part.maps)
-        folder = maps_folder(work, part.maps, [maps[name] for name in chosen])
-        out, clock = work.root / part.name, work.clock.share(part.cases, whole)
-        whole -= part.cases
-        done = call("tools.synthetic", [str(folder), "--out", str(out), "--cases", str(part.cases),
-                                        "--seed", str(part.seed), "--spacing", f"{work.size.spacing_mm:g}",
-                                        "--jobs", str(work.jobs), *part.options], clock)
-        if not done and any(out.glob("labelsTr/*.nii.gz")):
-            write_listing(out, annotated({name: maps[name] for name in chosen}, names))
+    commands = [("tools.synthetic", [
+        str(maps_folder(work, part.maps, list(chosen[part.name].values()))), "--out", str(work.root / part.name),
+        "--cases", str(part.cases), "--seed", str(part.seed), "--spacing", f"{work.size.spacing_mm:g}",
+        "--jobs", str(max(1, round(work.jobs * part.cases / whole))), *part.options]) for part in work.size.draws]
+    if work.jobs > 1:                                  # all at once: each reads the maps before it draws
+        done = call_all(commands, work.clock)
+    else:
+        parts = [part.cases for part in work.size.draws]
+        done = [call(*command, work.clock.share(parts[n], sum(parts[n:]))) for n, command in enumerate(commands)]
+    for part, complete in zip(work.size.draws, done):
+        out = work.root / part.name
+        if not complete and any(out.glob("labelsTr/*.nii.gz")):
+            write_listing(out, annotated(chosen[part.name], names))
             warn(f"{out}: fewer cases than planned, the time was over")
 
 

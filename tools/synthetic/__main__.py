@@ -63,7 +63,9 @@ def read_maps(folder: Path) -> tuple[dict[str, Path], dict[int, str]]:
 def read_map(path: Path, names: dict[int, str]) -> tuple[NDArray, NDArray]:
     """A label map in RAS+ for `draw`: labels (D, H, W), affine (4, 4). Raises ValueError for values without a name."""
     volume = read_label_map(path)
-    unknown = sorted(set(np.unique(volume.array).tolist()) - set(names) - {0})
+    present = np.flatnonzero(np.bincount(volume.array.ravel(order="K"))) if volume.array.min() >= 0 \
+        else np.unique(volume.array)
+    unknown = sorted(set(present.tolist()) - set(names) - {0})
     if unknown:
         raise ValueError(f"{path}: values {unknown[:5]} are not in names.json. Add them there.")
     return volume.array, volume.affine
