@@ -118,7 +118,8 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
-         second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None) -> None:
+         second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None,
+         window: Sequence[int] | None = None) -> None:
     """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
@@ -127,8 +128,11 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
     second_view:  share of the body's width and depth that inference runs a second time
     folder:       instead of the package's own
     sources_file: JSON file of the data's licences and sources
+    window:       voxels of the sliding window, D H W, where training saw smaller patches
     """
     content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
+    if window is not None:
+        content = {**content, "preprocessing": {**content["preprocessing"], "window": [int(n) for n in window]}}
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
     if experimental is not None:
@@ -169,6 +173,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="classes of which inference keeps all components, not the largest alone")
     parser.add_argument("--second-view", type=float, metavar="SHARE",
                         help="share of the body's width and depth that inference runs a second time, by itself")
+    parser.add_argument("--window", type=int, nargs=3, metavar="VOXELS",
+                        help="of the sliding window, D H W, where training saw smaller patches")
     parser.add_argument("--sources", type=Path, metavar="FILE.json",
                         help='[{"what", "licence", "source"}] of the data, for the weights\' own description')
     return parser
@@ -178,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for input that cannot be used."""
     args = build_parser().parse_args(argv)
     try:
-        ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view, sources_file=args.sources)
+        ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view, sources_file=args.sources,
+             window=args.window)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

@@ -261,6 +261,11 @@ def test_of_a_run_with_averaged_weights_the_average_is_shipped(ship, tmp_path):
         assert torch.allclose(tensor.float(), average[f"module.{name}"].float(), atol=2e-3), name        # float16
 
 
+def test_a_window_larger_than_the_patches_is_shipped(ship):
+    code, _, folder = ship(None, "--window", "32", "32", "48")
+    assert code == 0 and uniseg.load(folder / "default.pt", device="cpu").preprocessing.window == (32, 32, 48)
+
+
 def test_the_sources_of_the_data_that_a_run_has_seen_are_shipped(ship, tmp_path):
     rows = [{"what": what, "licence": "CC BY 4.0", "source": "TCIA"}
             for what in ("label maps", "1, 5: CTs", "7: CT")]                   # the run has seen A/1, A/2, B/1

@@ -47,6 +47,7 @@ class Size(NamedTuple):
     finetune: Run
     amp: str
     steps_per_epoch: int
+    window: tuple[int, int, int]    # of the sliding window of inference; patches of training may be smaller
     ema: float                      # decay of the averaged weights, which are shipped; 0: the last ones
 
 
@@ -83,13 +84,13 @@ def draws(times: float, seed: int) -> tuple[Draw, ...]:
 SIZES = {
     "cpu": Size(3.0, draws(1, 70000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL), Run(300, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL),
-                "bf16", 25, 0.97),
+                "bf16", 25, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL), Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL),
-                "bf16", 50, 0.99),
+                "bf16", 50, (96, 96, 96), 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
                  Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}), Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {}),
-                 "off", 1, 0.5),
+                 "off", 1, (32, 32, 32), 0.5),
 }
 # Expected minutes of each stage. cpu: two cores of an Intel Xeon at 2.6 GHz; gpu: one H200 with 16 cores.
 MINUTES = {

@@ -239,7 +239,8 @@ def ship_to(work: Work, folder: Path) -> Path:
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship([source], file if reasons else None, [name for name in settings["in_pieces"] if name in known],
-                      settings["second_view"], folder, Path(__file__).with_name("sources.json"))
+                      settings["second_view"], folder, Path(__file__).with_name("sources.json"),
+                      work.size.window)
     return folder / "default.pt"
 
 
