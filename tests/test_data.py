@@ -45,18 +45,19 @@ COARSE = Preprocessing(spacing_mm=(12.0, 12.0, 12.0))
 
 # ------------------------------------------------------------------------------------- labels to class masks, by hand
 
-def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere")):
+def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere"), sure=True):
     """Masks of a patient who is one row of voxels from the left (first) to the right (last).
 
     They are given as {class: string of # and .}.
 
     line: label values as digits; the patient's mid-sagittal plane is in its middle
+    sure: whether the CT shows it
     """
     values = {0} | {v for v in labels.values()}
     dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
-    with mock.patch.object(anatomy, "midsagittal_plane", return_value=Plane((len(line) - 1) / 2, 0.0, 0.0)):
+    with mock.patch.object(anatomy, "midsagittal_plane", return_value=Plane((len(line) - 1) / 2, 0.0, 0.0, sure)):
         found = list(class_masks(dataset, array, np.zeros(array.shape, np.int16), np.eye(4)))
     return {name: "".join("#" if v else "." for v in mask.ravel()) for name, mask in found}
 
@@ -98,6 +99,16 @@ def test_without_a_liver_label_hepatic_vessels_and_their_tumours_stay_apart():
     assert masks_of("00120000", {"hepatic vessel": 1, "hepatic vessel tumour": 2}) == {
         "hepatic_vessel":       "..#.....",
         "hepatic_vessel_tumor": "...#...."}
+
+
+def test_where_the_middle_is_not_shown_a_kidney_s_tumour_belongs_to_the_kidney_on_its_side():
+    """x grows to the patient's right: left kidney, a tumour beside it, nothing, a tumour, right kidney."""
+    labels = {"left kidney": 1, "right kidney": 2, "kidney tumor": 3}
+    assert masks_of("113000322", labels, sure=False) == {"left_kidney":  "###......",
+                                             "right_kidney": "......###",
+                                             "kidney_tumor": "..#...#.."}
+    with pytest.raises(DataError, match="does not show surely where the patient's middle is"):
+        masks_of("0030", labels, sure=False)           # no kidney is drawn that could tell
 
 
 def test_a_dropped_label_is_nobodys():

@@ -8,7 +8,7 @@ import torch
 
 from uniseg import kernels
 from uniseg.kernels.masked_sum import ROWS
-from uniseg.losses import masked_loss, masked_sum, plain_masked_sum
+from uniseg.losses import masked_loss, masked_sum, plain_masked_sum, without_ignored
 
 
 @pytest.fixture(autouse=True, params=["readable form", "kernel"])
@@ -323,3 +323,24 @@ def test_where_student_and_soft_target_are_equal_only_the_squared_dice_is_at_res
         masked_loss(logits, target, torch.tensor([[True]]), dice=kind).backward()
         pull[kind] = logits.grad.abs().max().item()
     assert pull["squared"] < 1e-6 and pull["none"] < 1e-6 < 0.01 < pull["linear"]
+
+
+def test_an_ignored_voxel_adds_nothing_and_gets_no_gradient():
+    """Four voxels at probability 1/2; the class is in the first and the third. The last two are ignored.
+
+    BCE: ln 2 in two voxels, divided by all four. Dice of the first two: 1 - (2 * 1/2 + 1) / (1 + 1 + 1) = 1/3.
+    """
+    logits = torch.zeros(1, 1, 4, 1, 1, requires_grad=True)
+    target = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4, 1, 1)
+    bits = torch.tensor([1, 0, 1 - 2 ** 63, -2 ** 63]).view(1, 4, 1, 1)
+    loss = masked_loss(*without_ignored(logits, target, bits), torch.tensor([[True]]))
+    assert loss.item() == pytest.approx(math.log(2) / 2 + 1 / 3, rel=1e-6)
+    loss.backward()
+    assert logits.grad.ravel()[2:].tolist() == [0.0, 0.0] and logits.grad.ravel()[:2].abs().min() > 0
+
+
+def test_a_patch_without_ignored_voxels_is_left_as_it_is():
+    logits, _, target, _ = random_example()
+    bits = torch.zeros(2, 3, 4, 2, dtype=torch.int64)
+    same = without_ignored(logits, target, bits)
+    assert same[0] is logits and same[1] is target

@@ -518,13 +518,21 @@ def test_d28_d33_patients_whose_files_have_one_name_are_divided_among_folds_and_
         assert list(case_scores(np.zeros((2, 1, 3)), validation, ["liver"])) == ["Set/pat1_ct", "Set/pat3_ct"]
 
 
-def test_d30_a_case_with_voxels_to_ignore_is_refused_or_left_out(refused, tmp_path, phantom_root):
+def test_d30_voxels_to_ignore_are_left_out_of_the_loss_and_refused_by_a_softmax(refused, tmp_path, capsys):
+    """The spleen is ignored. The loss of patches that hold it is finite, and its voxels reach it as a sign."""
     hu, masks, affine = make_phantom((24.0, 24.0, 24.0))
     patients = {f"x{i}": Patient(hu + i, masks, affine) for i in range(2)}
-    folder = write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "ignore": ("spleen",)}, patients)
-    message = refused("--folds", 1, "--fold", 0, root=tmp_path / "data")
-    assert message.startswith(f"{folder / 'labelsTr' / 'x0.nii.gz'}: ") and 'voxels have the label "ignore"' in message
-    assert message.endswith("leave this case out (training: --exclude or --skip-bad).")
+    write_dataset(tmp_path / "data" / "set", {"liver": ("liver",), "ignore": ("spleen",)}, patients)
+    arguments = ["--data-root", tmp_path / "data", *TINY, "--folds", 1, "--fold", 0, "--epochs", 1,
+                 "--warmup-epochs", 0, "--spacing", 24, "--out", tmp_path / "good"]
+    assert main(list(map(str, arguments))) == 0
+    capsys.readouterr()
+    args = parse(list(map(str, arguments)))
+    cases, _, _ = split.gather_cases(args, 0, 1)
+    patch = PatchDataset(cases, ("liver",), make_config(args, 2, 1))[0]
+    assert (patch["bits"] < 0).any() and set(np.unique(patch["bits"])) <= {0, 1, -2 ** 63}
+    assert "nobody says of some voxels what they hold" in refused("--folds", 1, "--fold", 0, "--head", "softmax",
+                                                                  root=tmp_path / "data")
 
 
 def test_d13_a_damaged_file_is_named(refused, tmp_path):

@@ -63,12 +63,36 @@ def by_dataset(data: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
 
 
 def read_run(source: Path) -> dict[str, Any]:
-    """A run's own checkpoint, with its steps and recipe. Raises ValueError."""
+    """A run's own checkpoint, with its steps and recipe; of a run with --ema, with the averaged weights, which its
+    validation judged. Raises ValueError.
+    """
     content = checkpoint.read(source)
     if "training" not in content:
         raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. "
                          "Give a run's last.pt.")
-    return content
+    average = content["training"].get("average") or {}
+    judged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name.startswith("module.")}
+    return {**content, "weights": judged or content["weights"]}
+
+
+def read_sources(path: Path, data: Collection[str]) -> list[dict[str, str]]:
+    """The [{"what", "licence", "source"}] of a JSON file, for the weights' own description.
+
+    data: {"DATASET/case"} of the run. A row that names cases, before a colon, is kept if one of them is among these.
+    Raises ValueError if the file has another form.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}). Mend it.") from None
+    keys = {"what", "licence", "source"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) == keys for row in rows):
+        raise ValueError(f'{path}: not [{{"what": ..., "licence": ..., "source": ...}}]. Mend it.')
+
+    def used(what: str) -> bool:
+        cases = [name.strip() for name in what.partition(":")[0].split(",")] if ":" in what else []
+        return not cases or any(name in case for name in cases for case in data)
+    return [row for row in rows if used(row["what"])]
 
 
 def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
@@ -94,15 +118,21 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
-         second_view: float | None = None) -> None:
-    """Write the weights of the package. Raises ValueError.
+         second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None,
+         window: Sequence[int] | None = None) -> None:
+    """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
     experimental: JSON file of the classes that are not offered by default
     in_pieces:    classes of which inference keeps all components, not the largest alone
     second_view:  share of the body's width and depth that inference runs a second time
+    folder:       instead of the package's own
+    sources_file: JSON file of the data's licences and sources
+    window:       voxels of the sliding window, D H W, where training saw smaller patches
     """
     content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
+    if window is not None:
+        content = {**content, "preprocessing": {**content["preprocessing"], "window": [int(n) for n in window]}}
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
     if experimental is not None:
@@ -115,14 +145,17 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
         if not 0.3 <= second_view < 1:
             raise ValueError(f"--second-view {second_view}: choose a share from 0.3 up to, not including, 1.")
         about["second_view"] = second_view
-    FOLDER.mkdir(exist_ok=True)
-    target = FOLDER / "default.pt"
+    if sources_file is not None:
+        about["sources"] = read_sources(sources_file, about.get("data", {}))
+    folder = folder or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "default.pt"
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
     checkpoint.save(target, network, preprocessing, about, half=True)
     sidecar = {"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
                "network": network.describe(), "preprocessing": content["preprocessing"],
                "about": {**about, "data": by_dataset(about.get("data", {}))}}
-    with atomic_write(FOLDER / "default.json") as temporary:
+    with atomic_write(folder / "default.json") as temporary:
         temporary.write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(network.classes)} classes, "
           f"{len(about.get('experimental', {}))} of them experimental")
@@ -140,6 +173,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="classes of which inference keeps all components, not the largest alone")
     parser.add_argument("--second-view", type=float, metavar="SHARE",
                         help="share of the body's width and depth that inference runs a second time, by itself")
+    parser.add_argument("--window", type=int, nargs=3, metavar="VOXELS",
+                        help="of the sliding window, D H W, where training saw smaller patches")
+    parser.add_argument("--sources", type=Path, metavar="FILE.json",
+                        help='[{"what", "licence", "source"}] of the data, for the weights\' own description')
     return parser
 
 
@@ -147,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for input that cannot be used."""
     args = build_parser().parse_args(argv)
     try:
-        ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view)
+        ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view, sources_file=args.sources,
+             window=args.window)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

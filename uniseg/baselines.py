@@ -194,6 +194,10 @@ class Softmax:
 def refuse_unlabelled(cases: Iterable[Any], classes: Sequence[str]) -> None:
     """Raise ValueError unless every case annotates all classes: a softmax counts unlabelled voxels as background."""
     for case in cases:
+        if case.ignored:
+            raise ValueError(f"{case.id}: nobody says of some voxels what they hold (the label \"ignore\", or, with "
+                             "--pad edge, what lies beyond the field of view); a softmax takes them for background. "
+                             "Leave the case out, or use the class-specific heads.")
         if missing := [name for name in classes if name not in case.names]:
             raise ValueError(f"{case.id}: does not annotate {', '.join(missing)}; a softmax takes what is unlabelled "
                              "for background. Choose --classes that all cases annotate, or use the class-specific "

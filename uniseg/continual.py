@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .baselines import PlainModel
 from .embeddings import PROMPTS, class_embeddings
-from .losses import masked_loss, masked_sum, unpack_bits
+from .losses import masked_loss, masked_sum, unpack_bits, without_ignored
 from .model import ModelConfig, UniversalModel
 
 Content = Mapping[str, Any]      # of a checkpoint, see checkpoint.read
@@ -152,6 +152,7 @@ class Extension:
         with cast():
             target = self.targets(image, bits, labelled)     # first, so that the teacher's activations are freed
             logits = model(image)                                                    # (B, K + n, D, H, W)
+        logits, target = without_ignored(logits, target, bits)
         labelled = self.labelled(labelled)
         if not self.old_weight and self.old_dice == "linear":
             return masked_loss(logits, target, labelled, pairs, positive_weight=weight)

@@ -3,6 +3,9 @@
     a case as published -> cached case (datasets/cases.py): int16 HU and one bit per class on the 1.5 mm RAS+ grid
       -> patch: image (1, D, H, W) in [0, 1], bits (D, H, W), labelled (K,)
 
+Voxels of which nobody says what they hold travel as the highest of the bits, the sign, so that the loss can leave them
+out (losses.without_ignored).
+
 `python -m uniseg.data ROOT` checks the data before training (datasets/check.py).
 Read datasets/find.py, datasets/masks.py and datasets/cases.py first. datasets/augment.py changes the patches.
 """
@@ -16,10 +19,11 @@ import numpy as np
 from .datasets import check
 from .datasets.augment import Deformation, degrade, recontrast, rotate_90
 from .datasets.cases import Case
-from .imaging.bits import bit_dtype
+from .imaging.bits import bit_dtype, get_bit
 from .imaging.volume import AIR_HU, scale_hu
 
 SHIFT = 0.1              # R: largest intensity shift, of an image in [0, 1]
+IGNORED = np.int64(-1 << 63)     # the highest bit, and so the sign, of an ignored voxel
 BACKGROUND_TRIES = 64    # a case that is all foreground has no background voxel to find
 
 
@@ -46,7 +50,7 @@ class PatchDataset:
         """The sample of this number, as a dict:
 
         image     (1, D, H, W) float32 in [0, 1], shifted by up to SHIFT
-        bits      (D, H, W) int64; bit k is class k
+        bits      (D, H, W) int64; bit k is class k; negative where nobody says what the voxel holds
         labelled  (K,) bool; True where the case's dataset annotates the class
         case      id of the case
         """
@@ -66,7 +70,7 @@ class PatchDataset:
             image, bits = rotate_90(image, quarter_turns), rotate_90(bits, quarter_turns)
         if rng.random() < self.config.shift_probability:
             image = image + rng.uniform(-SHIFT, SHIFT)
-        return {"image": np.ascontiguousarray(image, np.float32)[None], "bits": self._channel_bits(bits, case.names),
+        return {"image": np.ascontiguousarray(image, np.float32)[None], "bits": self._channel_bits(bits, case),
                 "labelled": np.array([name in case.names for name in self.classes]), "case": case.id}
 
     def _centre(self, case: Case, rng: np.random.Generator) -> tuple[int, ...]:
@@ -120,18 +124,18 @@ class PatchDataset:
         hu, bits = deform(self._cut(case.image, centre, AIR_HU, deform.reach),
                           self._cut(case.bits, centre, 0, deform.reach))
         if self.config.augment == "contrast":
-            hu = recontrast(hu, bits, rng)
+            hu = recontrast(hu, bits & bits.dtype.type((1 << len(case.names)) - 1), rng)
         else:
             hu = hu * rng.uniform(0.9, 1.1) + rng.uniform(-25, 25)
         return degrade(hu, rng), bits
 
-    def _channel_bits(self, bits: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def _channel_bits(self, bits: np.ndarray, case: Case) -> np.ndarray:
         """Reorder a case's bits into the network's channels: (D, H, W) int64.
 
-        names: the class of each bit of the case. Bits that are shifted by the same distance are shifted together.
+        Bits that are shifted by the same distance are shifted together.
         """
         masks: dict[int, int] = {}                             # channel - bit: mask of the bits that are shifted so far
-        for k, name in enumerate(names):
+        for k, name in enumerate(case.names):
             if name in self.classes:
                 distance = self.classes.index(name) - k
                 masks[distance] = masks.get(distance, 0) | 1 << k
@@ -143,6 +147,8 @@ class PatchDataset:
                 part = plane & unsigned(mask)
                 shifted |= part << unsigned(distance) if distance >= 0 else part >> unsigned(-distance)
             channels[:] = shifted
+        if case.ignored:
+            out[get_bit(bits, len(case.names))] |= IGNORED
         return out
 
 

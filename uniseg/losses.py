@@ -2,7 +2,8 @@
 
 If a dataset does not annotate a class, the voxels of its CTs are neither foreground nor background of that class.
 Such a class adds nothing to the loss, and its logits get a gradient of exactly zero. There are K sigmoids, not one
-softmax, because classes overlap: a tumour lies inside its organ.
+softmax, because classes overlap: a tumour lies inside its organ. Beyond the paper, single voxels can be left out of all
+classes in the same way (`without_ignored`).
 
 Read heads.py first. continual.py uses the same loss for Eq. (5).
 """
@@ -16,6 +17,7 @@ from .kernels import masked_sum as fast
 
 SMOOTH = 1.0             # one voxel: keeps the Dice quotient defined where neither target nor prediction has the class
 VOXELS = (1, 2, 3)       # the spatial axes of (P, D, H, W)
+SURELY_ABSENT = -100.0   # a logit whose sigmoid, and whose cross-entropy against 0, is 0 in float32
 
 
 def unpack_bits(bits: Tensor, classes: int) -> Tensor:
@@ -24,6 +26,20 @@ def unpack_bits(bits: Tensor, classes: int) -> Tensor:
     for k in range(classes):
         target[:, k] = (bits >> k) & 1
     return target
+
+
+def without_ignored(logits: Tensor, target: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and target for which voxels that nobody judges add nothing to the loss and get a gradient of zero.
+
+    logits, target: (B, K, D, H, W); bits: (B, D, H, W) int64, negative in the ignored voxels (data.PatchDataset)
+
+    Such a voxel becomes a sure and right negative of every class: it has no part in the sums of Dice, and its BCE is 0.
+    The mean of the BCE is still over all voxels of the patch, so that a patch with few judged voxels counts less.
+    """
+    ignored = (bits < 0)[:, None]                                                    # (B, 1, D, H, W)
+    if not ignored.any():
+        return logits, target
+    return logits.masked_fill(ignored, SURELY_ABSENT), target.masked_fill(ignored, 0.0)
 
 
 def masked_loss(logits: Tensor, target: Tensor, labelled: Tensor, pairs: float | Tensor | None = None,

@@ -20,7 +20,8 @@ from uniseg.imaging.volume import write_volume
 # sha256 of the bytes of both cases, by FORMAT. If the test below fails, this code writes other bytes than existing
 # caches hold: raise FORMAT in cases.py, and add its number with the new hash here.
 # FORMAT 5 has the arrays of 4 and a meta.json with the warnings of the reader.
-BYTES_OF_FORMAT = {5: "5dec16c51bd3b6f74e39a5c282f2956cbfdb9abc96926415fa96da385d007181"}
+# FORMAT 6 marks ignored voxels, of which these two cases have none: the arrays are those of 5.
+BYTES_OF_FORMAT = {6: "5dec16c51bd3b6f74e39a5c282f2956cbfdb9abc96926415fa96da385d007181"}
 
 AFFINE = np.diag([4.0, 4.0, 5.0, 1.0])
 SHAPE = (60, 50, 30)
@@ -122,3 +123,47 @@ def test_another_format_is_another_folder(cached, monkeypatch, tmp_path):
     same = cases._cache_key(dataset, dataset.cases[0], settings, tmp_path)
     monkeypatch.setattr(cases, "FORMAT", cases.FORMAT + 1)
     assert same == label_map.folder.name != cases._cache_key(dataset, dataset.cases[0], settings, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------ ignored voxels
+
+def prepared(folder, shown, patient, **settings):
+    (dataset,) = find_datasets(write_dataset(folder / "data" / "Set", shown, {"a": patient}).parent)
+    return prepare(dataset, dataset.cases[0], Preprocessing(spacing_mm=(4.0, 4.0, 5.0), **settings), folder / "cache")
+
+
+def test_voxels_of_the_label_ignore_have_a_bit_of_their_own_and_no_patch_is_centred_on_them(tmp_path):
+    """On the grid of the files: the right lung is ignored, the liver and the left lung are classes."""
+    patient = draw()
+    case = prepared(tmp_path, {"liver": ("liver",), "left_lung": ("left_lung",), "ignore": ("right_lung",)}, patient)
+    assert case.ignored and case.names == ("liver", "left_lung")
+    liver, lung, ignored = (case.bits >> np.uint32(k) & 1 for k in range(3))
+    assert [int(bit.sum()) for bit in (liver, lung, ignored)] == [
+        int(patient.masks[name].sum()) for name in ("liver", "left_lung", "right_lung")]
+    assert not (ignored & (liver | lung)).any() and case.bits.max() < 8
+    assert not ignored.ravel()[case.array("foreground")].any()
+
+
+def cut_by_a_circle():
+    """The patient above in a circular field of view of 160 mm that cuts it, with a scanner's padding."""
+    patient = draw()
+    x, y, _ = np.indices(SHAPE)
+    patient.hu[patient.hu == -1000] = -1000 + (7 * x + 11 * y)[patient.hu == -1000] % 23    # air has noise
+    outside = (x - 30) ** 2 + (y - 26) ** 2 > 20 ** 2
+    patient.hu[outside] = -2048
+    for mask in patient.masks.values():
+        mask[outside] = False
+    return patient, outside
+
+
+@pytest.mark.parametrize("pad", ["edge", "air"])
+def test_a_cut_patient_goes_on_as_in_inference_and_what_is_made_up_is_ignored(pad, tmp_path):
+    patient, outside = cut_by_a_circle()
+    case = prepared(tmp_path, {"liver": ("liver",)}, patient, pad=pad)
+    ignored = case.bits >> np.uint32(1) & 1 == 1
+    assert case.ignored == ignored.any() == (pad == "edge")
+    # The body's box begins at the circle (x = 10), less the margin of the crop; two voxels further left is no patient.
+    assert (case.image[1] == -1024).all() == (pad == "air")
+    middle = case.image[:4, case.image.shape[1] // 2, :12]                  # the circle's centre, below the lungs
+    assert (middle > 0).all() == (pad == "edge")
+    assert not pad == "edge" or ignored[:2, case.image.shape[1] // 2].all()

@@ -250,6 +250,34 @@ def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
     assert set(about["data"]) == {"A", "B", "C"} and about["steps"] == 7
 
 
+def test_of_a_run_with_averaged_weights_the_average_is_shipped(ship, tmp_path):
+    source = tmp_path / "last.pt"
+    average = {f"module.{n}": t + 0.25 if t.is_floating_point() else t
+               for n, t in checkpoint.read(source)["weights"].items()}
+    moved_by(source, source, 1.0, training={
+        "step": 9, "config": {"lr": 1e-4}, "average": {"n_averaged": torch.tensor(9), **average}})
+    code, _, folder = ship()
+    assert code == 0
+    for name, tensor in checkpoint.read(folder / "default.pt")["weights"].items():
+        assert torch.allclose(tensor.float(), average[f"module.{name}"].float(), atol=2e-3), name        # float16
+
+
+def test_a_window_larger_than_the_patches_is_shipped(ship):
+    code, _, folder = ship(None, "--window", "32", "32", "48")
+    assert code == 0 and uniseg.load(folder / "default.pt", device="cpu").preprocessing.window == (32, 32, 48)
+
+
+def test_the_sources_of_the_data_that_a_run_has_seen_are_shipped(ship, tmp_path):
+    rows = [{"what": what, "licence": "CC BY 4.0", "source": "TCIA"}
+            for what in ("label maps", "1, 5: CTs", "7: CT")]                   # the run has seen A/1, A/2, B/1
+    (tmp_path / "sources.json").write_text(json.dumps(rows))
+    code, _, folder = ship(None, "--sources", str(tmp_path / "sources.json"))
+    assert code == 0 and json.loads((folder / "default.json").read_text())["about"]["sources"] == rows[:2]
+    (tmp_path / "sources.json").write_text('[{"what": "label maps"}]')
+    code, err, _ = ship(None, "--sources", str(tmp_path / "sources.json"))
+    assert code == 2 and "sources.json: not [" in one_line(err)
+
+
 def test_runs_of_another_grid_have_no_mean(ship, tmp_path):
     source = tmp_path / "last.pt"
     other = moved_by(tmp_path / "b.pt", source, 0.0,

@@ -1,6 +1,7 @@
 """Synthetic CT from label maps of real anatomy, with masks: an option beyond the paper (docs/synthetic.md).
 
     a label map of TotalSegmentator's 117 structures, a seed
+      -> organs exchanged with those of other maps     mixing.py, where other maps are given
       -> another shape, another field of view          geometry.py, body.py
       -> HU of a contrast phase, contents, vessels     tissues.py, contents.py, vessels.py
       -> lesions                                       lesions.py
@@ -12,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,24 +22,27 @@ from uniseg.imaging.grid import voxel_size_mm
 
 from . import body, contents, lesions, tissues
 from .geometry import Grid, Motion, covering, move, swell
-from .scanner import scan
+from .mixing import Map, exchange
+from .scanner import circle, clinic, scan
 
 Ids = dict[str, int]         # structure -> its value in a label map
 Masks = dict[str, NDArray[np.bool_]]
 
 # their probabilities
-VIEWS = {"whole": 0.2, "chest": 0.2, "upper abdomen": 0.2, "abdomen and pelvis": 0.3, "slab": 0.1}
+VIEWS = {"whole": 0.2, "chest": 0.2, "upper abdomen": 0.2, "abdomen and pelvis": 0.3, "slab": 0.1,
+         "neck": 0.0, "pelvis": 0.0}         # the last two on request only
 ARMS_DOWN = 0.15             # probability of arms at the sides
 CUT = 0.3                    # probability that a small field of view cuts off the sides of the patient
 MOST_CUT = 0.35              # largest share of the width that it cuts off at one side
 # The head of the femur is a ball: its radius, and how far its centre lies below the upper end of the bone.
 HEAD_RADIUS_MM, HEAD_BELOW_MM = 26.0, 22.0
 # Each stage draws from its own random stream, (seed, number of the stage).
-MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS, SWELLING = range(10)
+MOTION, HU, BODY, VIEW, FILL, CONTENTS, LESIONS, SCANNER, ARMS, SWELLING, MIXING, CIRCLE = range(12)
 
 
 def draw(labels: NDArray, affine: ArrayLike, names: Mapping[int, str], seed: int, spacing_mm: float = 2.0,
          phase: str | None = None, view: str | None = None, kinds: Mapping[str, lesions.Kind] = lesions.KINDS,
+         donors: Sequence[Map] = (), as_in_clinics: bool = False,
          ) -> tuple[NDArray[np.int16], Masks, NDArray, dict[str, str]]:
     """Draw one synthetic CT. The same seed gives the same CT.
 
@@ -47,6 +51,8 @@ def draw(labels: NDArray, affine: ArrayLike, names: Mapping[int, str], seed: int
     phase:   one of tissues.PHASES, drawn at random if None
     view:    one of VIEWS, drawn at random if None
     kinds:   lesions to paint
+    donors:  other maps, with the same ids, whose organs may take the place of this one's (mixing.py)
+    as_in_clinics: draw low dose, sharp kernels, thick slices, and circular fields of view that cut the patient
     returns: hu (D, H, W), masks {class: (D, H, W)}, affine (4, 4), {"phase", "view"}; RAS+, isotropic voxels of
              spacing_mm
 
@@ -59,6 +65,8 @@ def draw(labels: NDArray, affine: ArrayLike, names: Mapping[int, str], seed: int
 
     affine = np.asarray(affine, float)
     labels, ids = with_heads(labels, affine, names)
+    if len(donors):
+        labels = exchange(labels, affine, ids, donors, stage(MIXING))
     present = np.bincount(labels.ravel(order="K"), minlength=max(ids.values()) + 1) > 0
     rng = stage(HU)
     phase = phase or tissues.PHASES[rng.choice(4, p=[0.25, 0.25, 0.37, 0.13])]
@@ -89,7 +97,13 @@ def draw(labels: NDArray, affine: ArrayLike, names: Mapping[int, str], seed: int
     if "kidney_cyst" in masks:                                       # the maps show cysts of their own
         others = np.logical_or.reduce([masks[name] for name in kinds])
         masks["kidney_cyst"] |= patient.where("kidney_cyst_left", "kidney_cyst_right") & ~others
-    return scan(image, skin, grid, stage(SCANNER)), masks, grid.affine, {"phase": phase, "view": view}
+    ct = (clinic if as_in_clinics else scan)(image, skin, grid, stage(SCANNER))
+    if as_in_clinics and (cut := circle(skin, grid, stage(CIRCLE))) is not None:
+        outside, padding = cut
+        ct[outside] = padding
+        for mask in masks.values():
+            mask[outside] = False
+    return ct, masks, grid.affine, {"phase": phase, "view": view}
 
 
 def with_heads(labels: NDArray, affine: NDArray, names: Mapping[int, str]) -> tuple[NDArray[np.uint16], Ids]:
@@ -193,6 +207,7 @@ def possible_views(rough: NDArray, ids: Ids, grid: Grid, rng: np.random.Generato
 
     lungs = ends(*(s for s in ids if s.startswith("lung_")))
     liver, kidneys = ends("liver"), ends("kidney_left", "kidney_right")
+    hips, thighs = ends("hip_left", "hip_right"), ends("femur_left", "femur_right")
     whole = (float(z[0]), float(z[-1]))
     views = {"whole": whole, "slab": whole}
     if lungs and lungs[1] - lungs[0] > 150:
@@ -200,4 +215,9 @@ def possible_views(rough: NDArray, ids: Ids, grid: Grid, rng: np.random.Generato
     if liver and kidneys:
         views["upper abdomen"] = (kidneys[0] - rng.uniform(-40, 30), liver[1] + rng.uniform(-20, 50))
         views["abdomen and pelvis"] = (whole[0] + rng.uniform(0, 40), liver[1] + rng.uniform(-10, 70))
+    (more,) = rng.spawn(1)                      # a stream of its own: the views above stay as they are
+    if lungs and whole[1] - lungs[1] > 5:
+        views["neck"] = (lungs[1] - more.uniform(0, 90), whole[1])
+    if hips and thighs:
+        views["pelvis"] = (whole[0], hips[1] - more.uniform(-40, 60))
     return views

@@ -7,16 +7,19 @@ and dataset.json. Run it in a checkout of the repository (docs/synthetic.md).
 
 Case n of a run is drawn from map n modulo the number of maps with the seed --seed + n, so more cases can be added
 later. With --heads the CTs show heads, drawn without the maps. They annotate the same classes, and all of these are
-absent. Existing cases are kept. A file appears complete or not at all: the image before its label, dataset.json last.
+absent. With --mix organs come from other maps of the folder, too. Existing cases are kept. A file appears complete or
+not at all: the image before its label, dataset.json last.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +63,9 @@ def read_maps(folder: Path) -> tuple[dict[str, Path], dict[int, str]]:
 def read_map(path: Path, names: dict[int, str]) -> tuple[NDArray, NDArray]:
     """A label map in RAS+ for `draw`: labels (D, H, W), affine (4, 4). Raises ValueError for values without a name."""
     volume = read_label_map(path)
-    unknown = sorted(set(np.unique(volume.array).tolist()) - set(names) - {0})
+    present = np.flatnonzero(np.bincount(volume.array.ravel(order="K"))) if volume.array.min() >= 0 \
+        else np.unique(volume.array)
+    unknown = sorted(set(present.tolist()) - set(names) - {0})
     if unknown:
         raise ValueError(f"{path}: values {unknown[:5]} are not in names.json. Add them there.")
     return volume.array, volume.affine
@@ -84,11 +89,15 @@ def label_map(masks, classes):
 
 
 def draw_case(path: Path, names: dict[int, str], seed: int, spacing_mm: float, classes: Sequence[str],
-              phase: str | None = None, view: str | None = None) -> Case:
-    """A torso drawn from the label map in a file. Raises ValueError."""
+              phase: str | None = None, view: str | None = None, donors: Sequence[Path] = (),
+              as_in_clinics: bool = False) -> Case:
+    """A torso drawn from the label map in a file; donors: maps, one of which lends its organs. Raises ValueError."""
     labels, affine = read_map(path, names)
+    others = [other for other in donors if other != path]
+    donor = [read_map(others[seed % len(others)], names)] if others else []
     try:
-        hu, masks, affine, drawn = draw(labels, affine, names, seed, spacing_mm, phase, view)
+        hu, masks, affine, drawn = draw(labels, affine, names, seed, spacing_mm, phase, view, donors=donor,
+                                        as_in_clinics=as_in_clinics)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return hu, label_map(masks, classes), affine, f"{drawn['phase']}, {drawn['view']}"
@@ -101,8 +110,12 @@ def draw_empty(seed: int, spacing_mm: float) -> Case:
 
 
 def write_dataset(maps: dict[str, Path], names: dict[int, str], out: Path, cases: int, spacing_mm: float, seed: int,
-                  heads: bool = False, phase: str | None = None, view: str | None = None) -> None:
-    """Write the missing cases, then dataset.json with all cases in the folder. Raises ValueError, OSError."""
+                  heads: bool = False, phase: str | None = None, view: str | None = None, mix: bool = False,
+                  as_in_clinics: bool = False, jobs: int = 1) -> None:
+    """Write the missing cases, then dataset.json with all cases in the folder. Raises ValueError, OSError.
+
+    mix: exchange organs between the maps; jobs: processes that draw; the other arguments are those of `draw`
+    """
     classes = annotated(maps, names)
     settings = {"spacing_mm": spacing_mm, "classes": classes}
     made_with = out / "synthetic.json"
@@ -113,19 +126,32 @@ def write_dataset(maps: dict[str, Path], names: dict[int, str], out: Path, cases
         (out / folder).mkdir(parents=True, exist_ok=True)
     with atomic_write(made_with) as temporary:
         temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    donors = list(maps.values()) if mix else []
+    todo = []
     for n in range(cases):
         name = "head" if heads else list(maps)[n % len(maps)]
         case = f"{name}_{seed + n:05d}"
-        image, label = (out / folder / f"{case}.nii.gz" for folder in ("imagesTr", "labelsTr"))
-        if image.is_file() and label.is_file():
-            continue
-        start = time.monotonic()
-        hu, labels, affine, description = draw_empty(seed + n, spacing_mm) if heads \
-            else draw_case(maps[name], names, seed + n, spacing_mm, classes, phase, view)
-        write_volume(image, hu, affine)
-        write_volume(label, labels, affine)
-        say(f"{case}: {description}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s")
+        if not all((out / folder / f"{case}.nii.gz").is_file() for folder in ("imagesTr", "labelsTr")):
+            drawn = functools.partial(draw_empty, seed + n, spacing_mm) if heads else functools.partial(
+                draw_case, maps[name], names, seed + n, spacing_mm, classes, phase, view, donors, as_in_clinics)
+            todo.append((out, case, drawn))
+    if jobs == 1:
+        for job in todo:
+            say(write_case(*job))
+    else:
+        with ProcessPoolExecutor(jobs) as pool:
+            for line in pool.map(write_case, *zip(*todo)):
+                say(line)
     write_listing(out, classes)
+
+
+def write_case(out: Path, case: str, drawn: Callable[[], Case]) -> str:
+    """Draw one case and write its two files, the image first; returns a line about it. Raises ValueError, OSError."""
+    start = time.monotonic()
+    hu, labels, affine, description = drawn()
+    write_volume(out / "imagesTr" / f"{case}.nii.gz", hu, affine)
+    write_volume(out / "labelsTr" / f"{case}.nii.gz", labels, affine)
+    return f"{case}: {description}, {' x '.join(map(str, hu.shape))} voxels, {time.monotonic() - start:.1f} s"
 
 
 def write_listing(out: Path, classes: Sequence[str]) -> None:
@@ -157,6 +183,12 @@ def build_parser() -> argparse.ArgumentParser:
                              "they teach a model to find nothing where there is nothing")
     parser.add_argument("--phase", choices=tissues.PHASES, help="contrast phase of every torso (default: random)")
     parser.add_argument("--view", choices=VIEWS, help="field of view of every torso (default: random)")
+    parser.add_argument("--mix", action="store_true",
+                        help="exchange organs with those of the other maps, remove some, put some lower")
+    parser.add_argument("--as-in-clinics", action="store_true",
+                        help="low dose, sharp kernels, thick slices, and circular fields of view that cut the patient")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="processes that draw; the CTs do not depend on it (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case (default %(default)s)")
     return parser
 
@@ -168,12 +200,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.cases < 1 or args.seed < 0:
             raise ValueError(f"--cases {args.cases} --seed {args.seed}: "
                              "cases start at 1 and seeds at 0. Correct them.")
-        if args.heads and (args.phase or args.view):
-            raise ValueError("--heads: --phase and --view are those of a torso. Leave them out.")
+        if args.heads and (args.phase or args.view or args.mix or args.as_in_clinics):
+            raise ValueError("--heads: --phase, --view, --mix and --as-in-clinics are those of a torso. "
+                             "Leave them out.")
+        if args.jobs < 1:
+            raise ValueError(f"--jobs {args.jobs}: at least one process draws. Correct it.")
         if not 0.5 <= args.spacing <= 12:
             raise ValueError(f"--spacing {args.spacing:g}: not between 0.5 and 12 mm. Give that of training.")
         write_dataset(*read_maps(args.maps), args.out, args.cases, args.spacing, args.seed, args.heads,
-                      args.phase, args.view)
+                      args.phase, args.view, args.mix, args.as_in_clinics, args.jobs)
     except ValueError as error:
         return fail(error, 2, verbose=False)
     except OSError as error:

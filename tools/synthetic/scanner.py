@@ -15,6 +15,9 @@ from .geometry import Grid, field
 
 # Two kinds of noise: share of the variance, and sigma (mm) of the blur that correlates the voxels.
 NOISE = ((0.78, 0.55), (0.22, 1.7))
+# Scanners as in clinics (`clinic`): what a CT was made for, and how often.
+PROTOCOLS = {"standard": 0.4, "low dose": 0.25, "sharp kernel": 0.2, "thick slices": 0.15}
+CUT_BY_CIRCLE, TARGETED = 0.6, 0.3   # probability of a circle that cuts the patient; of one around a part of it
 
 
 def table(skin: NDArray, grid: Grid, rng: np.random.Generator) -> list[tuple[NDArray[np.float32], float]]:
@@ -74,6 +77,58 @@ def streaks(image: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray:
     lines = ndimage.gaussian_filter(lines, (30 / grid.spacing_mm, 1.0, 0.6))
     bone = (image > 250).mean(axis=(0, 1))
     return lines / lines.std() * (rng.uniform(5, 15) * bone / max(bone.max(), 1e-6)).astype(np.float32)
+
+
+def clinic(image: NDArray, skin: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray[np.int16]:
+    """The CT (D, H, W) of a patient, scanned with one of PROTOCOLS; arguments as those of `scan`.
+
+    standard: as `scan`; low dose: as beside a PET, with two to three times the noise; sharp kernel: that of lungs, with
+    bright and dark edges and much noise; thick slices: of 4 to 7 mm, and as far apart, interpolated in between
+    """
+    protocol = list(PROTOCOLS)[rng.choice(len(PROTOCOLS), p=list(PROTOCOLS.values()))]
+    image = scan(image, skin, grid, rng).astype(np.float32)
+    if protocol == "low dose":
+        image += np.float32(rng.uniform(15, 40)) * noise(image.shape, grid.spacing_mm, rng)
+    if protocol == "sharp kernel":
+        smooth = ndimage.gaussian_filter(image, rng.uniform(1.5, 2.5) / grid.spacing_mm, truncate=3)
+        image += np.float32(rng.uniform(0.5, 1.3)) * (image - smooth)
+        image += np.float32(rng.uniform(10, 40)) * rng.standard_normal(image.shape, np.float32)
+    if protocol == "thick slices":
+        image = thick_slices(image, grid, rng.uniform(4, 7))
+    return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
+
+
+def thick_slices(image: NDArray, grid: Grid, slice_mm: float) -> NDArray[np.float32]:
+    """The image (D, H, W) as it comes back from slices of `slice_mm`, one beside the other: a mean over each slice,
+    linear in between, as a resampling to a finer grid makes it."""
+    z = grid.spacing_mm * np.arange(grid.shape[2])
+    centres = np.arange(z[0], max(z[-1], z[0] + slice_mm), slice_mm)
+    means = ndimage.uniform_filter1d(image, max(1, round(slice_mm / grid.spacing_mm)), axis=2, mode="nearest")
+    slices = means[:, :, np.clip(np.rint(centres / grid.spacing_mm).astype(int), 0, grid.shape[2] - 1)]
+    position = np.clip(z / slice_mm, 0, len(centres) - 1)
+    below = np.minimum(position.astype(int), len(centres) - 2)
+    weight = (position - below).astype(np.float32)
+    return slices[:, :, below] * (1 - weight) + slices[:, :, below + 1] * weight
+
+
+def circle(skin: NDArray, grid: Grid, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int] | None:
+    """A circular field of view that cuts the patient: (the pixels (D, H) that lie outside, the padding's HU).
+
+    skin: (D, H, W) depth below the skin in mm. None where no circle is drawn, or none that cuts the patient.
+    """
+    drawn, targeted = rng.random() < CUT_BY_CIRCLE, rng.random() < TARGETED
+    aside, share, padding = rng.uniform(-1, 1, 2), rng.uniform(), rng.choice([-1024, -2048], p=[0.6, 0.4])
+    pixels = np.argwhere((skin > 0).any(axis=2))
+    if not drawn or not len(pixels):
+        return None
+    x, y, _ = grid.mesh()
+    (left, back), (right, front) = pixels.min(axis=0), pixels.max(axis=0)
+    half_mm = (right - left) * grid.spacing_mm / 2
+    radius = half_mm * (0.45 + 0.25 * share if targeted else 0.65 + 0.3 * share)
+    aside = aside * (0.5 if targeted else 0.12) * half_mm
+    middle = [(x[left, 0, 0] + x[right, 0, 0]) / 2 + aside[0], (y[0, back, 0] + y[0, front, 0]) / 2 + 0.5 * aside[1]]
+    outside = ((x - middle[0]) ** 2 + (y - middle[1]) ** 2 > radius ** 2)[:, :, 0]
+    return outside, int(padding)
 
 
 def scan(image: NDArray, skin: NDArray, grid: Grid, rng: np.random.Generator) -> NDArray[np.int16]:

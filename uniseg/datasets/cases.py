@@ -1,16 +1,19 @@
 """A case, preprocessed and cached on disk as memory-mapped arrays (Sections 3.2.4 and 4.1.2).
 
     CACHE/KEY/image.npy       (D, H, W) int16 HU on the model's grid, cropped to the body
-              bits.npy        (D, H, W) unsigned, bit k: class names[k]
+              bits.npy        (D, H, W) unsigned, bit k: class names[k]; the bit after the last class: nobody says what
+                              the voxel holds. These are voxels of the label "ignore" and, with pad "edge", those that
+                              field_of_view.continued has made up, so that training sees what inference shows
               foreground.npy, voxels_K.npy, lesions.npy    flat indices of possible patch centres
-              meta.json       names of the bits, voxels per class, hash of the image, warnings; written last
+              meta.json       names of the bits, whether there are ignored voxels, voxels per class, hash of the image,
+                              warnings; written last
 
 KEY has to differ wherever one of these bytes may differ. It covers the contents of the image and of its label files,
-the label values and their classes, the ignored values, the classes annotated in the case, spacing and antialiasing
-(`_cache_key`). All that the *code* decides is covered by FORMAT alone: resampling, body mask, margin of the crop,
-which masks belong to an organ, the numbers of voxels that are kept. tests/datasets/test_cases.py pins the bytes beside
-FORMAT and fails where they change without it. The HU window and the padding are not part of the key: they are applied
-when a patch is drawn.
+the label values and their classes, the ignored values, the classes annotated in the case, spacing, antialiasing and
+padding (`_cache_key`). All that the *code* decides is covered by FORMAT alone: resampling, body mask, margin of the
+crop, which masks belong to an organ, the numbers of voxels that are kept. tests/datasets/test_cases.py pins the bytes
+beside FORMAT and fails where they change without it. The HU window is not part of the key: it is applied when a patch
+is drawn.
 
 Read masks.py first, data.py next: it draws the patches.
 """
@@ -31,9 +34,10 @@ import numpy as np
 from scipy import ndimage
 
 from .. import taxonomy
-from ..imaging.bits import bit_dtype, bounding_box, drop_bit, get_bit
+from ..imaging.bits import bit_dtype, bounding_box, drop_bit, get_bit, set_bit
 from ..imaging.body import body_mask
 from ..imaging.components import CONNECTED_26
+from ..imaging.field_of_view import continued
 from ..imaging.grid import voxel_size_mm
 from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resample, resample_mask
@@ -45,7 +49,7 @@ from .dataset import CaseFiles, DataError, Dataset
 from .masks import case_masks
 from .placement import Placement
 
-FORMAT = 5                        # part of the cache's key: raise it with every change of the cached bytes
+FORMAT = 6                        # part of the cache's key: raise it with every change of the cached bytes
 MOST_HU = 3071                    # the largest value of a 12-bit CT
 MARGIN = 2                        # voxels around body and labels that the crop keeps
 FOREGROUND_KEPT = 1 << 20         # voxels per case that are remembered as possible patch centres
@@ -64,6 +68,7 @@ class Case:
     voxels: dict[str, int] = field(hash=False)  # class -> voxels on the model's grid
     content: str = ""                          # sha256 of the resampled image: equal for the same CT in any compression
     warnings: tuple[str, ...] = ()             # what is doubtful about the files
+    ignored: bool = False                      # whether nobody says of some voxels what they hold: bit len(names)
 
     @property
     def image(self) -> np.ndarray:
@@ -72,7 +77,7 @@ class Case:
 
     @property
     def bits(self) -> np.ndarray:
-        """(D, H, W) unsigned integers; bit k is class names[k]."""
+        """(D, H, W) unsigned integers; bit k is class names[k], bit len(names) is set in ignored voxels."""
         return self.array("bits")
 
     def array(self, name: str) -> np.ndarray:
@@ -109,7 +114,7 @@ def prepare(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cac
         raise OSError(f"{folder}: the cached case {case.id} cannot be read back. Check the disk, or give another "
                       "--cache.")
     return Case(folder, dataset.name, f"{dataset.name}/{case.id}", tuple(meta["names"]), meta["voxels"],
-                meta["content"], tuple(meta["warnings"]))
+                meta["content"], tuple(meta["warnings"]), meta["ignored"])
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:
@@ -118,7 +123,8 @@ def _meta(folder: Path) -> dict[str, Any] | None:
         meta = read_json(folder / "meta.json")
     except FileError:
         return None
-    kinds = {"names": list, "voxels": dict, "content": str, "warnings": list}
+    kinds = {"names": list, "voxels": dict, "content": str, "warnings": list,
+             "ignored": bool}
     whole = isinstance(meta, dict) and all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
     return meta if whole else None
 
@@ -134,7 +140,7 @@ def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, 
     labels = [(name, [_content_hash(path, cache) for path in paths]) for name, paths in label_files.items()]
     meanings = [(label.values, label.classes) for label in dataset.labels]
     parts = [FORMAT, _content_hash(case.image, cache), labels, preprocessing.spacing_mm, preprocessing.antialias,
-             meanings, dataset.ignored, dataset.annotated_in(case)]
+             preprocessing.pad, meanings, dataset.ignored, dataset.annotated_in(case)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -168,19 +174,25 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
     image, affine = resample(ct.array, ct.affine, spacing, antialias=preprocessing.antialias)
     image = np.clip(np.rint(image), AIR_HU, MOST_HU).astype(np.int16)
     content = array_hash(image)
-    bits, names, voxels = _labels_on_grid(dataset, case, ct, image.shape, spacing)
-    body = body_mask(image, voxel_size_mm(affine), ct.outside_on(image, affine))
+    bits, names, voxels, ignored = _labels_on_grid(dataset, case, ct, image.shape, spacing)
+    outside = ct.outside_on(image, affine)
+    body = body_mask(image, voxel_size_mm(affine), outside)
     box = bounding_box(body | (bits != 0), margin=MARGIN) or tuple(slice(0, n) for n in image.shape)
-    image, bits = np.ascontiguousarray(image[box]), np.ascontiguousarray(bits[box])
+    if outside is not None and preprocessing.pad == "edge":          # as the network will see it in inference
+        shown = continued(image, outside, body, spacing)
+        ignored, image = ignored | outside & (shown != image), shown
+    image, bits, ignored = (np.ascontiguousarray(array[box]) for array in (image, bits, ignored))
     sweep(folder.parent, {folder.name})        # what a killed process left of this case; it holds whole volumes
     temporary = temporary_beside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, array in {"image": image, "bits": bits, **_patch_centres(bits, names)}.items():
+    centres = _patch_centres(bits, names)
+    set_bit(bits, len(names), ignored)
+    for name, array in {"image": image, "bits": bits, **centres}.items():
         np.save(temporary / f"{name}.npy", array)
     (temporary / "meta.json").write_text(json.dumps(
-        {"names": names, "voxels": voxels, "content": content, "image": str(case.image), "shape": image.shape,
-         "spacing_mm": spacing, "warnings": ct.warnings}))
+        {"names": names, "ignored": bool(ignored.any()), "voxels": voxels, "content": content,
+         "image": str(case.image), "shape": image.shape, "spacing_mm": spacing, "warnings": ct.warnings}))
     if _meta(folder) is None:                  # the remains of a damaged folder would be in the way
         shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -190,15 +202,16 @@ def _preprocess(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing,
 
 
 def _labels_on_grid(dataset: Dataset, case: CaseFiles, ct: Volume, shape: tuple[int, ...],
-                    spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[str], dict[str, int]]:
-    """Bits (D, H, W) of the case's masks on the model's grid, the class of each bit, and {class: voxels}.
+                    spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[str], dict[str, int], np.ndarray]:
+    """Bits (D, H, W) of the case's masks on the model's grid, the class of each bit, {class: voxels}, and the mask of
+    the ignored voxels.
 
     Raises DataError where the labels do not lie where the image shows their organs.
     """
     names = list(dataset.annotated_in(case))
-    bits = np.zeros(shape, bit_dtype(len(names)))
-    voxels, placement = {}, Placement(ct)
-    for name, mask in case_masks(dataset, case, ct):
+    bits = np.zeros(shape, bit_dtype(len(names) + 1))
+    voxels, placement, unjudged = {}, Placement(ct), list[np.ndarray]()
+    for name, mask in case_masks(dataset, case, ct, ignored=unjudged):
         placement.add(name, mask)
         coarse = resample_mask(mask, ct.affine, spacing_mm)
         voxels[name] = int(coarse.sum())
@@ -207,7 +220,13 @@ def _labels_on_grid(dataset: Dataset, case: CaseFiles, ct: Volume, shape: tuple[
         raise DataError(f"{case.label}: {problem}")
     for name in set(names) - set(voxels):      # nothing tells whether the class is absent: it is not annotated here
         bits, names = drop_bit(bits, names.index(name)), [n for n in names if n != name]
-    return bits, names, voxels
+    ignored = np.zeros(shape, bool)
+    for mask in unjudged:
+        ignored |= resample_mask(mask, ct.affine, spacing_mm)
+    if ignored.any():                          # a voxel of the new grid that is both is ignored
+        bits[ignored] = 0
+        voxels = {name: int(np.count_nonzero(get_bit(bits, names.index(name)))) for name in voxels}
+    return bits, names, voxels, ignored
 
 
 def _patch_centres(bits: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

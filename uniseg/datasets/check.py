@@ -70,10 +70,12 @@ def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Pa
         row["values"] = {int(v): int(n) for v, n in zip(values, counts)}
     if ct is None or (label is None and not in_files):
         return row
-    told = len(ct.warnings)
+    told, ignored = len(ct.warnings), list[np.ndarray]()
     try:
-        shown = _check_classes(dataset, case, ct, case_masks(dataset, case, ct, label), row)
+        shown = _check_classes(dataset, case, ct, case_masks(dataset, case, ct, label, ignored), row)
         row["cache_bytes"], row["memory_bytes"] = estimate(ct, shown, len(dataset.annotated), spacing_mm)
+        row["problems"] += [f'warning: {mask.sum():,} voxels have the label "ignore": training leaves them out of the '
+                            "loss, and the evaluation refuses this case" for mask in ignored]
         if in_files:
             row["labelled"] = int(np.count_nonzero(shown))
     except (ValueError, OSError) as error:
@@ -174,7 +176,7 @@ def estimate(ct: Volume, shown: np.ndarray, classes: int, spacing_mm: float) -> 
     native, model = math.prod(ct.array.shape), math.prod(shape)
     # Measured peaks: reading and splitting the labels at native size, or cropping and indexing at the model's.
     memory = 60e6 + max(9 * native + 6 * model, 4 * native + 17 * model)
-    return int(math.prod(crop) * (2 + bit_dtype(classes).itemsize) + indices), int(memory)
+    return int(math.prod(crop) * (2 + bit_dtype(classes + 1).itemsize) + indices), int(memory)
 
 
 # ---------------------------------------------------------------------------------------------------------- one dataset

@@ -18,6 +18,7 @@ import numpy as np
 from .. import taxonomy
 from ..formats.label_table import read_label_table
 from ..imaging import anatomy
+from ..imaging.bits import bounding_box
 from ..imaging.grid import voxel_size_mm
 from ..imaging.volume import Volume, read_label_map
 from . import layouts
@@ -30,12 +31,13 @@ SAME_GRID = 0.1                   # of a voxel: the largest distance between the
 Split = Callable[[np.ndarray, Label], "tuple[np.ndarray, np.ndarray]"]
 
 
-def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
-               label: Volume | None = None) -> Iterator[tuple[str, np.ndarray]]:
+def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume, label: Volume | None = None,
+               ignored: list[np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (class name, (D, H, W) bool mask) for each class annotated in one case of a Dataset, on the grid of its CT.
 
-    ct:    the case's image
-    label: its label map, where the caller has read it already
+    ct:      the case's image
+    label:   its label map, where the caller has read it already
+    ignored: gets the mask of the voxels of which nobody says what they hold; without it a case that has some is refused
 
     Where the label is a folder of masks, only one of its files is in memory at a time. Raises DataError or VolumeError
     for files that cannot be used. Warnings about a label that is read here are added to those of `ct`.
@@ -49,7 +51,7 @@ def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume,
     check_same_grid(ct, label, case.image, case.label)
     refuse_other_names(dataset, case.label)
     annotated = dataset.annotated_in(case)
-    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label):
+    for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label, ignored):
         if name in annotated:
             yield name, mask
 
@@ -72,16 +74,17 @@ def refuse_other_names(dataset: Dataset, path: Path) -> None:
                                 f"it is {label.name}. Correct the numbers, or write the map without header extension.")
 
 
-def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray,
-                path: str | Path = "label") -> Iterator[tuple[str, np.ndarray]]:
+def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray, path: str | Path = "label",
+                ignored: list[np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (class name, bool mask) for each class that the dataset annotates, on the grid of the label map.
 
     labels: (D, H, W) integers
     hu: (D, H, W) of the same grid; the mid-sagittal plane that splits merged pairs is found in it
     path: of the label map, for the message
+    ignored: as in case_masks
 
     Tumours and vessels are added to the organ that holds them, and merged pairs are split into right and left (Section
-    4.1.1). Raises DataError for values that the dataset does not have.
+    4.1.1). Raises DataError for values that the dataset does not have, and for ignored ones without a list for them.
     """
     values, counts = np.unique(labels.ravel(order="K"), return_counts=True)
     unknown = [f"{v} ({n} voxels)" for v, n in zip(values, counts) if v not in dataset.values]
@@ -92,31 +95,61 @@ def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np
         else:
             remedy = f"are not in {dataset.folder / 'dataset.json'}. Add them there (or to --map as null)."
         raise DataError(f"{path}: label values {', '.join(unknown[:5])} {remedy}")
-    ignored = sum(int(n) for v, n in zip(values, counts) if v in dataset.ignored)
-    if ignored:
-        raise DataError(f'{path}: {ignored:,} voxels have the label "ignore", and single voxels cannot be left out of '
-                        "loss and scores. Annotate them, or leave this case out (training: --exclude or --skip-bad).")
-    split = split_by_plane(hu, affine, path)
+    unjudged = sum(int(n) for v, n in zip(values, counts) if v in dataset.ignored)
+    if unjudged and ignored is None:
+        raise DataError(f'{path}: {unjudged:,} voxels have the label "ignore", and single voxels cannot be left out '
+                        "here, as they can in training. Annotate them, or leave this case out.")
+    if unjudged and ignored is not None:
+        ignored.append(has_value(labels, dataset.ignored))
+
+    def drawn(name: str) -> np.ndarray:
+        """The mask of an organ as drawn, without lesions; empty where no label is it alone."""
+        own = next((label for label in dataset.labels if label.classes == (name,)), None)
+        return has_value(labels, own.values) if own else np.zeros(labels.shape, bool)
+
+    split = split_by_plane(hu, affine, path, drawn)
     for label in dataset.labels:
         yield from label_masks(labels, label, dataset.labels, split)
 
 
-def split_by_plane(hu: np.ndarray, affine: np.ndarray, path: str | Path = "label") -> Split:
+def split_by_plane(hu: np.ndarray, affine: np.ndarray, path: str | Path = "label",
+                   drawn: Callable[[str], np.ndarray] | None = None) -> Split:
     """The `split` of label_masks that uses the CT's mid-sagittal plane. The plane is found when it is first needed.
 
-    path: of the label map, for the message
+    path:  of the label map, for the message
+    drawn: gives the mask of an organ that has a label of its own. Where the CT does not show the patient's middle, the
+           lesions of such an organ are divided by where it and its partner lie
 
-    The split raises DataError where the CT does not show the patient's middle.
+    The split raises DataError where neither tells right from left.
     """
     plane = functools.lru_cache(lambda: anatomy.midsagittal_plane(hu, affine))
 
     def split(mask: np.ndarray, label: Label) -> tuple[np.ndarray, np.ndarray]:
         if mask.any() and not plane().sure:
+            if drawn is not None and len(label.classes) == 1:
+                (name,) = label.classes
+                left, right = map(drawn, sorted((name, taxonomy.BY_NAME[name].partner or name)))   # "left_..." is first
+                if right.any() or left.any():
+                    return on_side(mask, right, left), on_side(mask, left, right)
             raise DataError(f"{path}: label {label.name!r} has to be split into right and left, and the CT does not "
                             "show surely where the patient's middle is (a field of view of one side?). Give each side "
                             "its own label, or leave this case out (training: --exclude or --skip-bad).")
         return anatomy.split_left_right(mask, affine, plane()) if mask.any() else (mask, mask.copy(order="K"))
     return split
+
+
+def on_side(lesion: np.ndarray, organ: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """The voxels of `lesion` on the organ's side of the patient, where no CT tells.
+
+    The border is half-way between the centres of the bounding boxes of the organ and its partner. If only one of the
+    two was drawn, the whole lesion belongs to that one.
+    """
+    own_box, partner_box = bounding_box(organ), bounding_box(partner)
+    if own_box is None or partner_box is None:
+        return lesion if own_box is not None else np.zeros_like(lesion)
+    own_x, partner_x = ((box[0].start + box[0].stop - 1) / 2 for box in (own_box, partner_box))
+    x, border = np.arange(lesion.shape[0])[:, None, None], (own_x + partner_x) / 2
+    return lesion & (x > border if own_x > partner_x else x <= border)
 
 
 def label_masks(labels: np.ndarray, label: Label, others: Iterable[Label],

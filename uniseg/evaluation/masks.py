@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import taxonomy
 from ..datasets.dataset import DataError, Label
-from ..datasets.masks import Split, case_masks, has_value, label_masks, read_mask, split_by_plane
+from ..datasets.masks import Split, case_masks, has_value, label_masks, on_side, read_mask, split_by_plane
 from ..imaging.bits import bit_dtype, bounding_box, get_bit, set_bit
 from ..imaging.volume import Volume, read_ct, read_label_map
 from .readings import Reading
@@ -98,7 +98,7 @@ def _mask_in_map(reading: Reading, labels: np.ndarray, name: str, split: Split |
                             "Pass a dataset with CTs as --ref.")
         left, right = sorted((name, taxonomy.BY_NAME[name].partner))        # "left_..." sorts before "right_..."
         organs = [_organ_alone(reading, labels, organ) for organ in (right, left)]
-        return _on_side(mask, *organs), _on_side(mask, *organs[::-1])
+        return on_side(mask, *organs), on_side(mask, *organs[::-1])
 
     label = next(label for label in reading.labels if name in label.classes)
     return dict(label_masks(labels, label, reading.labels, split or split_by_organs))[name]
@@ -108,17 +108,3 @@ def _organ_alone(reading: Reading, labels: np.ndarray, name: str) -> np.ndarray:
     """The mask of a class as drawn, without tumours and vessels inside; empty where no label has the class."""
     label = next((label for label in reading.labels if label.classes == (name,)), None)
     return has_value(labels, label.values) if label else np.zeros_like(labels, bool)
-
-
-def _on_side(lesion: np.ndarray, organ: np.ndarray, partner: np.ndarray) -> np.ndarray:
-    """The voxels of `lesion` on the organ's side of the patient, where there is no CT to tell.
-
-    The border is half-way between the centres of the bounding boxes of the organ and its partner. If only one of the
-    two was drawn, the whole lesion belongs to that one.
-    """
-    own_box, partner_box = bounding_box(organ), bounding_box(partner)
-    if own_box is None or partner_box is None:
-        return lesion if own_box is not None else np.zeros_like(lesion)
-    own_x, partner_x = ((box[0].start + box[0].stop - 1) / 2 for box in (own_box, partner_box))
-    x, border = np.arange(lesion.shape[0])[:, None, None], (own_x + partner_x) / 2
-    return lesion & (x > border if own_x > partner_x else x <= border)

@@ -64,7 +64,8 @@ def doubts(hu: np.ndarray, affine: np.ndarray, body: np.ndarray, bits: np.ndarra
     if plane is not None and not plane.sure:
         warnings += warn_of_sides([name for name in names if counted[name]["ml"]])
     if bone_in_front(spine):
-        warnings.append("the spine lies too far in front. Is the CT flipped front to back, turned, or without its orientation?")
+        warnings.append("the spine lies too far in front. Is the CT flipped front to back, turned, or without its "
+                        "orientation?")
     centres = {name: centre for k, name in enumerate(names) if counted[name]["ml"] >= SURELY_FOUND_ML
                and (centre := _centre_mm(bits, k, affine)) is not None}
     warnings += implausible(centres, plane, counted)

@@ -15,7 +15,7 @@ import torch
 from .. import continual
 from ..baselines import PlainModel, Softmax, refuse_unlabelled
 from ..datasets.cases import Case
-from ..losses import masked_loss, unpack_bits
+from ..losses import masked_loss, unpack_bits, without_ignored
 from ..machine.choices import BASELINES
 from .network import Network
 from .recipe import TrainConfig
@@ -32,7 +32,8 @@ class Objective(Protocol):
                  cast: Callable[[], AbstractContextManager]) -> torch.Tensor:
         """The batch's sum over pairs, divided by `pairs`: a 0-d tensor.
 
-        image (B, 1, D, H, W); bits (B, D, H, W) int64, bit k is class k; labelled (B, K) bool
+        image (B, 1, D, H, W); labelled (B, K) bool
+        bits (B, D, H, W) int64, bit k is class k; negative where nobody says what the voxel holds
         pairs:  0-d, how many count in the whole step
         weight: (B, K), of the classes' positive voxels in the BCE, or None
         cast:   gives the context in which networks run: autocast, or nothing
@@ -64,8 +65,9 @@ class PartialLabels:
         """See Objective."""
         with cast():
             logits = model(image)                                                  # (B, K, D, H, W)
-        return masked_loss(logits, unpack_bits(bits, logits.shape[1]), labelled, pairs, positive_weight=weight,
-                           sums=self.sums, dice_of_absent=self.dice_of_absent)
+        logits, target = without_ignored(logits, unpack_bits(bits, logits.shape[1]), bits)
+        return masked_loss(logits, target, labelled, pairs, positive_weight=weight, sums=self.sums,
+                           dice_of_absent=self.dice_of_absent)
 
 
 def make_objective(args: argparse.Namespace, config: TrainConfig, network: Network, train_cases: Sequence[Case],

@@ -22,7 +22,7 @@ from ..machine.progress import each
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
 
-MOST_CLASSES = 64                  # one bit each, of an int64
+MOST_CLASSES = 63                  # one bit each, of an int64; the last one is that of ignored voxels
 
 
 class Job(NamedTuple):

@@ -52,7 +52,7 @@ def validate(network: Network, cases: Sequence[Case], config: TrainConfig, proce
                                    pad=config.pad)
             for z, logits in slabs:                                                # (K, D, H, dz), from z to z + dz
                 slab = np.s_[:, :, z:z + logits.shape[3]]
-                counts[i] += _count(logits, names, bits[slab], case.names)
+                counts[i] += _count(logits, names, bits[slab], case)
                 if predicted is not None:
                     predicted[slab] = label_map(logits, names)
             if predicted is not None and draw is not None:
@@ -63,16 +63,18 @@ def validate(network: Network, cases: Sequence[Case], config: TrainConfig, proce
     return sum_over_ranks(counts.to(device if device.type == "cuda" else "cpu")).cpu().numpy()
 
 
-def _count(logits: torch.Tensor, names: Sequence[str], bits: np.ndarray, annotated: Sequence[str]) -> torch.Tensor:
+def _count(logits: torch.Tensor, names: Sequence[str], bits: np.ndarray, case: Case) -> torch.Tensor:
     """(K, 3) float64 voxels of overlap, prediction and reference; 0 for classes that are not annotated.
 
-    logits: (K, D, H, dz) of the classes `names`; bits: (D, H, dz), bit k is the class annotated[k]
+    logits: (K, D, H, dz) of the classes `names`; bits: (D, H, dz) of the case. Ignored voxels are not counted.
     """
+    annotated = case.names
     counts = torch.zeros(len(names), 3, dtype=torch.float64)
     truth = torch.from_numpy(bits.astype(np.int64))
+    judged = (truth >> len(annotated)) & 1 == 0 if case.ignored else torch.ones(1, dtype=torch.bool)
     for k, name in enumerate(names):
         if name in annotated:
-            t, p = ((truth >> annotated.index(name)) & 1).bool(), logits[k] > 0
+            t, p = ((truth >> annotated.index(name)) & 1).bool() & judged, (logits[k] > 0) & judged
             counts[k] = torch.stack([(p & t).sum(), p.sum(), t.sum()]).double()
     return counts
 

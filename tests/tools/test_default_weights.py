@@ -1,0 +1,238 @@
+"""tools.default_weights: pseudo labels, the clock, the comparison, and the whole chain in small."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_synthetic import NAMES_OF, hand_made_map
+
+from conftest import Patient, write_dataset
+from tools.default_weights import __main__ as command
+from tools.default_weights import plan, scoring, stages
+from tools.default_weights.pseudo import Opinion, believe
+from tools.default_weights.running import Clock, CommandFailed, call
+from tools.default_weights.stages import Work
+from uniseg.datasets.cases import prepare
+from uniseg.datasets.find import find_datasets
+from uniseg.imaging.preprocessing import Preprocessing
+from uniseg.imaging.volume import read_ct, read_label_map, write_volume
+from uniseg.phantom import make_phantom
+
+# ------------------------------------------------------------------------------------------------------ pseudo labels
+
+SHAPE = (24, 18, 24)                                   # of 16 mm: 384 x 288 x 384 mm
+
+
+def opinion(**probabilities):
+    """What a teacher says of a body with a spine. probabilities: {class: {(box): probability}}"""
+    affine = np.diag([16.0, 16.0, 16.0, 1.0])
+    affine[:3, 3] = [-184, -136, 0]
+    hu = np.full(SHAPE, -1000, np.int16)
+    hu[2:22, 2:16] = 40
+    hu[11:13, 3:5] = 400
+    body = hu > -300
+    values = np.zeros((len(probabilities), *SHAPE), np.float32)
+    for k, boxes in enumerate(probabilities.values()):
+        for box, value in boxes.items():
+            values[(k, *box)] = value
+    whole = tuple(slice(0, n) for n in SHAPE)
+    return Opinion(hu, affine, whole, body, values, np.ones(SHAPE, bool))
+
+
+class Box(tuple):
+    """Slices that may be the key of a dict."""
+
+    def __hash__(self):
+        return hash(str(self))
+
+
+def box(x, y, z):
+    return Box((slice(*x), slice(*y), slice(*z)))
+
+
+LIVER, SPLEEN = box((14, 20), (6, 12), (10, 16)), box((4, 7), (5, 8), (10, 14))
+
+
+def test_what_is_sure_is_a_class_what_is_unlikely_is_none_and_what_is_between_is_ignored():
+    edge = box((20, 21), (6, 12), (10, 16))            # 36 voxels beside the liver at probability 0.6
+    said = opinion(liver={LIVER: 0.9, edge: 0.6}, spleen={SPLEEN: 0.8})
+    belief = believe(said, ("liver", "spleen"))
+    assert belief.classes == ("liver", "spleen") and not belief.left_out
+    assert (belief.labels[LIVER] == 1).all() and (belief.labels[SPLEEN] == 2).all()
+    assert (belief.labels[edge] == 3).all()            # ignore
+    assert np.bincount(belief.labels.ravel()).tolist() == [24 * 18 * 24 - 216 - 36 - 36, 216, 36, 36]
+    assert belief.ml["liver"] == pytest.approx(216 * 4.096)
+
+
+def test_a_second_piece_is_ignored_and_two_classes_in_one_voxel_are_too():
+    piece, both = box((10, 11), (6, 8), (2, 4)), box((14, 15), (6, 12), (10, 16))
+    belief = believe(opinion(liver={LIVER: 0.9, piece: 0.95}, stomach={both: 0.9}), ("liver", "stomach"))
+    ignore = len(belief.classes) + 1
+    assert (belief.labels[piece] == ignore).all() and (belief.labels[both] == ignore).all()
+
+
+def test_a_class_that_no_adult_has_so_or_that_is_nowhere_sure_is_not_annotated():
+    below = box((14, 20), (6, 12), (2, 8))             # a liver below the bladder
+    belief = believe(opinion(liver={below: 0.9}, bladder={box((10, 14), (8, 12), (14, 17)): 0.9}, colon={SPLEEN: 0.6},
+                             spleen={box((2, 11), (2, 16), (2, 22)): 0.9}), ("liver", "bladder", "colon", "spleen"))
+    assert belief.classes == () and set(belief.left_out) == {"liver", "bladder", "colon", "spleen"}
+    assert "lies below" in belief.left_out["liver"] and "more than an adult has" in belief.left_out["spleen"]
+    assert belief.left_out["colon"] == "not found surely"
+
+
+def test_what_lies_outside_the_field_of_view_is_ignored():
+    said = opinion(liver={LIVER: 0.9})
+    said.seen[:3] = False
+    assert (believe(said, ("liver",)).labels[:3] == 2).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ the clock
+
+def test_a_command_that_outlasts_its_clock_is_ended_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "fails.py").write_text("raise SystemExit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    start = time.monotonic()
+    assert not call("sleeps", [], Clock(0.02))
+    assert time.monotonic() - start < 10
+    with pytest.raises(CommandFailed, match="fails: ended with exit code 3"):
+        call("fails", [], Clock(None))
+
+
+def test_a_share_of_the_clock_is_a_share_of_what_is_left():
+    assert Clock(10).share(1, 4).left_s() == pytest.approx(150, abs=1)
+    assert Clock(None).share(1, 4).left_s() == float("inf")
+
+
+def test_a_training_has_the_steps_that_the_clock_allows_by_the_speed_of_its_probe(tmp_path):
+    """Two epochs of 50 steps, 10 s apart: 0.2 s a step. Of 112 s 12 are spare, and 92 % of the speed is counted on."""
+    (tmp_path / "metrics.jsonl").write_text('{"seconds": 14.0}\n{"seconds": 24.0}\n')
+    work = Work(tmp_path, tmp_path, plan.SIZES["gpu"], "cpu", 1, tmp_path, Clock(112 / 60))
+    assert stages.steps_in_time(tmp_path, work) == pytest.approx(0.92 * 100 / 0.2, abs=2)
+    assert stages.steps_in_time(tmp_path / "none", work) == 50
+
+
+# ------------------------------------------------------------------------------------------------------------- packing
+
+def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeypatch):
+    patient = Patient(*make_phantom((24.0, 24.0, 24.0)))
+    data, small = tmp_path / "DATA", plan.SIZES["gpu"]
+    write_dataset(data / "train" / "T", {"liver": ("liver",), "spleen": ("spleen",), "ignore": ("left_lung",)},
+                  {"a": patient})
+    for name in ("labelmaps", "unlabelled"):
+        (data / name).mkdir()
+    write_volume(data / "unlabelled" / "u.nii.gz", patient.hu, patient.affine)
+    (data / "labelmaps" / "names.json").write_text("{}")
+    (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
+    monkeypatch.setitem(plan.SIZES, "gpu",
+                        small._replace(spacing_mm=12.0, train=small.train._replace(shares={"T": 1.0})))
+    assert command.main([str(data), "--pack", str(tmp_path / "pack")]) == 0
+    assert {path.name for path in (tmp_path / "pack" / "labelmaps").iterdir()} == {"names.json"}     # the held-out: no
+    found = []
+    for root in (data, tmp_path / "pack"):
+        (dataset,) = find_datasets(root / "train")
+        case = prepare(dataset, dataset.cases[0], Preprocessing((12.0, 12.0, 12.0), antialias=True, pad="edge"),
+                       tmp_path / "cache")
+        found.append((case.names, case.voxels, case.ignored, np.asarray(case.image).shape))
+    assert found[0] == found[1] and found[0][2]
+    packed = read_ct(tmp_path / "pack" / "unlabelled" / "u.nii.gz")
+    assert np.allclose(np.diag(packed.affine)[:3], 12.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- comparison
+
+def test_new_weights_are_refused_for_a_lower_mean_a_class_that_is_worse_or_more_found_where_nothing_is():
+    better = {("liver", "a"): (0.90, 0.95), ("spleen", "a"): (0.80, 0.85)}
+    assert scoring.objections_to(better, {}, ("liver", "spleen")) == []
+    assert scoring.objections_to({("liver", "a"): (0.9, 0.9)}, {}, ("liver",)) == [
+        "the mean Dice over 1 classes is 0.900, 0.900 before"]
+    traded = better | {("colon", "a"): (0.60, 0.54)}
+    assert scoring.objections_to(traded, {}, ("liver", "spleen", "colon")) == ["colon 0.54, 0.60 before"]
+    assert scoring.objections_to(better, {("colon", "neck"): (5.0, 20.0)}, ("liver", "spleen", "colon")) == [
+        "20 ml are found where there is nothing, 5 before"]
+    assert scoring.objections_to(better, {("colon", "neck"): (5.0, 20.0)}, ("liver", "spleen")) == []
+
+
+def test_maps_are_chosen_by_what_they_show_and_held_out_ones_never():
+    shown = {"a": {"prostate", "liver"}, "b": {"liver", "humerus_left"}, "ts_s0009": {"prostate", "liver"}}
+    assert [plan.chosen_maps(shown, shown, which) for which in ("men", "women", "torsos", "all")] == [
+        ["a"], ["b"], ["b"], ["a", "b"]]
+
+
+def test_of_a_whole_femur_that_is_called_its_head_the_upper_48_mm_are_scored(tmp_path):
+    """The head is the bone within 26 mm of the point 22 mm below its upper end, so 48 mm from top to bottom."""
+    shape, affine = (40, 20, 60), np.diag([3.0, 3.0, 3.0, 1.0])
+    bones = np.zeros(shape, np.uint8)
+    bones[5:13, 5:13, :50], bones[27:35, 5:13, :50] = 6, 7
+    write_volume(tmp_path / "x.nii.gz", bones, affine)
+    scoring.cut_heads(tmp_path / "x.nii.gz", {"0": "background", "6": "Left Head of Femur", "7": "Right Head of Femur"})
+    heads = read_label_map(tmp_path / "x.nii.gz").array
+    for value in (6, 7):
+        slices = np.flatnonzero((heads == value).any(axis=(0, 1)))
+        assert slices[-1] == 49 and 45 <= 3 * len(slices) <= 51 and not (heads[bones != value] == value).any()
+
+
+# ------------------------------------------------------------------------------------------------------ the whole chain
+
+@pytest.fixture
+def data(tmp_path):
+    """labelmaps, unlabelled and a held-out CT of 192 x 192 x 96 mm, all of them drawn."""
+    root = tmp_path / "DATA"
+    labels, affine = hand_made_map()
+    (root / "labelmaps").mkdir(parents=True)
+    write_volume(root / "labelmaps" / "m.nii.gz", labels, affine)
+    (root / "labelmaps" / "names.json").write_text(json.dumps(NAMES_OF))
+    (root / "unlabelled").mkdir()
+    shape = (32, 32, 16)
+    x, y, _ = np.indices(shape)
+    rng = np.random.default_rng(0)
+    hu = np.where(((x - 16) / 14) ** 2 + ((y - 16) / 11) ** 2 < 1, 40, -1000) + rng.normal(0, 12, shape)
+    hu, grid = hu.astype(np.int16), np.diag([6.0, 6.0, 6.0, 1.0])
+    write_volume(root / "unlabelled" / "u.nii.gz", hu, grid)
+    liver = np.zeros(shape, bool)
+    liver[18:26, 10:20, 4:12] = True
+    write_dataset(root / "validation" / "IRCAD", {"liver": ("liver",)}, {"i": Patient(hu, {"liver": liver}, grid)})
+    return root
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, capfd):
+    work, out = tmp_path / "work", tmp_path / "out"
+    arguments = [str(data), "--out", str(work), "--size", "tiny", "--device", "cpu", "--jobs", "1"]
+    assert command.main([*arguments, "--export", str(out)]) == 0, capfd.readouterr().err
+    for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt", "finetune/last.pt",
+                 "candidate/default.pt", "score/new/cases.csv", "score/shipped/cases.csv"):
+        assert (work / file).is_file(), file
+    page = (work / "score" / "scores.md").read_text()
+    assert "| liver | i |" in page and "Against shipping: " in page
+    assert {path.name for path in out.iterdir()} >= {"train.pt", "finetune.pt", "finetune_metrics.jsonl"}
+    assert (out / "finetune.pt").stat().st_size < 16 * 2 ** 20
+
+    stamp = (work / "train" / "last.pt").stat().st_mtime_ns
+    assert command.main([*arguments, "--stages", "train"]) == 0                # it is there already
+    assert (work / "train" / "last.pt").stat().st_mtime_ns == stamp
+    shutil.rmtree(work / "score" / "new")
+    assert command.main([*arguments, "--stages", "ship"]) == 1                 # nothing is shipped unscored
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_chain_and_what_there_is_comes_back(data, tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-m", "tools.default_weights", str(data), "--out", str(work), "--size",
+                                "tiny", "--device", "cpu", "--stages", "draw", "train", "--export", str(out)])
+    until = time.monotonic() + 120
+    while not (work / "data" / "Mixed" / "imagesTr").is_dir() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    assert out.is_dir() and not list(out.glob("*.pt"))                        # no training had begun
+
+
+def test_bad_input_is_one_line(tmp_path, capfd):
+    assert command.main([str(tmp_path), "--out", str(tmp_path / "work")]) == 2
+    assert "holds no folder labelmaps" in capfd.readouterr().err

@@ -1,0 +1,13 @@
+"""One command that makes the default weights, from data to default.pt: docs/weights_history.md, "The next edition".
+
+    label maps, CTs with and without labels
+      -> synthetic CTs            draw       tools/synthetic
+      -> cached cases             prepare    uniseg/datasets/cases.py
+      -> weights                  train      uniseg.train, from the shipped weights
+      -> pseudo labels            pseudo     pseudo.py
+      -> weights                  finetune   uniseg.train
+      -> two tables               score      uniseg.evaluate, scoring.py
+      -> uniseg/weights/default   ship       tools/ship_weights.py
+
+plan.py is the recipe, stages.py the stages, running.py the clock. Nothing in the package `uniseg` imports this folder.
+"""

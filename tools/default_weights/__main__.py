@@ -1,0 +1,103 @@
+"""Make the default weights from data, stage by stage; the same command goes on where an earlier one stopped.
+
+    python -m tools.default_weights DATA --out WORK                       all stages but ship, on two CPU cores
+    python -m tools.default_weights DATA --out WORK --stages ship         puts the result into uniseg/weights
+    python -m tools.default_weights DATA --pack PACK                      what a lent GPU machine needs, at 3 mm
+    python -m tools.default_weights PACK --out WORK --gpu --export OUT    there: weights and curves within the minutes
+
+DATA holds labelmaps, train, unlabelled and validation. Run it in a checkout of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uniseg import NOT_A_MEDICAL_DEVICE
+from uniseg.machine.console import fail, say
+from uniseg.segmenter import DEFAULT_WEIGHTS
+
+from .packing import pack
+from .plan import MINUTES, SIZES
+from .running import Clock, CommandFailed, Ended, ended_by_signals
+from .stages import STAGES, Work, export
+
+GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune")
+GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    expected = ", ".join(f"{stage} {minutes['cpu']:g} and {minutes['gpu']:g}" for stage, minutes in MINUTES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.default_weights", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Minutes on two CPU cores and on one H200 with 16 cores: {expected}. {NOT_A_MEDICAL_DEVICE}")
+    parser.add_argument("data", type=Path, metavar="DATA", help="labelmaps, train, unlabelled, validation")
+    parser.add_argument("--out", type=Path, metavar="WORK", help="folder of everything that is made")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="STAGE",
+                        help=f"of {', '.join(STAGES)} (default: all but ship)")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="how much of everything (default %(default)s)")
+    parser.add_argument("--start", type=Path, default=DEFAULT_WEIGHTS, metavar="CHECKPOINT",
+                        help="what the training goes on from (default: the shipped weights)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="processes that draw, prepare, and draw patches (default %(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="M",
+                        help="end after M minutes: each stage has its share, and trainings are as long as that allows")
+    parser.add_argument("--gpu", action="store_true",
+                        help=f"--size gpu --device cuda (unless another is named) --jobs 15 --minutes {GPU_MINUTES:g}, "
+                        "without score and ship")
+    parser.add_argument("--export", type=Path, metavar="FOLDER",
+                        help="at the end, whatever happened, put weights in float16 and curves here")
+    parser.add_argument("--pack", type=Path, metavar="PACK", help="write what a GPU machine needs, and stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 a stage failed, 2 for input that cannot be used, 143 ended by a signal."""
+    args = build_parser().parse_args(argv)
+    try:
+        if args.pack is not None:
+            pack(args.data, args.pack, SIZES["gpu"].spacing_mm)
+            return 0
+        if args.out is None:
+            raise ValueError("--out WORK: say where everything goes.")
+        if not (args.data / "labelmaps").is_dir():
+            raise ValueError(f"{args.data}: holds no folder labelmaps. Give the folder that CATALOG.md describes.")
+    except ValueError as error:
+        return fail(error, 2, verbose=False)
+    if args.gpu:
+        args.size, args.jobs, args.device = "gpu", 15, "cuda" if args.device == "auto" else args.device
+        args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the stages, then export. Returns the exit code."""
+    stages = [name for name in STAGES if name in (args.stages or [s for s in STAGES if s != "ship"])]
+    whole, code, work = Clock(args.minutes), 0, None
+    column = "gpu" if args.size == "gpu" else "cpu"
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with ended_by_signals():
+            for number, name in enumerate(stages):
+                parts = [MINUTES[stage][column] for stage in stages[number:]]
+                work = Work(args.data, args.out, SIZES[args.size], args.device, args.jobs, args.start,
+                            whole.share(parts[0], sum(parts) or 1))
+                say(f"== {name}, {whole.left_s() / 60:.1f} minutes are left" if args.minutes else f"== {name}")
+                STAGES[name](work)
+    except Ended:
+        code = 143
+    except (ValueError, OSError, CommandFailed) as error:
+        code = fail(error, 1, verbose=False)
+    finally:
+        if args.export is not None and work is not None:
+            export(work, args.export)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
