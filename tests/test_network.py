@@ -67,7 +67,9 @@ def name_to_code(name, arguments):
 def test_o18_no_command_asks_the_network(tmp_path, flags, phantom_root):
     save_weights(tmp_path / "tiny.pt", ("liver", "spleen"))
     write_volume(tmp_path / "ct.nii.gz", np.full((16, 16, 16), 40, np.int16), np.diag([12.0, 12, 12, 1]))
+    write_volume(tmp_path / "liver.nii.gz", np.full((16, 16, 16), 6, np.int16), np.diag([12.0, 12, 12, 1]))
     commands = {
+        "figures": ["contours", "ct.nii.gz", "--of", "liver", "--reading", "AI=liver.nii.gz"],
         "infer": ["ct.nii.gz", "-o", "results", "--masks", "--weights", "tiny.pt", "--device", "cpu"],
         "evaluate": ["--pred", "results", "--ref", "results", "--bootstrap", "0"],
         "train": flags(tmp_path / "run", "--epochs", 1, "--val-every", 1),

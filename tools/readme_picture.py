@@ -3,8 +3,8 @@
     python -m tools.readme_picture DATA                   # all of them -> docs/
     python -m tools.readme_picture DATA --only readme     # one of them
 
-DATA holds the folder `unlabelled` with the CTs of PICTURES (TCIA, CC BY 4.0; the captions name their sources). The
-first picture has a slice of a CT beside the same slice with its result; the others are those of `infer --preview`.
+DATA holds the CTs of PICTURES, in any folder of it that is not for labels; the captions name their sources. The first
+picture has a slice of a CT beside the same slice with its result; the others are those of `infer --preview`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ WORDS = 2.25                         # pixels per unit of its letters: README sh
 class Picture(NamedTuple):
     """A picture of a result."""
 
-    ct: str                          # the CT's file in DATA/unlabelled, without its ending
-    slices: tuple[int | None, int | None] = (None, None)     # first, and one after the last, that are segmented
+    ct: str                          # the CT's file, without its ending
+    slice: int | None = None         # axial slice of the first picture, counted from the lowest
     experimental: bool = False       # with the classes that are not offered
 
 
-PICTURES = {"readme": Picture("crlm1006"), "overlay": Picture("crlm1006"),
-            "overlay_chest": Picture("cmb_crc_01068", experimental=True),
-            "overlay_slab": Picture("crlm1004", (13, 21))}
+PICTURES = {"readme": Picture("crlm1004", 19), "overlay": Picture("crlm1004"),
+            "overlay_chest": Picture("acrin_flt_013", experimental=True), "overlay_neck": Picture("ts_s0003")}
 
 
 def side_by_side(hu: np.ndarray, label_map: np.ndarray, affine: np.ndarray, names: dict[str, int],
@@ -68,6 +67,7 @@ def draw(name: str, ct: Volume, segmentation: Segmentation, label_map: np.ndarra
     """One of PICTURES. label_map: (D, H, W) RAS+"""
     figures = segmentation.stats["classes"]
     if name == "readme":
+        at = PICTURES[name].slice if at is None else at
         return side_by_side(ct.array, label_map, ct.affine, {n: one["label"] for n, one in figures.items()}, at)
     return preview(ct.array, label_map, ct.affine, figures, PICTURES[name].ct, segmentation.stats["warnings"])
 
@@ -76,10 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="python -m tools.readme_picture", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder that holds the folder unlabelled")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder that holds the CTs, in folders below")
     parser.add_argument("--only", choices=PICTURES, action="append", help="draw this one; repeat for more")
     parser.add_argument("--slice", type=int, metavar="N",
-                        help="axial slice of the first picture, counted from the lowest (default: the most telling)")
+                        help="another axial slice of the first picture, counted from the lowest")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of the pictures (default: docs)")
     return parser
 
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.only or PICTURES:
         picture = PICTURES[name]
         if picture not in done:
-            image = nibabel.Nifti1Image.from_filename(args.data / "unlabelled" / f"{picture.ct}.nii.gz")
-            segmentation = model.segment(image.slicer[:, :, slice(*picture.slices)], experimental=picture.experimental)
+            file = next(f for f in sorted(args.data.rglob(f"{picture.ct}.nii.gz")) if f.parent.name != "labelsTr")
+            segmentation = model.segment(file, experimental=picture.experimental)
             ct = segmentation.ct()
             stored = nibabel.Nifti1Image(segmentation.label_map, segmentation.affine)
             done[picture] = ct, segmentation, np.asarray(nibabel.as_closest_canonical(stored).dataobj)

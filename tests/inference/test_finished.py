@@ -203,7 +203,7 @@ def test_o10_kill_9_within_the_write_of_a_label_map_leaves_a_temporary_that_the_
     Path(".keep.tmp").touch()
     code, err = run(here, "--resume")
     assert code == 0 and err == "uniseg: 0 of 1 results are complete and stay as they are\n"
-    assert files(here) == [".keep.tmp", "ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz"]
+    assert files(here) == [".keep.tmp", "ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz", "statistics.csv"]
 
 
 @pytest.mark.slow
