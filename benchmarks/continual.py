@@ -71,6 +71,11 @@ METHODS = {                                               # options of the first
 }
 # Not in the paper's tables, for --methods.
 METHODS |= {f"{name}, longer": METHODS[name] for name in ("LwF", "Ours (text)")}
+# Options beyond the paper: forgetting against learning (docs/extending.md).
+METHODS |= {f"Ours, {name}": (("--encoding", "v3"), later) for name, later in (
+    ("old 1", ("--old-weight", "1")), ("old 0.3", ("--old-weight", "0.3")),
+    ("squared Dice", ("--old-dice", "squared")), ("no old Dice", ("--old-dice", "none")),
+    ("He start", ("--head-start", "he")))}
 LONGER = 3                                                # how many times as long the later steps of "..., longer" take
 # Options of a first step -> the name of its folder, which methods share.
 FIRST_STEPS = {("--head", "softmax"): "softmax", ("--encoding", "one-hot"): "ours-1-hot",

@@ -40,8 +40,6 @@ from uniseg.datasets.masks import class_masks
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
-from uniseg.pictures.canvas import write_png
-from uniseg.pictures.slices import overlay
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, normalise_name, resolve
 
 Patient = tuple[NDArray, dict[str, NDArray], NDArray]      # hu, masks, affine, as phantom.make_phantom gives them
@@ -165,7 +163,7 @@ def score(weights: Path, test: Dataset, pictures: Path) -> dict[str, float]:
         for name, truth in class_masks(test, label.array, ct.array, ct.affine, label_path):
             if truth.any():
                 scores[name].append(dice(result.mask(name), truth) if name in segmenter.classes else 0.0)
-        write_png(pictures / f"{case}.png", overlay(ct.array, result.label_map, ct.affine))
+        result.preview(pictures / f"{case}.png")
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 

@@ -20,17 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from uniseg import taxonomy
 from uniseg.datasets.dataset import CaseFiles, Dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import Volume, read_ct, read_label_map
 from uniseg.metrics import dice
 from uniseg.pictures.canvas import write_png
-from uniseg.pictures.slices import overlay
+from uniseg.pictures.preview import preview
 
 
 def infer(ct: Path, folder: Path, args: argparse.Namespace) -> tuple[Path, dict[str, Any], float]:
@@ -56,14 +52,6 @@ def print_dice(dataset: Dataset, case: CaseFiles, ct: Volume, masks: Path) -> No
             file = masks / f"{name}.nii.gz"
             score = f"{dice(read_label_map(file).array > 0, truth):.3f}" if file.exists() else "not offered"
             print(f"  {name:26s} Dice {score}")
-
-
-def picture(ct: Volume, label_map: NDArray) -> NDArray[np.uint8]:
-    """Slices through the middle of liver, spleen and kidneys, with the classes drawn over them."""
-    big = [c.index for c in taxonomy.CLASSES if c.name in ("liver", "spleen", "right_kidney", "left_kidney")]
-    voxels = np.argwhere(np.isin(label_map[::4, ::4, ::4], big)) * 4
-    middle = voxels.mean(axis=0).astype(int) if len(voxels) else None
-    return overlay(ct.array, label_map, ct.affine, middle)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     print(f"  {name:26s} {numbers['ml']:8.1f} ml")
             if args.pictures:
                 args.pictures.mkdir(parents=True, exist_ok=True)
-                write_png(args.pictures / f"{case.id}.png", picture(ct, label_map.array))
+                write_png(args.pictures / f"{case.id}.png",
+                          preview(ct.array, label_map.array, ct.affine, stats["classes"], case.id, stats["warnings"]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,10 @@ import runs
 from uniseg import train
 from uniseg.imaging.merging import merge_masks
 from uniseg.imaging.volume import write_volume
+from uniseg.machine import progress
 from uniseg.phantom import make_phantom
 
+progress.EVERY_SECONDS = math.inf       # on a busy machine, lines about the progress would stand among those expected
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

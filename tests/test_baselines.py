@@ -12,7 +12,6 @@ from conftest import Patient, write_dataset
 from runs import TINY, batch_of
 from uniseg import checkpoint, continual, train
 from uniseg.baselines import (
-    BASELINES,
     BOTTLENECK,
     LEVELS,
     PlainModel,
@@ -29,6 +28,7 @@ from uniseg.baselines import (
 )
 from uniseg.datasets.cases import Case
 from uniseg.imaging.volume import write_volume
+from uniseg.machine.choices import BASELINES
 from uniseg.model import ModelConfig
 from uniseg.phantom import make_phantom
 from uniseg.training.extension import cost
@@ -55,13 +55,28 @@ def test_a_voxel_gets_the_class_of_the_latest_kind_organs_vessels_tumours():
     assert index_map(target, CLASSES).flatten().tolist() == [2, 2, 3, 3]
 
 
-def test_new_labels_are_laid_over_the_old_models_classes_but_not_over_a_later_kind():
-    old = torch.tensor([0, 1, 2, 3]).view(1, 1, 1, 4)       # background, spleen, liver, tumour as the old model has it
+# D34
+def test_a_label_covers_every_pseudo_label_but_what_lies_inside_its_class():
+    """Pseudo labels: background, spleen, liver, its tumour, postcava. The true stomach covers them all.
+
+    The true liver covers all but its tumour, which the label of a whole liver holds (Section 4.1.1).
+    """
+    classes = ("spleen", "liver", "liver_tumor", "postcava", "stomach")
+    pseudo = torch.tensor([0, 1, 2, 3, 4]).view(1, 1, 1, 5)
+    for new, expected in (("stomach", [5, 5, 5, 5, 5]), ("liver", [2, 2, 2, 3, 2]), ("liver_tumor", [3, 3, 3, 3, 3])):
+        target = torch.zeros(1, 5, 1, 1, 5)
+        target[:, classes.index(new)] = 1
+        assert index_map(target, classes, pseudo, [classes.index(new)]).flatten().tolist() == expected
+
+
+def test_where_nothing_is_labelled_the_pseudo_label_stays():
     tumour = torch.zeros(1, 3, 1, 1, 4)
     tumour[0, 2, 0, 0, 1:3] = 1
+    old = torch.tensor([0, 1, 2, 3]).view(1, 1, 1, 4)       # background, spleen, liver, tumour as the old model has it
     assert index_map(tumour, CLASSES, old, [2]).flatten().tolist() == [0, 3, 3, 3]
-    liver = torch.ones(1, 3, 1, 1, 4)
-    assert index_map(liver, CLASSES, old, [1]).flatten().tolist() == [2, 2, 2, 3]
+    both = torch.zeros(1, 3, 1, 1, 4)                       # two new classes: between labels, the kind decides
+    both[0, 1], both[0, 2, 0, 0, 0] = 1, 1
+    assert index_map(both, CLASSES, torch.zeros_like(old), [1, 2]).flatten().tolist() == [3, 2, 2, 2]
 
 
 def test_a_tumours_score_counts_for_its_organ_too():

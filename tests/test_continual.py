@@ -19,7 +19,7 @@ from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.training.extension import cost, lines, summary
+from uniseg.training.extension import cost, kept_of, lines, summary
 from uniseg.training.objective import PartialLabels
 from uniseg.training.options import make_config
 from uniseg.training.recipe import TrainConfig
@@ -43,6 +43,19 @@ def old_content(encoding="v3", lpg="independent", classes=OLD):
 def grown(content, new=NEW):
     classes = (*content["network"]["classes"], *new)
     return continual.grow(content, classes, continual.new_embeddings(content, classes))
+
+
+# ------------------------------------------------------------------------------------- what a checkpoint says of itself
+
+def test_w25_an_extended_checkpoint_offers_no_more_of_its_old_classes():
+    """Which old classes are experimental, and how the weights are used, goes on; where they come from is told anew."""
+    old = {"experimental": {"spleen": "never scored"}, "in_pieces": ["liver"], "second_view": 0.7, "data": {"a": []}}
+    kept = {name: old[name] for name in ("experimental", "in_pieces", "second_view")}
+    assert kept_of({"about": old}) == kept and kept_of({"about": {}}) == kept_of(None) == {}
+    args = train.parse(["--data-root", "x"])
+    args.old = {"about": old}
+    about = train.provenance_of(args, [])
+    assert {name: about[name] for name in kept} == kept and about["data"] == {}
 
 
 # ------------------------------------------------------------------------------------------ a network with more classes
@@ -171,10 +184,48 @@ def test_the_loss_is_eq_4_of_these_targets_and_an_unlabelled_new_class_gets_no_g
     assert all((p.grad == 0).all() for p in network.lpg.controllers[3].parameters())
 
 
-def test_micro_batches_give_the_gradient_of_the_joint_batch():
+class Untrained(torch.nn.Module):
+    """Four logits of each voxel's grey value."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5]))
+
+    def forward(self, image):
+        return image * self.slope.view(1, 4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("reduction, old_weight, old_dice", [
+    ("mean", 0.0, "linear"), ("sum", 0.0, "linear"), ("mean", 0.0, "squared"), ("sum", 0.0, "none"),
+    ("mean", 0.5, "linear"), ("mean", 2.0, "squared")])
+def test_old_and_new_classes_are_weighed_as_asked(reduction, old_weight, old_dice):
+    """Two old classes; the first sample labels one new class, the second two. Dice and BCE of each pair by themselves:
+    over all pairs, as the sum over a sample's classes, or a mean for each group."""
+    batch, network = new_batch(), Untrained()
+    objective = continual.Extension(Known(), reduction=reduction, old_weight=old_weight, old_dice=old_dice)
+    loss = training_step(network, [batch], TrainConfig(), objective=objective)
+    target, labelled = objective.targets(batch["image"], batch["bits"], batch["labelled"]), [[0, 1, 2], [0, 1, 2, 3]]
+    logits, groups, total = network(batch["image"]).detach(), [], 0.0
+    for b, classes in enumerate(labelled):
+        of_sample = {True: [], False: []}
+        for k in classes:
+            p, t = torch.sigmoid(logits[b, k]).double(), target[b, k].double()
+            bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+            dice = old_dice if k < 2 else "linear"
+            sizes = (p * p + t * t).sum() if dice == "squared" else p.sum() + t.sum()
+            of_sample[k < 2].append(float(bce + (0 if dice == "none" else 1 - (2 * (p * t).sum() + 1) / (sizes + 1))))
+        groups.append(np.mean(of_sample[False]) + old_weight * np.mean(of_sample[True]))
+        total += sum(of_sample[True]) + sum(of_sample[False])
+    expected = np.mean(groups) if old_weight else total / (2 if reduction == "sum" else 7)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(network.slope.grad).all() and network.slope.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "sum"}, {"old_weight": 0.5, "old_dice": "squared"}], ids=str)
+def test_micro_batches_give_the_gradient_of_the_joint_batch(options):
     one, two = batch_of(3, "0010"), batch_of(4, "0011")
     both = {key: torch.cat([one[key], two[key]]) if key != "case" else one[key] + two[key] for key in one}
-    network, objective = grown(old_content()), continual.Extension(Known())
+    network, objective = grown(old_content()), continual.Extension(Known(), **options)
     training_step(network, [both], TrainConfig(), objective=objective)
     expected = gradients(network).clone()
     network.zero_grad()
@@ -255,6 +306,18 @@ def extended(assembly, tmp_path_factory):
     out = tmp_path_factory.mktemp("extended") / "run"
     assert extend(assembly, out) == 0
     return out
+
+
+@pytest.mark.slow
+def test_the_weight_of_the_old_classes_their_dice_and_a_he_start_reach_the_run(assembly, extended, tmp_path):
+    """The frozen parts say so: other weights than the default's, and the first logits of the new heads are wider."""
+    assert extend(assembly, tmp_path / "run", "--old-weight", 0.5, "--old-dice", "squared", "--head-start", "he") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["old_weight"], config["old_dice"], config["head_start"]) == (0.5, "squared", "he")
+    ours, default = (checkpoint.read(folder / "last.pt")["weights"] for folder in (tmp_path / "run", extended))
+    spread = [w["lpg.controllers.2.2.bias"][:64].std().item() for w in (ours, default)]
+    assert abs(spread[0] - 0.5) < 0.15 and spread[1] < 0.25
+    assert not torch.equal(ours["lpg.controllers.0.2.bias"], default["lpg.controllers.0.2.bias"])
 
 
 @pytest.mark.slow
@@ -365,7 +428,7 @@ def test_a_killed_extension_resumes_to_the_same_weights(assembly, extended, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(train, "training_step", broken)
         assert extend(assembly, tmp_path / "run") == 130
-    assert extend(assembly, tmp_path / "run", "--resume") == 0
+    assert train.main(["--resume", "--out", str(tmp_path / "run")]) == 0      # the first command names the rest
     assert_equal_state(checkpoint.read(tmp_path / "run" / "last.pt")["weights"],
                        checkpoint.read(extended / "last.pt")["weights"])
     assert (tmp_path / "run" / "extension.json").read_text() == (extended / "extension.json").read_text()

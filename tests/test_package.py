@@ -103,7 +103,8 @@ def test_the_commands_uniseg_infer_and_uniseg_train_exist_and_answer(installed, 
 @pytest.mark.slow
 def test_the_demonstration_runs_from_an_empty_folder_with_the_installed_weights(installed, tmp_path):
     out = run(installed / "python", "-m", "uniseg.infer", "--demo", "--device", "cpu", cwd=tmp_path)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["demo_ct.nii.gz", "demo_ct_seg.json", "demo_ct_seg.nii.gz"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["demo_ct.nii.gz", "demo_ct_preview.png", "demo_ct_seg.json",
+                                                         "demo_ct_seg.nii.gz"]
     assert out.startswith("demo_ct_seg.nii.gz  (") and "liver" in out
     stats = json.loads((tmp_path / "demo_ct_seg.json").read_text())
     assert stats["weights"]["file"] == "default.pt" and stats["classes"]["liver"]["voxels"] > 0

@@ -16,8 +16,10 @@ import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import uniseg
+from png import read_png
 from uniseg import checkpoint, segmenter, taxonomy
 from uniseg.embeddings import class_embeddings
+from uniseg.formats.label_table import read_label_table
 from uniseg.imaging.anatomy import midsagittal_plane
 from uniseg.imaging.bits import bounding_box, get_bit, pack
 from uniseg.imaging.body import body_mask
@@ -29,6 +31,7 @@ from uniseg.imaging.volume import read_ct, scale_hu
 from uniseg.inference import plausibility, second_view
 from uniseg.inference import result as result_module
 from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
+from uniseg.inference.outputs import Outputs
 from uniseg.inference.region import BODY_MARGIN, grow_to_window
 from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
@@ -138,6 +141,24 @@ ORIENTATIONS = [np.array(list(zip(axes, flips)), float) for axes in itertools.pe
 assert len(ORIENTATIONS) == 48
 
 
+# --- The picture
+
+def test_the_picture_has_right_on_its_left_whatever_the_axes_of_the_file(tmp_path):
+    """The liver is right and in front, the spleen left and behind. The axial slice is the upper left one."""
+    hu, _, affine = paint()
+    stand_in().segment(image(hu, affine)).preview(tmp_path / "plain.png")
+    for orientation in (ORIENTATIONS[6], ORIENTATIONS[29]):                             # LPS, ILA
+        stored = image(apply_orientation(hu, orientation), affine @ inv_ornt_aff(orientation, hu.shape))
+        stand_in().segment(stored).preview(tmp_path / "stored.png")
+        assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "stored.png").read_bytes()
+    axial = read_png(tmp_path / "plain.png")[:640, :680]
+    row, column = {}, {}
+    for name in ("liver", "spleen"):
+        rows, columns = np.nonzero((axial == taxonomy.BY_NAME[name].color).all(axis=2))
+        row[name], column[name] = rows.mean(), columns.mean()
+    assert column["liver"] < column["spleen"] and row["liver"] < row["spleen"]
+
+
 # --- On the input's own grid
 
 def test_without_resampling_the_masks_are_those_the_ct_was_painted_with():
@@ -166,7 +187,15 @@ def test_a_ct_stored_in_any_of_the_48_orientations_gives_the_same_masks_voxel_fo
         assert np.array_equal(result.label_map, apply_orientation(plain.label_map, orientation))
         for name in plain.classes:
             assert np.array_equal(result.mask(name), apply_orientation(plain.mask(name), orientation))
-            assert result.stats["classes"][name] == plain.stats["classes"][name]
+            figures = result.stats["classes"][name]
+            box = bounding_box(result.mask(name))                            # of the file's own voxels
+            assert figures["first_voxel"] == [part.start for part in box]
+            assert figures["last_voxel"] == [part.stop - 1 for part in box]
+            assert without_box(figures) == without_box(plain.stats["classes"][name])
+
+
+def without_box(figures):
+    return {key: value for key, value in figures.items() if key not in ("first_voxel", "last_voxel")}
 
 
 @pytest.mark.slow
@@ -300,10 +329,13 @@ def test_confidence_counts_from_each_class_own_threshold():
     assert result.mask("liver").any() and set(np.unique(result.label_map)) == {0, 1}
 
 
-def test_beyond_four_logits_above_the_threshold_confidence_is_not_told_apart_and_the_first_class_wins():
+# C15
+def test_the_higher_confidence_wins_beyond_four_logits_too_where_the_bytes_of_both_classes_end():
     hu, _, affine = paint()
-    result = stand_in(Logits({"liver": 6.0, "spleen": 9.0})).segment(image(hu, affine), postprocess=False)
-    assert set(np.unique(result.label_map)) == {0, 6}
+    for names in (("liver", "spleen"), ("spleen", "liver")):
+        logits = {"liver": 6.0, "spleen": 9.0}
+        result = stand_in(Logits({n: logits[n] for n in names})).segment(image(hu, affine), postprocess=False)
+        assert set(np.unique(result.label_map)) == {0, 1} and result.mask("liver").sum() == result.mask("spleen").sum()
 
 
 def test_a_threshold_may_differ_by_class():
@@ -746,12 +778,77 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING.to_dict()
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
-                                 "second_view": None, "precision": "float32", "device": "cpu"}
+                                 "second_view": None, "precision": "float32", "numbers": "table2", "device": "cpu"}
     assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
-    assert set(stats["classes"]["liver"]) == {"label", "voxels", "ml", "touches_border"}
-    assert set(stats["seconds"]) == {"read", "resample", "network", "post-processing", "native grid", "total"}
+    assert list(stats["classes"]["liver"]) == ["label", "voxels", "ml", "mean_hu", "sd_hu", "centre_mm", "first_voxel",
+                                               "last_voxel", "touches_border"]
+    assert list(stats["seconds"]) == ["read", "resample", "network", "post-processing", "native grid", "measures",
+                                      "total"]
+    assert_plain(result.stats)
     assert 50 < stats["peak_memory_mib"] < 100_000
     assert stats["warnings"] == [] and isinstance(stats["postprocessing"], list)
+
+
+def test_a_ct_that_changes_while_the_network_runs_has_no_hu_and_says_so(tmp_path):
+    hu, _, affine = paint()
+    source = tmp_path / "ct.nii.gz"
+    nib.save(image(hu, affine), source)
+
+    class Meanwhile(Bands):
+        def forward(self, patches, only=None):
+            nib.save(image(hu + np.int16(1), affine), source)
+            return super().forward(patches, only)
+    stats = stand_in(Meanwhile()).segment(source).stats
+    assert stats["classes"]["liver"]["voxels"] > 0 and stats["classes"]["liver"]["mean_hu"] is None
+    assert [w for w in stats["warnings"] if "no HU of the classes" in w and "has changed since it was segmented" in w]
+    assert stats["input_file"] is None
+
+
+def test_with_the_numbers_of_others_a_class_without_one_leaves_no_hole_in_what_it_covers(tmp_path):
+    """The tumour lies in the liver. LiTS numbers both, MSD Task09 the spleen alone, CHAOS the liver alone."""
+    hu, _, affine = paint()
+    results = {numbers: stand_in().segment(image(hu, affine), numbers=numbers)
+               for numbers in ("table2", "LiTS", "chaos", "msd:Task09")}
+    plain = results["table2"]
+    liver, tumour = plain.mask("liver"), plain.mask("liver_tumor")
+    assert (liver & tumour).any() and plain.numbers == {"spleen": 1, "liver": 6, "aorta": 8, "liver_tumor": 27}
+    lits = results["LiTS"].label_map
+    assert np.array_equal(lits == 2, plain.label_map == 27) and np.array_equal(lits == 1, plain.label_map == 6)
+    assert np.array_equal(results["chaos"].label_map == 1, liver)                     # whole, where the tumour is too
+    assert results["msd:Task09"].numbers == {"spleen": 1, "liver": None, "aorta": None, "liver_tumor": None}
+    for numbers, result in results.items():
+        for name in plain.classes:                                                    # masks and figures stay the same
+            assert np.array_equal(result.mask(name), plain.mask(name))
+            assert result.stats["classes"][name]["ml"] == plain.stats["classes"][name]["ml"]
+        assert result.stats["settings"]["numbers"] == {"LiTS": "lits"}.get(numbers, numbers)
+
+
+def test_the_saved_files_carry_names_and_equal_results_are_equal_bytes(tmp_path):
+    hu, masks, affine = paint()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        result = stand_in().segment(image(hu, affine), numbers="lits")
+        result.save_if(lambda: None, tmp_path / name / "ct_seg.nii.gz", Outputs(masks=True, viewer_files=True))
+    files = [f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*") if f.is_file()]
+    assert len(files) == 1 + 1 + 4 + 6
+    for file in files:
+        if file.suffix != ".json" or "niivue" in file.name:
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    table = read_label_table(tmp_path / "a" / "ct_seg.nii.gz")
+    assert (table.names, table.numbers) == ({1: "liver", 2: "liver_tumor"}, "lits")
+    assert read_label_table(tmp_path / "a" / "ct_seg" / "aorta.nii.gz").names == {1: "aorta"}
+    liver = result.stats["classes"]["liver"]
+    assert liver["mean_hu"] == pytest.approx(hu[result.mask("liver")].mean(), abs=0.01)
+    assert liver["centre_mm"] == pytest.approx((affine @ [*np.argwhere(result.mask("liver")).mean(axis=0), 1])[:3],
+                                               abs=0.01)
+
+
+def assert_plain(value):
+    """Nothing but Python's own types, so that a user of `stats` never meets np.float64(1333.0)."""
+    assert type(value) in (dict, list, str, int, float, bool, type(None)), (type(value), value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        assert_plain(item)
 
 
 def test_o15_a_figure_that_is_nan_is_never_written(tmp_path):
@@ -828,7 +925,7 @@ def test_the_json_is_written_last_so_that_it_marks_a_complete_result(tmp_path, m
     monkeypatch.setattr(result_module, "atomic_write", lambda path: (written.append(path.name), atomic(path))[1])
     hu, _, affine = paint()
     stand_in(Bands({"liver": (75, 22)})).segment(image(hu, affine)).save(tmp_path / "a.nii.gz", tmp_path / "a")
-    assert written == ["liver.nii.gz", "a.nii.gz", "a.json"]
+    assert written == ["a.nii.gz", "liver.nii.gz", "a.json"]
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

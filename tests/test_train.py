@@ -31,7 +31,7 @@ from uniseg.training.batches import SampleNumbers
 from uniseg.training.network import relative
 from uniseg.training.objective import PartialLabels, make_objective, positive_weights
 from uniseg.training.options import build_parser, make_config
-from uniseg.training.recipe import TrainConfig, lr_at
+from uniseg.training.recipe import TrainConfig, lr_at, never_leaves_warmup
 from uniseg.training.steps import learning, training_step
 from uniseg.training.validation import case_scores, mean_dice, validate
 
@@ -235,6 +235,23 @@ def test_the_sums_of_a_step_are_those_of_its_micro_batches_and_change_nothing_el
     assert torch.equal(gradients(network), gradients(other))
 
 
+def test_the_sum_of_eq_4_as_printed_is_the_sum_over_the_classes_of_each_sample():
+    """Three classes are annotated in one sample, one in the other: mean over four pairs, or sum over each sample's."""
+    batch, losses = batch_of(0, "111", "010"), {}
+    for reduction in ("mean", "sum"):
+        config, network = TrainConfig(reduction=reduction), small_network()
+        objective = make_objective(SimpleNamespace(old=None, extend=None), config, network, [], torch.device("cpu"))
+        losses[reduction] = training_step(network, [batch], config, objective=objective).item()
+    assert losses["sum"] == pytest.approx(losses["mean"] * 4 / 2, rel=1e-6)
+
+
+# D35
+@pytest.mark.parametrize("epochs, warmup, doubtful", [(50, 50, True), (1, 50, True), (51, 50, False), (1, 0, False)])
+def test_a_run_that_ends_within_its_warm_up_is_doubted(epochs, warmup, doubtful):
+    config = TrainConfig(epochs=epochs, warmup_epochs=warmup)
+    assert ("never falls" in never_leaves_warmup(config)) == doubtful == bool(never_leaves_warmup(config))
+
+
 def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
     """Spleen (bit 0) is annotated and the batch has no voxel of it, and so is the aorta (bit 2), of which it has
     one."""
@@ -318,7 +335,8 @@ def test_a_run_leaves_its_settings_its_log_and_its_checkpoints(finished):
 
 def test_the_config_file_holds_every_setting_and_the_split_of_the_cases(finished):
     config = json.loads((finished / "config.json").read_text())
-    assert set(config) == {f.name for f in fields(TrainConfig)} | {"classes", "cases", "validation", "left_out"}
+    more = {"classes", "cases", "validation", "left_out", "command", "typed_in"}
+    assert set(config) == {f.name for f in fields(TrainConfig)} | more
     assert (config["lr"], config["width"], config["patch_size"], config["steps_per_epoch"]) == \
         (1e-3, 2, [16, 16, 16], 2)
     assert config["cases"] == ["Abdomen/a0", "Chest/c1", "Vessels/v0"]

@@ -23,7 +23,8 @@ PACKAGE = ROOT / "uniseg"
 FLOORS = (
     ("machine", "taxonomy"),
     ("imaging", "kernels", "backbones"),
-    ("embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures"),
+    ("embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures",
+     "formats"),
     ("viewer",),
     ("model", "baselines", "datasets", "inference"),
     ("data", "weights", "paper", "evaluation"),

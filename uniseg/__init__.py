@@ -17,13 +17,19 @@ from .taxonomy import CLASSES
 if TYPE_CHECKING:
     from .segmenter import Segmentation, Segmenter, load
 
-# As a command, not where somebody's program imports the package: Ctrl-C ends it with one line, even while it starts.
-_by_module = sys.argv[:1] == ["-m"] and any(part.startswith("uniseg") for part in sys.orig_argv)
-if _by_module or os.path.basename((sys.argv or [""])[0]) in ("uniseg", "uniseg-infer", "uniseg-train",
-                                                             "uniseg-evaluate"):
+# As a command, not where somebody's program imports the package: Ctrl-C ends it with one line, even while it starts,
+# and its help page waits for no library. `python -m uniseg.train` runs this file first; argv[0] is then "-m".
+_words = sys.orig_argv[sys.orig_argv.index("-m") + 1:] if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv else []
+_module = _words[0] if _words and _words[0].split(".")[0] == "uniseg" else ""
+_script = os.path.basename((sys.argv or [""])[0])
+if _module or _script in ("uniseg", "uniseg-infer", "uniseg-train", "uniseg-evaluate"):
     from .machine.console import end_quietly
 
     end_quietly()
+    if "uniseg" not in (_module, _script) and {"-h", "--help", "--help-all"} & set(sys.argv):
+        from .machine.commands import answer_help
+
+        answer_help(_module.removeprefix("uniseg.") or _script.removeprefix("uniseg-"), sys.argv[1:])
 
 __all__ = ["CLASSES", "NOT_A_MEDICAL_DEVICE", "Segmentation", "Segmenter", "__version__", "load"]
 

@@ -28,11 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones.build import build_backbone, input_channels
-from .imaging.merging import merging_order, merging_rank
+from .imaging.merging import merging_order
 from .losses import SMOOTH, unpack_bits
 from .taxonomy import BY_NAME
 
-BASELINES = ("lwf", "ilt", "plop")      # "none" is the first training
 POD_FACTOR = 5e-4                       # authors' code
 POD_SCALES = (1, 2, 4)                  # number of parts into which an axis is divided
 # The modules whose outputs PLOP compares: all levels of encoder and decoder except the last, including the bottleneck.
@@ -53,18 +52,25 @@ def index_map(target: Tensor, classes: Sequence[str], start: Tensor | None = Non
 
     target:   (B, K, D, H, W) of zeros and ones
     classes:  the K names
-    start:    an index map that the masks are painted over (None: background everywhere)
+    start:    an index map of pseudo labels that the masks are laid over (None: background everywhere)
     channels: the channels to paint (None: all)
 
-    The masks are painted in the merging order of Section 4.1.2 (imaging/merging.py). A class never covers a class of a
-    later kind, even if that one is already in `start`.
+    The masks are painted in the merging order of Section 4.1.2 (imaging/merging.py): a class never covers a class of a
+    later kind. What is painted then covers `start`, since a label is right where a pseudo label of another class is
+    wrong. Only what lies inside the painted class stays: a tumour is part of the mask of its organ.
     """
-    rank = torch.tensor([-1] + [merging_rank(name) for name in classes], device=target.device)
-    index = torch.zeros_like(target[:, 0], dtype=torch.int64) if start is None else start.clone()
+    painted = torch.zeros_like(target[:, 0], dtype=torch.int64)
     for k in merging_order(classes):
         if channels is None or k in channels:
-            index[(target[:, k] > 0) & (rank[index] <= rank[k + 1])] = k + 1
-    return index
+            painted[target[:, k] > 0] = k + 1
+    if start is None:
+        return painted
+    holds = torch.zeros(1 + len(classes), 1 + len(classes), dtype=torch.bool, device=target.device)
+    for k, inner in enumerate(classes):
+        for outer in BY_NAME[inner].parents if inner in BY_NAME else ():
+            if outer in classes:
+                holds[classes.index(outer) + 1, k + 1] = True
+    return torch.where((painted > 0) & ~holds[painted, start], painted, start)
 
 
 # ------------------------------------------------------------------------------------------------- terms of the losses
@@ -145,11 +151,12 @@ def watched(backbone: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Ten
 # -------------------------------------------------------------------------------------------------- the loss of a batch
 
 class Softmax:
-    """The loss of a plain network, or of its extension by one of BASELINES (see training.objective.PartialLabels).
+    """The loss of a plain network, or of its extension by one of machine/choices.py (see
+    training.objective.PartialLabels).
 
     network: the PlainModel that learns
     teacher: the frozen old network; None for the first training, whose loss is cross-entropy + Dice
-    method:  one of BASELINES, or "none"
+    method:  one of machine.choices.BASELINES, or "none" for the first training
     """
 
     def __init__(self, network: "PlainModel", teacher: Any = None, method: str = "none"):

@@ -33,11 +33,12 @@ from .backbones.build import PAPER_WIDTH
 from .baselines import PlainModel
 from .imaging.preprocessing import Preprocessing
 from .machine.about import __version__
-from .machine.console import Parser, error_line, printable, say
+from .machine.console import error_line, printable, say
 from .machine.files import atomic_write, file_sha256
 from .model import ModelConfig, UniversalModel, build
 from .weights import released, schema
 from .weights.description import describe
+from .weights.options import build_parser
 from .weights.schema import FORMAT, SchemaError
 from .weights.torch_file import FileRefused, read_torch_file
 
@@ -265,15 +266,7 @@ def convert(path: str | Path, content: Mapping[str, Any], half: bool = False) ->
 
 def main(argv: list[str] | None = None) -> int:
     """The command `python -m uniseg.checkpoint`. Returns the exit code: 0, 1 (cannot be written) or 2 (not usable)."""
-    parser = Parser(prog="python -m uniseg.checkpoint", description="Say what a weights file is, or convert it.")
-    parser.add_argument("file", type=Path, help="weights of uniseg, of the authors, of SuPreM, MONAI or Models Genesis")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.pt",
-                        help="convert the file to a checkpoint of uniseg")
-    parser.add_argument("--partial", action="store_true",
-                        help="convert what fits, even if entries are missing or left over")
-    parser.add_argument("--half", action="store_true", help="with -o: store the weights in float16, half the size")
-    parser.add_argument("--all", action="store_true", help="list all entries that do not fit, not only the first few")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     try:
         content = read(args.file, partial=args.partial or args.output is None)   # describing shows what does not fit
         if args.output is None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .baselines import PlainModel
 from .embeddings import PROMPTS, class_embeddings
-from .losses import masked_loss, unpack_bits, without_ignored
+from .losses import masked_loss, masked_sum, unpack_bits, without_ignored
 from .model import ModelConfig, UniversalModel
 
 Content = Mapping[str, Any]      # of a checkpoint, see checkpoint.read
@@ -51,18 +51,22 @@ def new_embeddings(content: Content, classes: Sequence[str], path: str | Path | 
     return torch.from_numpy(rows)
 
 
-def grow(content: Content, classes: Sequence[str], rows: Tensor, prior: float = 0.5) -> UniversalModel | PlainModel:
+def grow(content: Content, classes: Sequence[str], rows: Tensor, prior: float = 0.5,
+         head_start: str = "torch") -> UniversalModel | PlainModel:
     """The network of a checkpoint with more classes. Its logits for the old classes are unchanged.
 
     content: the content of the checkpoint
     classes: all names, the checkpoint's own first
     rows:    (n, T) embeddings of the new classes
     prior:   probability at which the sigmoids of the new classes start
+    head_start: "he" starts the heads of the new classes by UniversalModel.start_heads
 
     Every old tensor is the front part of the new one: MLP k stays MLP k, row k of the embedding stays row k. One-hot
     vectors get longer; their new elements are 0 for the old classes.
     """
     network = checkpoint.build_network({**content["network"], "classes": classes, "text_width": rows.shape[1]})
+    if head_start == "he" and isinstance(network, UniversalModel):
+        network.start_heads()
     if prior != 0.5:
         network.set_prior(prior)
     state = network.state_dict()
@@ -105,10 +109,16 @@ class Extension:
     hard:    use its thresholded predictions instead of its probabilities
     labels:  beyond Eq. (5): where the new data label an old class, use these labels as its targets
     frozen:  only the MLPs of the new classes learn, so the old classes need no targets
+    reduction: "mean" over all pairs of sample and class, or "sum" over the classes of each sample (Eq. (4) as printed)
+    old_weight: beyond the paper, if not 0: the loss of a sample is the mean over its new classes plus this times the
+               mean over the old ones. In Eq. (4) the groups weigh as their numbers of classes: 13 to 1 in Table 10
+    old_dice: beyond the paper, the kind of Dice of the old classes, see losses.masked_loss
     """
 
-    def __init__(self, teacher: Any, hard: bool = False, labels: bool = False, frozen: bool = False):
+    def __init__(self, teacher: Any, hard: bool = False, labels: bool = False, frozen: bool = False,
+                 reduction: str = "mean", old_weight: float = 0.0, old_dice: str = "linear"):
         self.teacher, self.hard, self.labels, self.frozen = teacher, hard, labels, frozen
+        self.reduction, self.old_weight, self.old_dice = reduction, old_weight, old_dice
         self.old = len(teacher.classes)
 
     def labelled(self, labelled: Tensor) -> Tensor:
@@ -118,8 +128,9 @@ class Extension:
         return with_targets
 
     def pairs(self, labelled: Tensor) -> float:
-        """The number of (sample, class) pairs that count in the loss."""
-        return float(self.labelled(labelled).sum())
+        """What the batch's sum is divided by: the number of (sample, class) pairs that count, or of samples."""
+        of_samples = self.reduction == "sum" or self.old_weight > 0
+        return float(len(labelled) if of_samples else self.labelled(labelled).sum())
 
     @torch.no_grad()
     def targets(self, image: Tensor, bits: Tensor, labelled: Tensor) -> Tensor:
@@ -142,4 +153,21 @@ class Extension:
             target = self.targets(image, bits, labelled)     # first, so that the teacher's activations are freed
             logits = model(image)                                                    # (B, K + n, D, H, W)
         logits, target = without_ignored(logits, target, bits)
-        return masked_loss(logits, target, self.labelled(labelled), pairs, positive_weight=weight)
+        labelled = self.labelled(labelled)
+        if not self.old_weight and self.old_dice == "linear":
+            return masked_loss(logits, target, labelled, pairs, positive_weight=weight)
+        return self.by_groups(logits, target, labelled, weight) / pairs
+
+    def by_groups(self, logits: Tensor, target: Tensor, labelled: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss with `old_weight` and `old_dice`, summed over the batch: 0-d. labelled: (B, K + n), with targets."""
+        is_old = torch.arange(labelled.shape[1], device=labelled.device) < self.old
+        total = logits.new_zeros((), dtype=torch.float32)
+        for group, dice, share in ((~is_old, "linear", 1.0), (is_old, self.old_dice, self.old_weight)):
+            if not self.old_weight:
+                total = total + masked_sum(logits, target, labelled & group, weight, dice=dice)[0]
+                continue
+            for b in range(len(labelled)):                       # the mean over the sample's classes of this group
+                one = slice(b, b + 1)
+                total = total + share * masked_loss(logits[one], target[one], labelled[one] & group, dice=dice,
+                                                    positive_weight=None if weight is None else weight[one])
+        return total

@@ -74,7 +74,11 @@ class PatchDataset:
                 "labelled": np.array([name in case.names for name in self.classes]), "case": case.id}
 
     def _centre(self, case: Case, rng: np.random.Generator) -> tuple[int, ...]:
-        """Index (D, H, W) of the patch's centre: foreground with probability config.foreground, else background."""
+        """Index (D, H, W) of the patch's centre: foreground with probability config.foreground, else background.
+
+        A background voxel belongs to no annotated class. With config.background "tissue" its scaled image is also above
+        0, as in the released code; "anywhere" takes air beside the patient too.
+        """
         bits = case.bits
         foreground = case.array("foreground")
         if len(foreground) and rng.random() < self.config.foreground:
@@ -85,11 +89,14 @@ class PatchDataset:
             if present and rng.random() < self.config.balance:         # beyond the paper: a class, then a voxel of it
                 foreground = case.array(f"voxels_{present[rng.integers(len(present))]}")
             return _index(foreground[rng.integers(len(foreground))], bits.shape)
+        in_air = None
         for _ in range(BACKGROUND_TRIES):
             centre = tuple(int(rng.integers(n)) for n in bits.shape)
             if bits[centre] == 0:
-                break
-        return centre
+                if self.config.background == "anywhere" or case.image[centre] > self.config.hu_window[0]:
+                    return centre
+                in_air = centre
+        return in_air or centre
 
     def _cut(self, array: np.ndarray, centre: Sequence[int], air: int,
              size: Sequence[int] | None = None) -> np.ndarray:

@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import taxonomy
-from .machine.console import Parser, error_line, say
+from .machine.command_line import Parser
+from .machine.console import error_line, say
 from .machine.files import file_sha256
 
 # V1, V2, V3 of Table 7, where V3 is the best. The paper's prompts also say "a aorta".
@@ -230,12 +231,20 @@ def print_table(table: np.ndarray, origin: dict[str, Any], prompt: str) -> None:
         say(f"{text:{width}}{', '.join(f'{names[n]} {row[n]:.3f}' for n in near)}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command `python -m uniseg embeddings`. Exits with code 2 if the table or the name is not usable."""
-    parser = Parser(prog="python -m uniseg.embeddings", description="Print the table of text embeddings.")
+def build_parser() -> Parser:
+    """The options of `python -m uniseg.embeddings`."""
+    parser = Parser(prog="python -m uniseg.embeddings",
+                    description="Print the table of text embeddings (Section 4.4.1).",
+                    epilog="Exit codes: 0 done; 2 the table or the name is of no use.")
     parser.add_argument("name", nargs="?", help="look up this class; without it, print all classes")
     parser.add_argument("--path", type=Path, help="another table; default: the shipped one")
     parser.add_argument("--prompt", choices=tuple(PROMPTS), default="v3", help="which vectors to compare; default: v3")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `python -m uniseg embeddings`. Exits with code 2 if the table or the name is not usable."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     try:
         table = load_table(args.path)

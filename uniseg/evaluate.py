@@ -1,19 +1,13 @@
-"""Score predictions against references: Sections 4.2 to 4.5 and 4.7. docs/evaluation.md explains the numbers.
+"""The command `python -m uniseg.evaluate`: score predictions against references (Sections 4.2 to 4.5 and 4.7).
 
-    python -m uniseg.evaluate --pred DIR --ref DIR      results of uniseg.infer, or of another tool, against labels
-    python -m uniseg.evaluate --data-root ROOT          segments the cases of datasets (--weights W), then scores them
-    python -m uniseg.evaluate --read RUN0 RUN1 ...      pools the held-out cases of cross-validation's folds
-
-Prints a table of the classes and groups; writes cases.csv and summary.json.
+evaluation/options.py has the three ways to use it; docs/evaluation.md explains the numbers. How masks are compared is
+in evaluation/scores.py and metrics.py. Read evaluation/readings.py first.
 """
-
-# How masks are compared: evaluation/scores.py and metrics.py. Read evaluation/readings.py first.
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import platform
 import sys
 import time
@@ -24,103 +18,36 @@ from typing import Any
 import nibabel
 import numpy as np
 import scipy
-from tqdm import tqdm
 
 from . import taxonomy
 from .datasets.dataset import DataError, few
 from .datasets.dataset_json import read_map
-from .datasets.find import named_folder
 from .evaluation import folder as evaluation_folder
 from .evaluation.comparison import compare
 from .evaluation.folds import fold_means, pool
-from .evaluation.numbers import TABLE_2_NAME
+from .evaluation.options import OUT, build_parser
 from .evaluation.pairs import (
+    HealthyReading,
     chosen_classes,
     find_predictions,
     healthy_predictions,
     match_readers,
+    refuse_same_healthy,
+    wanted_of_healthy,
     without_unannotated,
 )
 from .evaluation.readings import Reading, find_references, names_beyond_table_2, numbers_line
+from .evaluation.rules import WHOLE, WITHOUT_TUMOURS, Rules, parse_tolerance
 from .evaluation.score_tables import comparison_lines, detection_lines, fold_lines, reader_lines, summary_lines
 from .evaluation.scores import Row, healthy_rows, readers, score_case, summarise
 from .evaluation.segment import segmented, tell
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
-from .machine.console import Parser, fail, note, say
+from .machine.console import fail, note, quietly, say
+from .machine.progress import each
 from .paper.tables import table_lines
+from .postprocess import asked_steps
 
-OUT = Path("evaluation")
 Outcome = dict[str, Any]          # what summary.json says besides the scores: "notes", "failed" cases, counts
-
-
-# ---------------------------------------------------------------------------------------------------------- the options
-
-def build_parser() -> Parser:
-    """The options of `python -m uniseg.evaluate`."""
-    parser = Parser(prog="python -m uniseg.evaluate", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_what_is_scored(parser.add_argument_group("what is scored"))
-    _add_choice(parser.add_argument_group("which cases and classes"))
-    _add_results(parser.add_argument_group("results"))
-    return parser
-
-
-def _add_what_is_scored(what: argparse._ArgumentGroup) -> None:
-    what.add_argument("--pred", type=Path, metavar="DIR",
-                      help="predictions: results of uniseg.infer, label maps, or one folder of masks per case")
-    what.add_argument("--ref", type=Path, metavar="DIR",
-                      help="references: a dataset, a folder of datasets, or any form that --pred takes")
-    what.add_argument("--data-root", type=Path, metavar="ROOT", help="datasets whose cases are segmented and scored")
-    what.add_argument("--weights", type=Path, help="checkpoint for --data-root (default: the built-in weights)")
-    what.add_argument("--read", type=Path, nargs="+", metavar="DIR",
-                      help="score nothing: read evaluations or training runs (validation.json); several are folds")
-    what.add_argument("--healthy", type=Path, metavar="DIR",
-                      help="patients without tumour, for the specificity: predictions for them, or their CTs with "
-                      "--data-root. No label is read: they must be known to have none of the model's tumours (paper: "
-                      "CHAOS, Pancreas-CT)")
-    what.add_argument("--against", type=Path, metavar="DIR",
-                      help="labels of a second reader, in any form that --ref takes (Section 4.7)")
-
-
-def _add_choice(choice: argparse._ArgumentGroup) -> None:
-    choice.add_argument("--classes",
-                        help="only these classes, comma-separated; plain label maps then annotate all of them")
-    choice.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                        help="one more dataset beside --ref or --data-root, as in training; repeat for more")
-    choice.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
-    for who in ("ref", "pred"):
-        choice.add_argument(f"--{who}-numbers", metavar="JSON",
-                            help=f"the dataset.json that says what the numbers of plain label maps in --{who} mean, or "
-                            f"{TABLE_2_NAME} (default: the one beside them, else one folder up, else Table 2)")
-    choice.add_argument("--fold", type=int, help="only the cases that training with --fold K --folds N held out")
-    choice.add_argument("--folds", type=int, help="the number N of folds that --fold belongs to")
-    choice.add_argument("--allow-missing", action="store_true",
-                        help="score the cases that have a prediction, and say how many have none")
-    choice.add_argument("--epoch", choices=("last", "best"), default="last",
-                        help="epoch of a training run's validation.json; the best epoch was chosen on these very cases "
-                        "(default %(default)s)")
-
-
-def _add_results(results: argparse._ArgumentGroup) -> None:
-    results.add_argument("--out", type=Path,
-                         help=f"folder of cases.csv and summary.json (default {OUT}; with --read: none)")
-    results.add_argument("--overwrite", action="store_true",
-                         help="replace the evaluation in --out; predictions of the same weights are kept")
-    results.add_argument("--tables", action="store_true",
-                         help="print the paper's Tables 3, 4, 6 and 8 with a row for this evaluation")
-    results.add_argument("--compare", type=Path, metavar="DIR",
-                         help="another evaluation or training run: print paired differences with a test")
-    results.add_argument("--min-lesion-ml", type=float, default=0.0,
-                         help="a tumour counts as found in a patient when a predicted lesion has at least this volume "
-                         "(default: one voxel)")
-    results.add_argument("--bootstrap", type=int, default=1000,
-                         help="resamples for the confidence intervals; 0: no intervals (default %(default)s)")
-    results.add_argument("--seed", type=int, default=0, help="random seed of the resamples (default %(default)s)")
-    results.add_argument("--no-postprocess", action="store_true",
-                         help="with --data-root: leave out post-processing, as in uniseg.infer")
-    results.add_argument("--device", default="auto",
-                         help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
-    results.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -134,29 +61,25 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--pred and --ref go together: predictions and what they are compared with. Give both.")
     if args.weights and not args.data_root:
         raise ValueError("--weights: segments the cases of --data-root. Give that too.")
-    if args.read and (args.healthy or args.against or args.classes or args.fold is not None):
+    if args.read and (args.healthy or args.against or args.classes or args.fold is not None or args.split
+                      or args.tolerance is not None or args.organs != WHOLE):
         raise ValueError("--read: reads scores that exist and computes none. "
-                         "Leave out --healthy, --against, --classes and --fold.")
+                         "Leave out --healthy, --against, --classes, --fold, --split, --tolerance and --organs.")
+    if args.split and args.fold is not None:
+        raise ValueError("--split and --fold: both divide the cases. Leave one out.")
     if (args.fold is None) != (args.folds is None) or (args.fold is not None and not 0 <= args.fold < args.folds):
         raise ValueError(f"--fold {args.fold} --folds {args.folds}: give both, --fold from 0 up to --folds - 1.")
     if not (math.isfinite(args.min_lesion_ml) and args.min_lesion_ml >= 0):
         raise ValueError(f"--min-lesion-ml {args.min_lesion_ml}: give a volume in ml, 0 or more.")
+    parse_tolerance(args.tolerance)
+    asked_steps(args.steps, args.no_postprocess)
+    refuse_same_healthy(args.healthy)
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: give a number of resamples, 0 for no interval.")
     args.out = args.out or (None if args.read else OUT)
     if args.out:
-        _check_out(args)
-
-
-def _check_out(args: argparse.Namespace) -> None:
-    """Refuse a folder --out that cannot be written, holds an evaluation already, or is read. Raises ValueError."""
-    existing = next(path for path in (args.out, *args.out.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise ValueError(f"--out {args.out}: nothing can be written in {existing}. Give another one.")
-    if evaluation_folder.holds_evaluation(args.out) and not args.overwrite:
-        raise ValueError(f"{args.out}: holds an evaluation already. Give --overwrite to replace it, or another --out.")
-    if args.out.resolve() in {path.resolve() for path in (args.compare, *(args.read or ())) if path}:
-        raise ValueError(f"{args.out}: is read and would be written. Give another --out.")
+        evaluation_folder.refuse_out(args.out, args.overwrite, [path for path in (args.compare, *(args.read or ()))
+                                                                if path])
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -168,17 +91,22 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
     outcome["notes"].append(numbers_line(references, predictions.values(), seconds.values()))
     classes = chosen_classes(args.classes, [*references, *predictions.values()])
     pairs = [(reference, predictions[reference.name]) for reference in references if reference.name in predictions]
-    jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction in healthy)]
+    if args.organs == WITHOUT_TUMOURS:
+        outcome["notes"].append("organs are scored without the tumours and cysts inside them (--organs)")
+    rules = Rules(args.min_lesion_ml, parse_tolerance(args.tolerance), args.organs)
+    jobs: list[tuple[Reading | None, Reading]] = [*pairs, *((None, prediction) for prediction, _ in healthy)]
+    tumours_of = {(r.dataset, r.case): tumours for r, tumours in healthy}
     rows: list[Row] = []
     not_predicted: dict[str, int] = {}         # class -> cases
-    for reference, prediction in tqdm(jobs, desc="scoring", leave=False, disable=not sys.stderr.isatty()):
+    for reference, prediction in each(jobs, "scoring: cases", len(jobs), leave=False):
         try:
             if reference is None:
-                rows += healthy_rows(prediction, classes, args.min_lesion_ml)
+                lacks = tumours_of[prediction.dataset, prediction.case]
+                rows += healthy_rows(prediction, wanted_of_healthy(lacks, classes), rules)
                 continue
             doubts: list[str] = []
             second = seconds.get(reference.name)
-            case_rows, missing = score_case(reference, prediction, second, classes, args.min_lesion_ml, doubts)
+            case_rows, missing = score_case(reference, prediction, second, classes, rules, doubts)
             tell(reference.name, doubts, outcome)
         except (ValueError, OSError, MemoryError) as error:
             fail(error, 1, args.verbose, prediction.path)
@@ -195,14 +123,14 @@ def scored(args: argparse.Namespace) -> tuple[list[Row], Outcome]:
         listed = ", ".join(f"{name} ({cases} cases)" for name, cases in not_predicted.items())
         outcome["notes"].append(f"not in the predictions, not scored: {listed}")
     rows = without_unannotated(rows, references, seconds, classes, outcome["notes"])
-    outcome |= {"cases": len({(row["dataset"], row["case"]) for row in rows if row["dataset"] != "healthy"}),
+    outcome |= {"cases": len({(r["dataset"], r["case"]) for r in rows} - set(tumours_of)),
                 "healthy": len(healthy), "references": len(references), "second_reader": len(seconds)}
     return rows, outcome
 
 
 def paired(args: argparse.Namespace,
-           outcome: Outcome) -> tuple[list[Reading], dict[str, Reading], dict[str, Reading], list[Reading]]:
-    """(references, {name: prediction}, {name: label of the second reader}, predictions for the healthy).
+           outcome: Outcome) -> tuple[list[Reading], dict[str, Reading], dict[str, Reading], list[HealthyReading]]:
+    """(references, {name: prediction}, {name: label of the second reader}, pairs.healthy_predictions).
 
     outcome: its "notes" get entries, and with --data-root "weights" and "failed". Raises ValueError.
     """
@@ -216,7 +144,7 @@ def paired(args: argparse.Namespace,
     name_map |= read_map(args.map) if args.map else {}
     references = find_references(args.data_root or args.ref, name_map, args.dataset, outcome["notes"],
                                  args.ref_numbers)
-    references = held_out(references, args) if args.fold is not None else references
+    references = held_out(references, args, outcome) if args.fold is not None or args.split else references
     seconds = match_readers(find_references(args.against, name_map), references) if args.against else {}
     if args.against and not seconds:
         raise DataError(f"{args.against}: no label of a case of {args.data_root or args.ref}. "
@@ -225,7 +153,7 @@ def paired(args: argparse.Namespace,
         predictions, healthy = segmented(args, segmenter, references, outcome)
         return references, predictions, seconds, healthy
     predictions = find_predictions(args.pred, references, name_map, args.pred_numbers, outcome["notes"])
-    healthy = healthy_predictions(args.healthy, name_map, args.classes) if args.healthy else []
+    healthy = healthy_predictions(args.healthy, name_map, args.classes)
     missing = [reference.name for reference in references if reference.name not in predictions]
     if missing and not (args.allow_missing and predictions):
         raise DataError(f"{args.pred}: no prediction for {few(missing)} of {len(references)} cases. "
@@ -235,19 +163,27 @@ def paired(args: argparse.Namespace,
     return references, predictions, seconds, healthy
 
 
-def held_out(references: Sequence[Reading], args: argparse.Namespace) -> list[Reading]:
-    """The references that training with --fold and --folds holds out. Raises DataError for labels outside datasets."""
-    from .training.split import fold_of  # imports torch
+def held_out(references: Sequence[Reading], args: argparse.Namespace, outcome: Outcome) -> list[Reading]:
+    """The references that training with --fold and --folds, or --split, holds out. Raises DataError.
 
+    outcome: its "notes" get what the file of --split leaves out
+    """
+    from .training.split import fold_of, split_by_file  # imports torch
+
+    option = f"--split {args.split}" if args.split else f"--fold {args.fold}"
     sources = [reference.source for reference in references if reference.source]
     if len(sources) < len(references):
-        raise DataError(f"--fold: {args.ref} holds no datasets, only labels. "
+        raise DataError(f"{option}: {args.ref} holds no datasets, only labels. "
                         "Give the datasets that training was given.")
-    folds = fold_of(list({dataset.name: dataset for dataset, _ in sources}.values()), args.folds)
+    datasets = list({dataset.name: dataset for dataset, _ in sources}.values())
+    if args.split:
+        validating = split_by_file(datasets, args.split, outcome["notes"])[1]
+    else:
+        validating = {case for case, fold in fold_of(datasets, args.folds).items() if fold == args.fold}
     chosen = [reference for reference, (dataset, case) in zip(references, sources)
-              if folds[dataset.name, case.id] == args.fold]
+              if (dataset.name, case.id) in validating]
     if not chosen:
-        raise DataError(f"--fold {args.fold}: holds no case of {len(references)}. Give another one.")
+        raise DataError(f"{option}: holds no case of {len(references)}. Give another one.")
     return chosen
 
 
@@ -302,7 +238,9 @@ def finish(args: argparse.Namespace, rows: Sequence[Row], outcome: Outcome, test
 def _plain(value: Any) -> Any:
     """The value of an option as JSON can store it."""
     if isinstance(value, list):
-        return [str(v) for v in value]
+        return [_plain(v) for v in value]
+    if isinstance(value, tuple):                               # of --healthy, --dataset
+        return "=".join(",".join(v) if isinstance(v, tuple) else str(v) for v in value if v)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -336,6 +274,12 @@ def main(argv: list[str] | None = None) -> int:
     Returns the exit code: 0 done, 1 a case failed or nothing can be written, 2 bad arguments or data, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
+    with quietly(args.quiet):
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score what the options ask for; returns the exit code of `main`."""
     began = time.monotonic()
     try:
         try:

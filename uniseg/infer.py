@@ -14,61 +14,111 @@ from pathlib import Path
 from typing import Any
 
 from . import taxonomy
+from .formats.numbers import TABLE_2, TOTALSEGMENTATOR, find_numbering, numbers_in
 from .imaging.file_names import RESULT, SUFFIXES
 from .imaging.limits import MAX_VOXELS
 from .inference.disk import check_disk
 from .inference.finished import remaining
 from .inference.outputs import Outputs
 from .inference.plan import Job, plan
+from .inference.summary import class_lines
+from .inference.table import Table, table_of
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
-from .machine.console import Parser, fail, note, printable, say, warn
+from .machine.command_line import Parser
+from .machine.console import fail, note, printable, quietly, say, warn
 from .machine.signals import ends_at_signals
 
+# The options of --help; the others are shown by --help-all.
+FIRST = ("inputs", "recursive", "classes", "experimental", "demo", "output", "masks", "preview", "view", "overwrite",
+         "resume", "weights", "device", "list_classes", "quiet")
+EPILOG = f"""Exit codes: 0 done; 1 a case failed, the others are done; 2 bad arguments, nothing was done;
+130 interrupted, finished cases are kept.
+{NOT_A_MEDICAL_DEVICE}"""
 SIDECAR = Path(__file__).with_name("weights") / "default.json"        # what the built-in weights are, as JSON
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, in the order in which --help shows them."""
-    parser = Parser(prog="python -m uniseg.infer", epilog=NOT_A_MEDICAL_DEVICE, description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="CT", help="NIfTI files in Hounsfield units, or folders of them")
-    add("-o", "--output", type=Path, help="label map (one input) or folder (default: beside each input)")
-    add("--weights", type=Path, help="a checkpoint of uniseg.train (default: the built-in weights)")
-    add("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
-    add("--experimental", action="store_true",
-        help="also compute the classes that scored too low to be offered (--list-classes), or let --classes name them")
-    add("--masks", action="store_true", help="also write one file per class in ct_seg/; these keep overlaps")
-    add("--view", action="store_true",
-        help="also write ct_view.html, a viewer for any browser, and for several CTs index.html with all of them")
-    add("--overlap", type=float, default=0.5,
-        help="share that neighbouring windows have in common (default: 0.5, the paper's)")
-    add("--threshold", default="0.5",
-        help="probability above which a voxel belongs to a class: for all (default: 0.5, the paper's) or per class, "
-             "liver=0.4,spleen=0.6")
-    add("--no-postprocess", action="store_true",
-        help="leave out the post-processing of Section 4.1.2: sides, components, tumours inside their organ")
-    add("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
-    add("--precision", choices=("float32", "bf16", "fp16"), default="float32",
-        help="number type of the network's products (default: float32)")
-    add("--max-voxels", type=int, default=MAX_VOXELS, metavar="N",
-        help=f"refuse a file with more voxels than this (default: {MAX_VOXELS:,})")
-    existing = parser.add_mutually_exclusive_group()
+def build_parser() -> Parser:
+    """The command's options, in the order in which --help-all shows them."""
+    parser = Parser(prog="python -m uniseg.infer", usage="%(prog)s CT [CT ...] [options]", description=__doc__,
+                    epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, first=FIRST)
+    _add_inputs(parser.add_argument_group("what is segmented"))
+    _add_results(parser.add_argument_group("what is written"))
+    _add_network(parser.add_argument_group("how it is computed"))
+    _add_about(parser.add_argument_group("what is said"))
+    return parser
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("inputs", nargs="*", type=Path, metavar="CT",
+                       help="NIfTI files in Hounsfield units, or folders of them")
+    group.add_argument("--recursive", action="store_true",
+                       help="also take the CTs in folders below; their results lie in the same folders below -o")
+    group.add_argument("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
+    group.add_argument("--experimental", action="store_true",
+                       help="also compute the classes that the weights know but do not offer, because they scored too "
+                       "low (--list-classes), or let --classes name them")
+    group.add_argument("--demo", action="store_true",
+                       help="make demo_ct.nii.gz, a synthetic CT, here or in -o, and segment it")
+    group.add_argument("--max-voxels", type=int, default=MAX_VOXELS, metavar="N",
+                       help=f"refuse a file with more voxels than this (default: {MAX_VOXELS:,})")
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-o", "--output", type=Path,
+                       help="label map (one input) or folder (default: beside each input)")
+    group.add_argument("--masks", action="store_true",
+                       help="also write one file per class in ct_seg/; these keep overlaps")
+    group.add_argument("--preview", action=argparse.BooleanOptionalAction,
+                       help="also write ct_preview.png: three slices with the classes over them, their names and "
+                       "volumes (default: with --demo only)")
+    group.add_argument("--view", action="store_true",
+                       help="also write ct_view.html, a viewer for any browser, and for several CTs index.html with "
+                       "all of them")
+    group.add_argument("--viewer-files", action="store_true",
+                       help="also write what other viewers need to show names and colours: ct_seg.seg.nrrd (3D Slicer, "
+                       "with overlaps and SNOMED CT codes), ct_seg.ctbl, and files for ITK-SNAP, niivue and MRIcron")
+    group.add_argument("--numbers", default=TABLE_2, metavar="WHOSE",
+                       help=f"label numbers of the label map: {TABLE_2} (default), {TOTALSEGMENTATOR}, or those of a "
+                       "dataset, as msd:Task03, btcv, amos22 (docs/label_numbers.md); classes without a number there "
+                       "are left out")
+    existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace results that exist already")
     existing.add_argument("--resume", action="store_true",
                           help="after an interruption: keep the results that are complete and make the others")
-    add("--demo", action="store_true", help="make demo_ct.nii.gz, a synthetic CT, here or in -o, and segment it")
-    add("--list-classes", action="store_true", help="print the classes and exit")
-    add("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    add("--version", action="version", version=f"uniseg {__version__}", help="print the version and exit")
-    return parser
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--weights", type=Path, help="a checkpoint of uniseg.train (default: the built-in weights)")
+    group.add_argument("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
+    group.add_argument("--overlap", type=float, default=0.5,
+                       help="share that neighbouring windows have in common (default: 0.5, Section 4.1.2)")
+    group.add_argument("--threshold", default="0.5",
+                       help="probability above which a voxel belongs to a class: for all (default: 0.5, Section 4.1.2) "
+                       "or per class, liver=0.4,spleen=0.6")
+    group.add_argument("--no-postprocess", action="store_true",
+                       help="leave out the post-processing of Section 4.1.2: sides, components, tumours inside their "
+                       "organ")
+    group.add_argument("--steps", metavar="STEP,...",
+                       help="only these steps of post-processing: sides, components, stubs, regions (default: all; the "
+                       "paper's are sides,components,regions)")
+    group.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32",
+                       help="number type of the network's products (default: float32)")
+
+
+def _add_about(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--list-classes", action="store_true",
+                       help="print the classes with their numbers and other names, and exit")
+    group.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    group.add_argument("--version", action="version", version=f"uniseg {__version__}",
+                       help="print the version and exit")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a case failed, 2 bad arguments (nothing was done), 130 interrupted."""
     args = build_parser().parse_args(argv)
     try:
-        with ends_at_signals():
+        with ends_at_signals(), quietly(args.quiet and not args.list_classes):
             return list_classes() if args.list_classes else run(args)
     except KeyboardInterrupt:
         note("interrupted; finished cases are kept")
@@ -79,37 +129,54 @@ def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
         options = check_options(args)
-        outputs = Outputs(masks=args.masks, view=args.view)
+        preview = args.demo if args.preview is None else args.preview
+        outputs = Outputs(args.masks, preview, args.view, args.viewer_files)
         jobs = ([make_demo(args)] if args.demo
-                else plan(args.inputs, args.output, outputs, args.overwrite or args.resume))
-        from .inference.making import MadeMeanwhile, make, with_index
+                else plan(args.inputs, args.output, outputs, args.overwrite or args.resume, args.recursive))
+        table = None if args.demo else table_of(args.inputs, args.output, jobs)
+        from .inference.making import MadeMeanwhile, make, place_of, with_index
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
         segmenter = load(args.weights, args.device)
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
-        planned = jobs
+        planned, asked = jobs, segmenter.asked(**options)
+        numbers = numbers_in(options["numbers"], asked.classes)
+        if left_out := [name for name, number in numbers.items() if number is None]:
+            note(f"no number in {options['numbers']}, so not in the label map: {', '.join(left_out)}")
         if args.resume:
-            jobs = remaining(jobs, outputs, segmenter.asked(**options))
-        check_disk(jobs, len(segmenter.asked(**options).classes) if args.masks else 0, outputs.most_bytes)
+            jobs = remaining(jobs, outputs, asked)
+        check_disk(jobs, len(asked.classes) if args.masks else 0, outputs.most_bytes)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
-    failed = 0
+    failed, table_failed = 0, not written(table, args.verbose)
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
-    for job in with_index(jobs, planned, outputs):
+    for number, job in enumerate(with_index(jobs, planned, outputs), start=1):
         try:
-            segmentation = make(segmenter, job, outputs, options, existing)
+            segmentation = make(segmenter, job, outputs, options, existing, place_of(job, number, len(jobs)))
         except MadeMeanwhile:
             note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
             failed += 1
             fail(error, 1, args.verbose, job.ct)
         else:
-            report(job.ct, job.result, segmentation.stats)
+            report(job.ct, job.result, segmentation.stats, outputs)
+        table_failed |= not written(table, args.verbose)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")
-    return 1 if failed else 0
+    return 1 if failed or table_failed else 0
+
+
+def written(table: Table | None, verbose: bool) -> bool:
+    """Write statistics.csv with the results that are there; whether that succeeded. An error is printed."""
+    try:
+        if table is not None:
+            table.write()
+        return True
+    except (ValueError, OSError) as error:
+        fail(error, 1, verbose, table.path if table else None)
+        return False
 
 
 def check_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,10 +185,15 @@ def check_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--overlap {args.overlap}: choose a value from 0 up to, not including, 1.")
     if args.max_voxels < 1:
         raise ValueError(f"--max-voxels {args.max_voxels}: choose a number of 1 or more.")
+    steps: bool | tuple[str, ...] = not args.no_postprocess
+    if args.steps is not None:
+        from .postprocess import asked_steps  # imports scipy, which most refusals do not need
+
+        steps = asked_steps(args.steps, args.no_postprocess)
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
-               "postprocess": not args.no_postprocess, "precision": args.precision, "experimental": args.experimental,
-               "max_voxels": args.max_voxels}
+               "postprocess": steps, "precision": args.precision, "experimental": args.experimental,
+               "max_voxels": args.max_voxels, "numbers": find_numbering(args.numbers)}
     if args.weights is None:                        # other weights may have classes beyond Table 2
         for name in named_classes(options):
             taxonomy.resolve(name)
@@ -166,19 +238,20 @@ def make_demo(args: argparse.Namespace) -> Job:
 
 # ------------------------------------------------------------------------------------------------- what is printed
 
-def report(ct: Path, result: Path, stats: dict[str, Any]) -> None:
-    """Print a short table on stdout and the warnings on stderr. stats: those of the Segmentation."""
+def report(ct: Path, result: Path, stats: dict[str, Any], outputs: Outputs) -> None:
+    """Print a short table and what was written besides on stdout, the warnings on stderr.
+
+    stats: those of the Segmentation
+    """
     for warning in stats["warnings"]:
         warn(f"{ct}: {warning}")
     say(f"{printable(str(result))}  ({stats['seconds']['total']:.1f} s, peak {stats['peak_memory_mib']} MiB, "
         f"{stats['settings']['device']})")
-    for name, figures in stats["classes"].items():
-        if figures["voxels"]:
-            remarks = [f"experimental: {figures['experimental']}"] if "experimental" in figures else []
-            remarks += ["touches the border"] if figures["touches_border"] else []
-            say(printable("  ".join([f"  {figures['label']:3d}  {name:26s} {figures['ml']:10.1f} ml", *remarks])))
-    if stats["empty"]:
-        say("  nothing found")
+    for line in class_lines(stats):
+        say(printable(line))
+    for kind, paths in outputs.files(result, ()).items():
+        for path in paths:
+            say(f"  {kind}: {printable(str(path))}")
 
 
 def list_classes() -> int:
@@ -188,10 +261,17 @@ def list_classes() -> int:
     """
     content = json.loads(SIDECAR.read_text()) if SIDECAR.is_file() else {"classes": [], "about": {}}
     experimental = content["about"].get("experimental", {})
-    marks = {**dict.fromkeys(content["classes"], "yes"), **dict.fromkeys(experimental, "experimental")}
-    say(f"{'':3s} {'name':26s} {'kind':8s} built-in weights")
+    marks = {**dict.fromkeys(content["classes"], "offered"), **dict.fromkeys(experimental, "experimental")}
+    say(f"{'':3s} {'name':25s} {'kind':7s} {'built-in':13s} other names, as datasets spell them too")
     for c in taxonomy.CLASSES:
-        say(f"{c.index:3d} {c.name:26s} {c.kind:8s} {marks.get(c.name, '-')}")
+        others = ", ".join(alias.replace("_", " ") for alias in c.aliases)
+        say(f"{c.index:3d} {c.name:25s} {c.kind:7s} {marks.get(c.name, '-'):13s} {others}".rstrip())
+    say(f"""
+Both sides at once: {", ".join(name.replace("_", " ") for name in taxonomy.PAIRS)}.
+offered:       the built-in weights compute it, unless --classes names others.
+experimental:  they know it, but it scored too low to be offered, or was never scored on real CT. --experimental
+               computes it as well; MODEL_CARD.md has the scores.
+-:             they do not know it; weights of your own may (uniseg train).""")
     return 0
 
 

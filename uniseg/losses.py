@@ -44,7 +44,7 @@ def without_ignored(logits: Tensor, target: Tensor, bits: Tensor) -> tuple[Tenso
 
 def masked_loss(logits: Tensor, target: Tensor, labelled: Tensor, pairs: float | Tensor | None = None,
                 positive_weight: Tensor | None = None, sums: Tensor | None = None,
-                dice_of_absent: bool = True) -> Tensor:
+                dice_of_absent: bool = True, dice: str = "linear") -> Tensor:
     """The mean of Dice loss + BCE over the labelled (sample, class) pairs: Eq. (4) divided by their number.
 
     logits:    (B, K, D, H, W)
@@ -58,11 +58,14 @@ def masked_loss(logits: Tensor, target: Tensor, labelled: Tensor, pairs: float |
                the sigmoid, t the target (None: they are not needed). Training reports them.
     dice_of_absent: If True (Eq. (4)), Dice also counts in patches without the class. It equals s / (s + 1) there, with
                s = sum(p), and can pin a rare class at probability 0. If False, such pairs use BCE only.
+    dice:      "linear" (Eq. (4)): 2 sum(p t) / (sum(p) + sum(t)), which for soft targets between 0 and 1 is not largest
+               where p = t; "squared": 2 sum(p t) / (sum(p^2) + sum(t^2)), which is, and which for targets of 0 and 1
+               is the form of V-Net (https://arxiv.org/abs/1606.04797); "none": no Dice
     returns:   0-d tensor; 0 with zero gradients if nothing is labelled
 
     Dice is computed over the whole patch of a pair, not slice by slice. Raises ValueError for shapes that do not fit.
     """
-    total, batch_sums = masked_sum(logits, target, labelled, positive_weight, dice_of_absent)
+    total, batch_sums = masked_sum(logits, target, labelled, positive_weight, dice_of_absent, dice)
     if sums is not None:
         sums += batch_sums
     count = torch.as_tensor(labelled.sum() if pairs is None else pairs, dtype=total.dtype, device=total.device)
@@ -70,22 +73,22 @@ def masked_loss(logits: Tensor, target: Tensor, labelled: Tensor, pairs: float |
 
 
 def masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_weight: Tensor | None = None,
-               dice_of_absent: bool = True) -> tuple[Tensor, Tensor]:
+               dice_of_absent: bool = True, dice: str = "linear") -> tuple[Tensor, Tensor]:
     """Eq. (4) as printed, a sum over the labelled pairs (0-d), and the sums (3, K) that `masked_loss` describes.
 
     By default kernels/masked_sum.py computes these numbers faster and with less memory. `UNISEG_KERNELS=0` runs the
-    readable form below. Raises ValueError for shapes that do not fit.
+    readable form below, which alone has other kinds of Dice. Raises ValueError for shapes that do not fit.
     """
     if logits.shape != target.shape or labelled.shape != logits.shape[:2]:
         raise ValueError(f"masked_loss: logits {tuple(logits.shape)}, target {tuple(target.shape)} and labelled "
                          f"{tuple(labelled.shape)} do not fit. Expected (B, K, D, H, W) twice and (B, K).")
-    if kernels.ENABLED:
+    if kernels.ENABLED and dice == "linear":
         return fast.MaskedSum.apply(logits, target, labelled, positive_weight, dice_of_absent, SMOOTH)
-    return plain_masked_sum(logits, target, labelled, positive_weight, dice_of_absent)
+    return plain_masked_sum(logits, target, labelled, positive_weight, dice_of_absent, dice)
 
 
 def plain_masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_weight: Tensor | None = None,
-                     dice_of_absent: bool = True) -> tuple[Tensor, Tensor]:
+                     dice_of_absent: bool = True, dice: str = "linear") -> tuple[Tensor, Tensor]:
     """Eq. (4) as in the paper, one line per term. Arguments and results are those of `masked_sum`."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     x, t = logits[labelled].to(dtype), target[labelled].to(dtype)                    # (P, D, H, W), labelled pairs only
@@ -95,7 +98,10 @@ def plain_masked_sum(logits: Tensor, target: Tensor, labelled: Tensor, positive_
         weight = positive_weight.to(x.device)[labelled][:, None, None, None]         # (P, 1, 1, 1)
         bce = bce * (1 + (weight - 1) * t)
     overlap, predicted, true = (p * t).sum(VOXELS), p.sum(VOXELS), t.sum(VOXELS)     # (P,) each
-    dice_loss = 1 - (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)             # (P,)
+    sizes = (p * p + t * t).sum(VOXELS) if dice == "squared" else predicted + true   # (P,)
+    dice_loss = 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)                        # (P,)
+    if dice == "none":
+        dice_loss = torch.zeros_like(dice_loss)
     if not dice_of_absent:
         dice_loss = dice_loss * (true != 0)
     total = (bce.mean(VOXELS) + dice_loss).sum()

@@ -6,6 +6,7 @@ text embeddings and F_E into parameters (Eq. (1)), and the class-specific heads 
 Read embeddings.py, heads.py and one backbone first, losses.py next.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from .backbones import BACKBONES
 from .backbones.build import build_backbone, input_channels
-from .heads import LPGS, class_logits, global_average_pooling, reduce_features
+from .heads import HEAD_CHANNELS, LPGS, SIZES, THETA, class_logits, global_average_pooling, reduce_features
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,19 @@ class UniversalModel(nn.Module):
         with torch.no_grad():
             for bias in self.lpg.last_bias():
                 bias[-1] = torch.logit(torch.tensor(probability))
+
+    def start_heads(self) -> None:
+        """Start the heads of all classes as He et al. do (https://arxiv.org/abs/1502.01852), beyond the paper.
+
+        Torch starts theta's weights near 0.04, so that three layers of 8 channels pass hardly any signal. Here the
+        biases that give theta start normal: the weights before a ReLU with a variance of 2 / 8, the last with 1 / 8,
+        the biases at 0.
+        """
+        deviations = torch.cat([torch.full((n,), value) for n, value in
+                                zip(SIZES, (0.5, 0.5, math.sqrt(1 / HEAD_CHANNELS), 0.0, 0.0, 0.0))])
+        with torch.no_grad():
+            for bias in self.lpg.last_bias():
+                bias.copy_(torch.randn(THETA) * deviations)
 
     def describe(self) -> dict[str, Any]:
         """See ModelConfig.describe."""

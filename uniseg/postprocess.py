@@ -31,6 +31,33 @@ STUB_SHARE = 0.05        # a smaller share of an adult's organ, at the first or 
 NOT_BELOW = {"portal_and_splenic_vein": "pancreas"}
 
 
+def chosen_steps(wanted: bool | Collection[str]) -> tuple[str, ...]:
+    """The steps that run, in their order: ALL_STEPS for True, none for False, else those named.
+
+    Raises ValueError for an unknown step.
+
+    >>> chosen_steps(["regions", "sides"])
+    ('sides', 'regions')
+    """
+    if isinstance(wanted, bool):
+        return ALL_STEPS if wanted else ()
+    if unknown := sorted(set(wanted) - set(ALL_STEPS)):
+        raise ValueError(f"unknown post-processing step {unknown[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
+    return tuple(step for step in ALL_STEPS if step in wanted)
+
+
+def asked_steps(steps: str | None, none: bool) -> bool | tuple[str, ...]:
+    """What the options --steps and --no-postprocess ask for, as `chosen_steps` takes it. Raises ValueError."""
+    if steps is None:
+        return not none
+    if none:
+        raise ValueError("--steps and --no-postprocess: leave one of the two out.")
+    try:
+        return chosen_steps([step.strip() for step in steps.split(",")])
+    except ValueError as error:
+        raise ValueError(f"--steps {steps}: {error}") from None
+
+
 def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane | None = None,
                 steps: Collection[str] = STEPS, in_pieces: Collection[str] = ()) -> tuple[np.ndarray, list[str]]:
     """Refine all classes of a bit volume.
@@ -44,9 +71,7 @@ def postprocess(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Plane
 
     Raises ValueError for an unknown step.
     """
-    unknown = set(steps) - set(ALL_STEPS)
-    if unknown:
-        raise ValueError(f"unknown post-processing step {sorted(unknown)[0]!r}. Choose from {', '.join(ALL_STEPS)}.")
+    steps = chosen_steps(steps)
     notes: list[str] = []
     bits = bits.copy(order="K")
     if "sides" in steps and plane is not None and plane.sure:

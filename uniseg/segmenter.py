@@ -8,36 +8,40 @@ class is likely (inference/native_grid.py), and the grid of the CT holds one bit
 classes x volume exists in float. Read model.py, sliding_window.py and postprocess.py first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
 import torch
 
 from . import checkpoint, taxonomy
+from .formats.numbers import TABLE_2, find_numbering, numbers_in
 from .imaging.anatomy import midsagittal_plane
+from .imaging.arrays import Source, as_source
 from .imaging.bits import Box, bounding_box
 from .imaging.field_of_view import continued
-from .imaging.grid import voxel_volume_mm3
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
-from .imaging.volume import from_ras, read_ct, scale_hu
+from .imaging.volume import affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
 from .inference.finished import Asked, stamp
-from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, to_native
+from .inference.making import Case, make_all
+from .inference.measures import measure
+from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
+from .inference.outputs import outputs_named
 from .inference.plausibility import doubts
 from .inference.region import find_body
-from .inference.result import Segmentation, find_class, read_again
+from .inference.result import Segmentation, find_class, read_again, unchanged
 from .inference.second_view import central_part, view_weight
-from .inference.statistics import Clock, count_voxels, record
+from .inference.statistics import Clock, record
+from .machine.console import quietly
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
-from .postprocess import ALL_STEPS
+from .postprocess import ALL_STEPS, chosen_steps
 from .postprocess import postprocess as refine
 from .sliding_window import sliding_window
 
@@ -67,8 +71,9 @@ class Request(NamedTuple):
     limits: list[float]            # per class, the logit of its threshold
     threshold: float | dict[str, float]
     overlap: float
-    postprocess: bool
+    steps: tuple[str, ...]         # of post-processing, in the order in which they run
     precision: str
+    numbering: str                 # of the label map, one of formats.numbers.NUMBERINGS
 
 
 class Segmenter:
@@ -90,6 +95,19 @@ class Segmenter:
         self.weights, self.experimental = weights, experimental or {}
         self.in_pieces, self.second_view = tuple(in_pieces), second_view
 
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{mm:g}" for mm in self.preprocessing.spacing_mm)
+        return (f"<Segmenter {self.weights['file']}: {len(self.offered)} of {len(self.classes)} classes offered, "
+                f"{self.network.config.backbone} at {spacing} mm, {self.device}>")
+
+    def __str__(self) -> str:
+        """What it is, the classes that it offers, and those that it knows but does not offer, with the reason."""
+        lines = [repr(self)[1:-1], f"  offered (computed by default): {', '.join(map(taxonomy.spoken, self.offered))}"]
+        if self.experimental:
+            lines.append("  experimental (scored too low to be offered; experimental=True computes them too):")
+            lines += [f"    {name}: {reason}" for name, reason in self.experimental.items()]
+        return "\n".join(lines)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """All classes that the network knows, in the order of its channels."""
@@ -100,15 +118,17 @@ class Segmenter:
         """The classes that are computed unless others are asked for: all but the experimental ones."""
         return tuple(n for n in self.classes if n not in self.experimental)
 
-    def select(self, wanted: Sequence[str] | None = None, experimental: bool = False) -> tuple[str, ...]:
+    def select(self, wanted: str | Sequence[str] | None = None, experimental: bool = False) -> tuple[str, ...]:
         """The names of the model's classes, in its order, for names or aliases ("kidneys" is both kidneys).
 
-        wanted:       None for all that are offered
+        wanted:       None for all that are offered; a text may hold several names, "liver, spleen"
         experimental: whether experimental classes may be named, and belong to all
         Raises ValueError for a class that these weights do not have or do not offer.
         """
         if wanted is None:
             return self.classes if experimental else self.offered
+        if isinstance(wanted, str):
+            wanted = [name.strip() for name in wanted.split(",")]
         chosen: list[str] = []
         for name in wanted:
             for resolved in find_class(name, self.classes):
@@ -121,26 +141,33 @@ class Segmenter:
                 chosen.append(resolved)
         return tuple(n for n in self.classes if n in chosen)
 
-    def segment(self, source: str | Path | nibabel.spatialimages.SpatialImage, classes: Sequence[str] | None = None,
-                overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True,
-                precision: str = "float32", progress: bool = False, experimental: bool = False,
-                max_voxels: int = MAX_VOXELS) -> Segmentation:
+    def segment(self, source: Source | np.ndarray, classes: str | Sequence[str] | None = None,
+                overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
+                postprocess: bool | Collection[str] = True,
+                precision: str = "float32", progress: bool | str = False, experimental: bool = False,
+                max_voxels: int = MAX_VOXELS, numbers: str = TABLE_2, affine: np.ndarray | None = None) -> Segmentation:
         """Segment one CT.
 
-        source:       path of a NIfTI file, or a nibabel image, in Hounsfield units
-        classes:      names to compute (default: all that are offered); the heads of other classes do not run
+        source:       path of a NIfTI file, a nibabel image, or an array (X, Y, Z), in Hounsfield units
+        classes:      names to compute, as a list or in one text, "liver, spleen" (default: all that are offered); the
+                      heads of other classes do not run
         overlap:      share that neighbouring windows have in common (paper: 0.5)
         threshold:    probability above which a voxel belongs to a class (paper: 0.5), or {class: probability};
                       classes that are not named have 0.5
-        postprocess:  whether to run the three steps of Section 4.1.2 and postprocess.drop_stubs
+        postprocess:  whether to run the three steps of Section 4.1.2 and postprocess.drop_stubs, or the names of those
+                      to run; postprocess.STEPS are the paper's three
         precision:    float32, or autocast to bf16 or fp16
-        progress:     show a bar on stderr, if that is a terminal
+        progress:     show how far the work is: a bar on a terminal, else a line on stderr now and then; a text, such
+                      as the name of the case, stands in front of it
         experimental: also compute experimental classes, or allow them to be named
         max_voxels:   a file with more voxels is refused
+        numbers:      of the label map: "table2", "totalsegmentator", "msd:Task03", ... (formats/numbers.py)
+        affine:       (4, 4), of an array only: from its indices to mm in RAS+, as nibabel has it
         Raises ValueError for arguments, imaging.byte_stream.VolumeError for input that cannot be used, and
         FloatingPointError where the network gives NaN.
         """
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
+        source = as_source(source, affine)
+        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
         names, clock = request.names, Clock()
         with clock("read"):
             stamp_before, ct = stamp(source), read_ct(source, max_voxels)
@@ -166,13 +193,16 @@ class Segmenter:
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
             spine = SpineSearch(hu, affine, body) if box is not None else None
-            plane = midsagittal_plane(hu, affine, spine, body) if postprocess and spine else None
+            plane = midsagittal_plane(hu, affine, spine, body) if request.steps and spine else None
             if plane is not None:
-                bits, notes = refine(bits, list(names), affine, plane, ALL_STEPS, self.in_pieces)
+                bits, notes = refine(bits, list(names), affine, plane, request.steps, self.in_pieces)
         with clock("native grid"):
-            values = {n: v for n, v in taxonomy.label_values(self.classes).items() if n in names}
+            values = self._numbers(request)
             native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
-            counted = count_voxels(native_bits, values, voxel_volume_mm3(native_affine), self.experimental)
+        with clock("measures"):
+            planes = unchanged(hu_planes(source, max_voxels), source, stamp_before)
+            counted = measure(from_ras(native_bits, geometry.orientation), values, affine_in_mm(geometry), planes,
+                              self.experimental, warnings)
         if spine is not None:
             warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
@@ -180,21 +210,43 @@ class Segmenter:
         again = partial(read_again, source, stamp_before, max_voxels)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry, again)
 
-    def asked(self, classes: Sequence[str] | None = None, overlap: float = 0.5,
-              threshold: float | Mapping[str, float] = 0.5, postprocess: bool = True, precision: str = "float32",
-              experimental: bool = False, max_voxels: int = MAX_VOXELS) -> Asked:
+    def segment_all(self, inputs: str | Path | Sequence[str | Path], out: str | Path | None = None,
+                    outputs: Collection[str] = (), existing: str = "refuse", recursive: bool = False,
+                    progress: bool = False, **options: Any) -> list[Case]:
+        """Segment many CTs and write their results, and statistics.csv over them, as the command `infer` does.
+
+        inputs:    NIfTI files, or folders of them, or one of these
+        out:       folder of the results (default: beside each CT)
+        outputs:   what is written besides label map and JSON, any of inference.outputs.Outputs: ["masks"]
+        existing:  what happens to former results: "refuse" them before any work, "replace" them, or "keep" those that
+                   are complete and the ones asked for
+        recursive: also take the CTs in folders below, whose results lie in the same folders below `out`
+        progress:  show how far the work is, and notes
+        options:   further arguments of `segment`, such as classes="liver"
+        returns: the cases in their order; one that failed has an `error` and no `stats`, and does not stop the others
+        Raises ValueError for arguments that cannot be used, before any work.
+        """
+        paths = [Path(p) for p in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+        with quietly(not progress):
+            return make_all(self, paths, Path(out) if out is not None else None, outputs_named(outputs), options,
+                            existing, recursive, progress)
+
+    def asked(self, classes: str | Sequence[str] | None = None, overlap: float = 0.5,
+              threshold: float | Mapping[str, float] = 0.5, postprocess: bool | Collection[str] = True,
+              precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS,
+              numbers: str = TABLE_2) -> Asked:
         """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
 
         The device and the limit of voxels are none of it, and the second view follows from the weights and the CT.
         Raises ValueError.
         """
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental)
+        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
         settings = {name: value for name, value in self._settings(request, None).items()
                     if name not in ("device", "second_view")}
         return Asked(self.weights["sha256"], request.names, settings)
 
-    def _check(self, classes: Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
-               postprocess: bool, precision: str, experimental: bool) -> Request:
+    def _check(self, classes: str | Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
+               postprocess: bool | Collection[str], precision: str, experimental: bool, numbers: str) -> Request:
         """The arguments of `segment` as a Request. Raises ValueError before any work."""
         names = self.select(classes, experimental)
         if not names:
@@ -206,9 +258,19 @@ class Segmenter:
             limits = [logit(threshold.get(n, 0.5), n) for n in names]
         else:
             limits = [logit(threshold, n) for n in names]
-        return Request(names, limits, threshold, overlap, postprocess, precision)
+        request = Request(names, limits, threshold, overlap, chosen_steps(postprocess), precision,
+                          find_numbering(numbers))
+        if all(value is None for value in self._numbers(request).values()):
+            raise ValueError(f"none of the classes asked for has a label number in {request.numbering}. "
+                             "Name others in --classes, or leave out --numbers.")
+        return request
 
-    def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool) -> list[list[Crop]]:
+    def _numbers(self, request: Request) -> dict[str, int | None]:
+        """{class: its value in the label map, or None} of the classes asked for, in the model's order."""
+        return {n: value for n, value in numbers_in(request.numbering, self.classes).items() if n in request.names}
+
+    def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request,
+                     progress: bool | str) -> list[list[Crop]]:
         """Per class, its bytes in each slab: cropped to where its logit is less than 4 below its threshold.
 
         With a second view, and where the CT is no smaller than a window, the logits in the body's centre are the
@@ -225,7 +287,7 @@ class Segmenter:
             with autocast(self.device, request.precision):
                 return self.network(patches, channels)
 
-        def run(part: Box, pad: str, progress: bool) -> Iterator[tuple[int, torch.Tensor]]:
+        def run(part: Box, pad: str, progress: bool | str) -> Iterator[tuple[int, torch.Tensor]]:
             return sliding_window(image[part], predict, len(names), self.preprocessing.window, request.overlap,
                                   body=body[part], device=self.device, pad=pad, progress=progress)
 
@@ -237,12 +299,16 @@ class Segmenter:
 
         slabs: list[list[Crop]] = [[] for _ in names]
         for (z, logits), *second in zip(*runs):              # neither run is padded or cut along z: the same slabs
-            inside = body[:, :, z:z + logits.shape[3]]
+            inside, values = body[:, :, z:z + logits.shape[3]], logits.numpy()                  # (K, D, H, dz)
+            for _, again in second:
+                for of_class, once_more in zip(values, again.numpy()):
+                    of_class[centre] += weight * (once_more - of_class[centre])
+            ordered = order_of_the_sure(values, request.limits, names)
             for k, limit in enumerate(request.limits):
-                values = logits[k].numpy()                   # (D, H, dz)
-                for _, again in second:
-                    values[centre] += weight * (again[k].numpy() - values[centre])
-                likely = logits_to_bytes(values, limit)
+                likely = logits_to_bytes(values[k], limit)
+                if k in ordered:
+                    voxels, in_order = ordered[k]
+                    likely[voxels] = in_order
                 likely *= inside
                 box = bounding_box(likely > 0)
                 if box is not None:
@@ -262,10 +328,12 @@ class Segmenter:
     def _settings(self, request: Request, box: Box | None) -> dict[str, Any]:
         """What the statistics state about this run. box: the part that the windows were laid over"""
         in_box = [part.stop - part.start for part in box] if box is not None else [0, 0, 0]
-        return {"overlap": request.overlap, "threshold": request.threshold, "postprocess": bool(request.postprocess),
-                "in_pieces": [n for n in request.names if n in self.in_pieces and request.postprocess],
+        all_or_none = request.steps in ((), ALL_STEPS)
+        return {"overlap": request.overlap, "threshold": request.threshold,
+                "postprocess": bool(request.steps) if all_or_none else list(request.steps),
+                "in_pieces": [n for n in request.names if n in self.in_pieces and "components" in request.steps],
                 "second_view": self.second_view if self._has_second_view(in_box) else None,
-                "precision": request.precision, "device": str(self.device)}
+                "precision": request.precision, "numbers": request.numbering, "device": str(self.device)}
 
 
 def logit(probability: float, name: str) -> float:

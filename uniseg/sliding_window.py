@@ -7,14 +7,14 @@ the planes that no later window touches at once. Its buffer is one window deep: 
 Validation (training/validation.py) and inference (segmenter.py) both use it. Read model.py first.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+
+from .machine.progress import Progress
 
 GAUSSIAN_SIGMA = 0.125   # of the window's size; the usual weighting, and the released code's
 WEIGHT_FLOOR = 1e-3      # of the peak; keeps the quotient at a window's corner accurate in float32
@@ -78,7 +78,7 @@ def windows_at_once(window: Sequence[int], device: str | torch.device) -> int:
 def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tensor], classes: int,
                    window: Sequence[int], overlap: float = 0.5, body: np.ndarray | None = None,
                    device: str | torch.device = "cpu", pad: str = "air",
-                   progress: bool = False) -> Iterator[tuple[int, Tensor]]:
+                   progress: bool | str = False) -> Iterator[tuple[int, Tensor]]:
     """Yield (z start, logits) of finished slabs along axis 2, from the feet to the head. Together they are the volume.
 
     image:    (D, H, W) float32, already scaled (imaging/volume.py, scale_hu)
@@ -89,6 +89,7 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     body:     (D, H, W) bool or None. Windows without a True voxel are skipped. Voxels without a window get EMPTY_LOGIT.
     pad:      how to pad a volume that is smaller than the window, on both sides: "air", or "edge", which repeats its
               outermost voxels. Beyond the first slice, the last slice and a narrow field of view, the patient goes on.
+    progress: whether to show how many windows are done (machine/progress.py); a text stands in front of it
     yields:   z, and logits (K, D, H, dz) float32 on the CPU. They are a view of the buffer, valid until the next slab
               is asked for. Clone it to keep it; a copy for everyone would double the memory.
 
@@ -107,7 +108,8 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     batch = torch.empty(windows_at_once(window, device), 1, *window)
     total = torch.zeros(classes, depth, height, window[2])                     # (K, D, H, w) sum of weight * logits
     norm = torch.zeros(depth, height, window[2])                               # (D, H, w)    sum of weights
-    bar = tqdm(total=sum(map(len, plan.values())), desc="windows", file=sys.stderr, disable=None if progress else True)
+    windows = sum(map(len, plan.values()))
+    bar = Progress(f"{progress}: windows" if isinstance(progress, str) else "windows", windows, shown=bool(progress))
 
     starts = list(plan)
     for z, following in zip(starts, [*starts[1:], length]):

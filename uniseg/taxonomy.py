@@ -30,7 +30,7 @@ class AnatomicalClass:
     partner: str = ""            # the same organ on the other side of the body
     components: int = 0          # connected components to keep; 0: any number. Both lungs together keep two.
     adult_ml: float = 0.0        # volume in ml in the reference adult woman, see below; 0 where none is given
-    tolerance_mm: float = 2.0    # tolerance of the normalised surface Dice
+    tolerance_mm: float = 2.0    # of the normalised surface Dice outside the Decathlon, whose tasks are in DATASETS
     max_lesions: int = 0         # keep at most this many lesions, the largest ones; 0 means any number (authors' code)
     min_lesion_mm3: float = 0.0  # drop smaller lesions (authors' code)
     aliases: tuple[str, ...] = ()   # other names that datasets use, as `normalise_name` writes them
@@ -64,61 +64,61 @@ _KIDNEYS, _LUNGS = ("right_kidney", "left_kidney"), ("right_lung", "left_lung")
 
 # Kidneys, adrenal glands and lungs have right before left. The femoral heads have left (23) before right (24).
 CLASSES = (
-    _organ(1, "spleen", (157, 108, 162), "spleen", adult_ml=124, tolerance_mm=3.0, aliases=("spl",)),
-    _organ(2, "right_kidney", (185, 102, 83), "right kidney", partner="left_kidney", adult_ml=131,
+    _organ(1, "spleen", (140, 85, 170), "spleen", adult_ml=124, tolerance_mm=3.0, aliases=("spl",)),
+    _organ(2, "right_kidney", (190, 90, 40), "right kidney", partner="left_kidney", adult_ml=131,
            aliases=("r_kidney", "rkid", "kidney_right", "right_kidney_parenchyma")),
-    _organ(3, "left_kidney", (206, 136, 104), "left kidney", partner="right_kidney", adult_ml=131,
+    _organ(3, "left_kidney", (195, 120, 70), "left kidney", partner="right_kidney", adult_ml=131,
            aliases=("l_kidney", "lkid", "kidney_left", "left_kidney_parenchyma")),
-    _organ(4, "gall_bladder", (139, 150, 98), "gall bladder", aliases=("gallbladder", "gall")),
-    _organ(5, "esophagus", (211, 171, 143), "esophagus", aliases=("oesophagus", "eso")),
-    _organ(6, "liver", (221, 130, 101), "liver", adult_ml=1333, tolerance_mm=7.0, aliases=("liv",)),
-    _organ(7, "stomach", (216, 132, 105), "stomach", aliases=("sto",)),
-    _vessel(8, "aorta", (224, 97, 76), "aorta", components=1, aliases=("aor", "arota")),
-    _vessel(9, "postcava", (0, 151, 206), "postcava", components=1,
+    _organ(4, "gall_bladder", (80, 150, 70), "gall bladder", aliases=("gallbladder", "gall")),
+    _organ(5, "esophagus", (190, 120, 135), "esophagus", aliases=("oesophagus", "eso")),
+    _organ(6, "liver", (140, 85, 60), "liver", adult_ml=1333, tolerance_mm=7.0, aliases=("liv",)),
+    _organ(7, "stomach", (255, 185, 170), "stomach", aliases=("sto",)),
+    _vessel(8, "aorta", (215, 5, 25), "aorta", components=1, aliases=("aor", "arota")),
+    _vessel(9, "postcava", (5, 85, 220), "postcava", components=1,
             aliases=("inferior_vena_cava", "ivc", "post_cava", "vena_cava")),
-    _vessel(10, "portal_and_splenic_vein", (0, 112, 165), "portal vein and splenic vein",
+    _vessel(10, "portal_and_splenic_vein", (135, 145, 255), "portal vein and splenic vein",
             aliases=("portal_vein_and_splenic_vein", "portal_and_spenic_vein", "portal_splenic_vein", "rsveins",
                      "r_and_sveins", "portal_vein_splenic_vein")),
-    _organ(11, "pancreas", (249, 180, 111), "pancreas", adult_ml=114, tolerance_mm=5.0, aliases=("pan",)),
-    _organ(12, "right_adrenal_gland", (244, 186, 150), "right adrenal gland", partner="left_adrenal_gland",
+    _organ(11, "pancreas", (250, 175, 5), "pancreas", adult_ml=114, tolerance_mm=5.0, aliases=("pan",)),
+    _organ(12, "right_adrenal_gland", (225, 230, 115), "right adrenal gland", partner="left_adrenal_gland",
            aliases=("rag", "r_adrenal_gland", "adrenal_gland_right", "right_adrenal")),
-    _organ(13, "left_adrenal_gland", (234, 160, 120), "left adrenal gland", partner="right_adrenal_gland",
+    _organ(13, "left_adrenal_gland", (205, 190, 80), "left adrenal gland", partner="right_adrenal_gland",
            aliases=("lag", "l_adrenal_gland", "adrenal_gland_left", "left_adrenal")),
-    _organ(14, "duodenum", (255, 214, 150), "duodenum", aliases=("duo",)),
-    _vessel(15, "hepatic_vessel", (0, 188, 212), "hepatic vessel", parents=("liver",), tolerance_mm=3.0,
+    _organ(14, "duodenum", (185, 155, 45), "duodenum", aliases=("duo",)),
+    _vessel(15, "hepatic_vessel", (0, 170, 205), "hepatic vessel", parents=("liver",), tolerance_mm=3.0,
             aliases=("hepatic_vessels", "liver_vessel", "liver_vessels")),
-    _organ(16, "right_lung", (197, 165, 145), "right lung", partner="left_lung", components=2, tolerance_mm=2.0,
+    _organ(16, "right_lung", (145, 215, 220), "right lung", partner="left_lung", components=2, tolerance_mm=2.0,
            aliases=("lung_right", "r_lung", "rlung")),
-    _organ(17, "left_lung", (172, 138, 115), "left lung", partner="right_lung", components=2, tolerance_mm=2.0,
+    _organ(17, "left_lung", (205, 205, 255), "left lung", partner="right_lung", components=2, tolerance_mm=2.0,
            aliases=("lung_left", "l_lung", "llung")),
-    _organ(18, "colon", (204, 168, 143), "colon", tolerance_mm=4.0, aliases=("col", "large_bowel", "large_intestine")),
-    _organ(19, "intestine", (255, 167, 180), "intestine",
+    _organ(18, "colon", (165, 170, 115), "colon", tolerance_mm=4.0, aliases=("col", "large_bowel", "large_intestine")),
+    _organ(19, "intestine", (245, 140, 180), "intestine",
            aliases=("small_bowel", "small_intestine", "int", "intestines")),
-    _organ(20, "rectum", (180, 130, 140), "rectum", aliases=("rec",)),
-    _organ(21, "bladder", (222, 154, 132), "bladder", aliases=("urinary_bladder", "bla")),
-    _organ(22, "prostate_or_uterus", (230, 158, 140), "prostate or uterus",
+    _organ(20, "rectum", (155, 75, 100), "rectum", aliases=("rec",)),
+    _organ(21, "bladder", (245, 220, 130), "bladder", aliases=("urinary_bladder", "bla")),
+    _organ(22, "prostate_or_uterus", (200, 100, 190), "prostate or uterus",
            aliases=("prostate", "uterus", "prostate_uterus", "prostateuterus", "pro_ute", "prouterus")),
-    _organ(23, "left_head_of_femur", (255, 238, 170), "left head of femur", partner="right_head_of_femur",
+    _organ(23, "left_head_of_femur", (255, 180, 120), "left head of femur", partner="right_head_of_femur",
            aliases=("lfh", "head_of_femur_l", "head_of_femur_left", "left_femoral_head", "left_femur_head",
                     "l_head_of_femur")),
-    _organ(24, "right_head_of_femur", (240, 220, 140), "right head of femur", partner="left_head_of_femur",
+    _organ(24, "right_head_of_femur", (215, 180, 135), "right head of femur", partner="left_head_of_femur",
            aliases=("rfh", "head_of_femur_r", "head_of_femur_right", "right_femoral_head", "right_femur_head",
                     "r_head_of_femur")),
-    _vessel(25, "celiac_trunk", (255, 120, 90), "celiac trunk", components=1,
+    _vessel(25, "celiac_trunk", (245, 110, 85), "celiac trunk", components=1,
             aliases=("celiac_artery", "celiac_truck", "coeliac_trunk", "celiac_aa", "celiac")),
-    _tumour(26, "kidney_tumor", (144, 238, 144), "kidney tumor", _KIDNEYS, 5, 80,
+    _tumour(26, "kidney_tumor", (20, 240, 45), "kidney tumor", _KIDNEYS, 5, 80,
             aliases=("renal_tumor", "kidney_mass", "kidney_cancer")),
-    _tumour(27, "liver_tumor", (220, 245, 20), "liver tumor", ("liver",), 20, 20,
+    _tumour(27, "liver_tumor", (250, 255, 25), "liver tumor", ("liver",), 20, 20,
             aliases=("liver_cancer", "liver_lesion", "livertumor", "hepatic_tumor")),
-    _tumour(28, "pancreatic_tumor", (78, 180, 80), "pancreatic tumor", ("pancreas",), 1, 100,
+    _tumour(28, "pancreatic_tumor", (45, 255, 145), "pancreatic tumor", ("pancreas",), 1, 100,
             aliases=("pancreas_tumor", "pancreas_cancer", "pancreatic_cancer", "pancreatic_lesion", "pdac")),
-    _tumour(29, "hepatic_vessel_tumor", (150, 200, 50), "hepatic vessel tumor", ("liver",), 10, 80,
+    _tumour(29, "hepatic_vessel_tumor", (175, 240, 45), "hepatic vessel tumor", ("liver",), 10, 80,
             aliases=("hepatic_tumor_vessel", "hepaticvessel_tumor")),
-    _tumour(30, "lung_tumor", (60, 220, 130), "lung tumor", _LUNGS, 10, 30,
+    _tumour(30, "lung_tumor", (210, 0, 180), "lung tumor", _LUNGS, 10, 30,
             aliases=("lung_cancer", "lung_nodule", "nsclc", "gtv_1")),
-    _tumour(31, "colon_tumor", (0, 200, 100), "colon tumor", ("colon",), 3, 100,
+    _tumour(31, "colon_tumor", (0, 255, 225), "colon tumor", ("colon",), 3, 100,
             aliases=("colon_cancer", "colon_cancer_primaries", "colorectal_tumor")),
-    _tumour(32, "kidney_cyst", (205, 205, 100), "kidney cyst", _KIDNEYS, 20, 20, aliases=("renal_cyst",)),
+    _tumour(32, "kidney_cyst", (185, 255, 180), "kidney cyst", _KIDNEYS, 20, 20, aliases=("renal_cyst",)),
 )
 
 NAMES = tuple(c.name for c in CLASSES)
@@ -146,6 +146,19 @@ def normalise_name(name: str) -> str:
     """
     words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace("&", " and ").replace("tumour", "tumor")).strip("_")
     return re.sub(r"tumors\b|tumors$", "tumor", words)
+
+
+# What clinicians call a class where Table 2 has another word.
+SPOKEN = {"postcava": "inferior vena cava", "intestine": "small bowel"}
+
+
+def spoken(name: str) -> str:
+    """The name of a class for a reader: with the clinicians' word where it is another one.
+
+    >>> spoken("postcava"), spoken("liver")
+    ('postcava (inferior vena cava)', 'liver')
+    """
+    return f"{name} ({SPOKEN[name]})" if name in SPOKEN else name
 
 
 _ALIASES = {alias: c.name for c in CLASSES for alias in (c.name, *c.aliases)}
@@ -216,7 +229,12 @@ class Dataset:
     transfer: tuple[int, ...] = ()  # Raw label value v (1, 2, ...) becomes class transfer[v - 1]; 0 drops the label.
     split: tuple[int, ...] = ()     # Right-side classes whose raw label covers both sides and is split in two.
     partial: tuple[int, ...] = ()   # Some images lack a part of the classes; those images have only these.
+    tolerance_mm: float = 0.0       # of NSD, for all labels of a Decathlon task; 0 elsewhere; see below
 
+
+# The Decathlon scores each task with one tolerance for all its labels (Antonelli et al.,
+# https://arxiv.org/abs/2106.05735). The values below are those in common use. Neither the organisers' evaluation code
+# nor a list of theirs was found in public, so they are not confirmed.
 
 # Table 1. The transfers follow the label definitions that each publisher documents. Sets that only evaluate have none.
 DATASETS = (
@@ -229,12 +247,12 @@ DATASETS = (
     Dataset("07", "WORD", 150, (6, 1, 3, 2, 7, 4, 5, 11, 14, 18, 19, 12, 20, 21, 23, 24), split=(12,)),
     Dataset("08", "AbdomenCT-1K", 1000, (6, 2, 1, 11), split=(2,)),
     Dataset("09", "AMOS22", 500, (*range(1, 10), 11, 12, 13, 14, 21, 22)),
-    Dataset("10_03", "MSD Task03 Liver", 131, (6, 27)),
-    Dataset("10_06", "MSD Task06 Lung", 64, (30,)),
-    Dataset("10_07", "MSD Task07 Pancreas", 282, (11, 28)),
-    Dataset("10_08", "MSD Task08 HepaticVessel", 303, (15, 29)),
-    Dataset("10_09", "MSD Task09 Spleen", 41, (1,)),
-    Dataset("10_10", "MSD Task10 Colon", 126, (31,)),
+    Dataset("10_03", "MSD Task03 Liver", 131, (6, 27), tolerance_mm=7.0),
+    Dataset("10_06", "MSD Task06 Lung", 64, (30,), tolerance_mm=2.0),
+    Dataset("10_07", "MSD Task07 Pancreas", 282, (11, 28), tolerance_mm=5.0),
+    Dataset("10_08", "MSD Task08 HepaticVessel", 303, (15, 29), tolerance_mm=3.0),
+    Dataset("10_09", "MSD Task09 Spleen", 41, (1,), tolerance_mm=3.0),
+    Dataset("10_10", "MSD Task10 Colon", 126, (31,), tolerance_mm=4.0),
     Dataset("12", "CT-ORG", 140, (6, 21, 16, 2, 0, 0), split=(16, 2)),
     Dataset("13", "AbdomenCT-12organ", 0, (6, 2, 1, 11, 8, 9, 7, 4, 5, 12, 13, 25), split=(2,)),
     Dataset("15", "TotalSegmentator", 1024),

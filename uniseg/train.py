@@ -13,39 +13,39 @@ import functools
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from . import checkpoint
 from .embeddings import provenance
-from .machine.console import error_line, explain, note
+from .machine.console import error_line, explain, note, quietly, warn
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
     Process,
     any_signal,
+    barrier,
     end_processes,
     launched,
     leave,
     start_processes,
     workers_end_with,
 )
+from .machine.progress import Progress
 from .machine.signals import signals_noted
-from .training import report
+from .training import demo, first_command, report
 from .training.batches import make_loader, make_patches
 from .training.enough_memory import check_memory
-from .training.extension import end_of_extension, options, refuse_another_network
+from .training.extension import end_of_extension, kept_of, options, refuse_another_network
 from .training.learner import Learner, make_learner, set_lr
 from .training.objective import Objective, class_weights, make_objective
 from .training.options import build_parser, config_before_cases, make_config
-from .training.recipe import lr_at
+from .training.recipe import lr_at, never_leaves_warmup
 from .training.resume import resume
-from .training.run import Run, RunState
+from .training.run import Pace, Run, RunState
 from .training.run_folder import has_checkpoint, log, own_run_folder, write_validation, written
 from .training.split import choose_classes, gather_cases
 from .training.steps import all_finite, learning, skip_step, training_step
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parse(argv)
         process = start_processes(args.device, args.timeout)
-        with own_run_folder(args, process.rank):
+        with quietly(args.quiet), own_run_folder(args, process.rank):
             return train(args, process)
     except KeyboardInterrupt:
         note("interrupted; the last checkpoint is kept")
@@ -77,24 +77,37 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's options. With --extend, the defaults are those of Section 5.1.3 and of the checkpoint.
 
-    The content of that checkpoint becomes `old`. Raises CheckpointError; ValueError where options ask for another
-    network.
+    The content of that checkpoint becomes `old`. With --resume, the options of the run's first command count.
+    Raises CheckpointError; ValueError where options ask for another network.
     """
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    parser, words = build_parser(), sys.argv[1:] if argv is None else argv
+    args = first_command.parse(parser, words)
+    if args.demo:
+        demo.refuse_other_data(args)
+        parser.set_defaults(**demo.OPTIONS)
+        args = first_command.parse(parser, words)
+        args.data_root = demo.data_root(args.out)
     if args.extend is not None:
         old = checkpoint.read(args.extend)
         parser.set_defaults(**options(old), old=old)
-        args = parser.parse_args(argv)
+        args = first_command.parse(parser, words)
         refuse_another_network(args, old)
-    args.argv = argv
+    if args.split is not None:
+        args.folds, args.fold = 1, 0                              # the file divides the cases
     return args
 
 
 def train(args: argparse.Namespace, process: Process) -> int:
     """Gather the cases, make or resume what learns, train. Returns the exit code."""
+    if args.demo:
+        if process.rank == 0:
+            demo.write_assembly(args.out)
+        barrier()
     learned = args.old["network"]["classes"] if args.old else ()
-    check_memory(config_before_cases(args), max(1, len(learned)), process.device)    # before hours of preprocessing
+    planned = config_before_cases(args)
+    check_memory(planned, max(1, len(learned)), process.device)                      # before hours of preprocessing
+    if process.rank == 0 and (doubt := never_leaves_warmup(planned)):
+        warn(doubt)
     train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)
     classes = choose_classes(args, train_cases, learned)
     config = make_config(args, len(train_cases), process.world)
@@ -111,7 +124,7 @@ def train(args: argparse.Namespace, process: Process) -> int:
     if args.resume and has_checkpoint(args.out):
         state = resume(run, learner, state)
     elif process.rank == 0:
-        run.write_config(classes)
+        run.write_config(classes, args.first_command)
     if process.rank == 0:
         run.announce(learner, state)
 
@@ -120,17 +133,19 @@ def train(args: argparse.Namespace, process: Process) -> int:
         code = loop(run, learner, state, objective, batches, signals)
     if args.extend is not None and code == 0 and not (args.out / "extension.json").is_file():    # else it was written
         end_of_extension(args, run, learner, objective)
+    if args.demo and code == 0 and process.rank == 0:
+        demo.try_it(args.out, args.device)
     return code
 
 
 def provenance_of(args: argparse.Namespace, train_cases: Sequence[Any]) -> dict[str, Any]:
     """What a checkpoint says about its origin: the data, the embeddings, the command, the weights it started from."""
     about = {"data": {case.id: list(case.names) for case in train_cases}, "embedding": provenance(args.embeddings),
-             "command": "python -m uniseg.train " + shlex.join(sys.argv[1:] if args.argv is None else args.argv)}
+             "command": "python -m uniseg.train " + shlex.join(args.first_command.words)}
     for start, file in (("init", args.init), ("extend", args.extend)):
         if file is not None:
             about[start] = {"file": file.name, "sha256": file_sha256(file)}
-    return about
+    return {**about, **kept_of(args.old)}
 
 
 def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batches: Iterator[dict[str, Any]],
@@ -145,8 +160,7 @@ def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batc
     config, (rank, world, device) = run.config, run.process
     model = torch.nn.parallel.DistributedDataParallel(learner.network) if world > 1 else learner.network
     weights = class_weights(config, run.train_cases, learner.network.classes)
-    bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=rank > 0 or not sys.stderr.isatty())
-    start, saved = time.monotonic(), True
+    bar, pace, saved = Progress("training: steps", config.steps, state.step, shown=rank == 0), Pace(state.step), True
     learner.network.train()
     while state.epoch < config.epochs:
         end_of_epoch = (state.epoch + 1) * config.steps_per_epoch
@@ -162,10 +176,9 @@ def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batc
             else:
                 skip_step(run, state, loss, parts)
             state.step += 1
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.update(remark=f"loss {loss:.3f}")
         if state.step == end_of_epoch:
-            saved = end_epoch(run, learner, state, signals, time.monotonic() - start)
+            saved = end_epoch(run, learner, state, signals, pace)
         if any_signal(signals, device):
             return stop(run, learner, state, signals)
     bar.close()
@@ -174,15 +187,14 @@ def loop(run: Run, learner: Learner, state: RunState, objective: Objective, batc
     return 0 if saved else 1
 
 
-def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int], seconds: float) -> bool:
+def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int], pace: Pace) -> bool:
     """Validate where it is due, log the epoch, save. Returns whether last.pt could be written (by rank 0).
 
-    seconds: since the start or the last --resume. A signal breaks the validation off: the epoch has then not ended, and
-    --resume makes up for it.
+    A signal breaks the validation off: the epoch has then not ended, and --resume makes up for it.
     """
     config, classes, epoch = run.config, learner.network.classes, state.epoch + 1
     rank, world, _ = run.process
-    record = epoch_record(run, state, classes, seconds)
+    record = epoch_record(run, state, classes, pace.seconds())
     validated = bool(run.val_cases) and (epoch % config.val_every == 0 or epoch == config.epochs)
     if validated:                                                             # rank 0 draws some of its own cases
         shown = report.shown_cases(run.val_cases[::world], run.overlays) if rank == 0 else []
@@ -196,7 +208,7 @@ def end_epoch(run: Run, learner: Learner, state: RunState, signals: Sequence[int
     state.end_epoch(record["mean_dice"] if better else state.best)
     if rank > 0:
         return True
-    written(run.on_save_error, log, run.out / "metrics.jsonl", record)
+    written(run.on_save_error, log, run.out / "metrics.jsonl", record, config.epochs, pace.line(state.step, config))
     if validated:
         written(run.on_save_error, write_validation, run.out, config, epoch, counts, run.val_cases, classes, better)
     if better:

@@ -28,6 +28,7 @@ from runs import first_as_it_is_then_forked
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import read_ct
+from uniseg.training.options import build_parser
 
 NAMED = {name: name for groups in GROUPS.values() for group in groups for label in group for name in names_of(label)}
 
@@ -135,7 +136,12 @@ def test_the_papers_means_are_those_of_its_rows():
 def test_the_papers_numbers_are_those_of_the_specification():
     assert TABLE_11["Ours (text)"][2:] == (.787, .695, .692, .636)
     assert TABLE_11["LwF"] == (.891, .777, .767, .530, .486, .360)
-    assert set(METHODS) == {*TABLE_11, "Ours (text), longer", "LwF, longer"}
+    beyond = {name for name in METHODS if name.startswith("Ours, ")}
+    assert set(METHODS) == {*TABLE_11, "Ours (text), longer", "LwF, longer", *beyond}
+    changed = {"old_weight": 0.0, "old_dice": "linear", "head_start": "torch"}             # each changes one setting
+    for name in beyond:
+        args = build_parser().parse_args([*METHODS[name][1], "--extend", "x.pt"])
+        assert sum(getattr(args, option) != default for option, default in changed.items()) == 1, name
     assert set(IN_TABLE["tumour"]) == set(TABLE_10) and set(IN_TABLE["body"]) == set(TABLE_11)
 
 

@@ -62,11 +62,12 @@ def test_the_phantoms_spine_is_found_behind_and_in_front_where_it_is_flipped():
     search = SpineSearch(hu, affine)
     column = search.column()
     assert abs(column.centre[0]) < 5 and column.is_vertebrae and column.evidence > 0.2
-    assert search.share_of_depth(column) < 0.4
+    share, depth_mm = search.place_in_depth(column)
+    assert share < 0.3 and 150 < depth_mm < 250
     search = SpineSearch(hu[:, ::-1], affine).anywhere()
-    assert search.share_of_depth(search.column()) > 0.6
+    assert search.place_in_depth(search.column())[0] > 0.6
     no_front = SpineSearch(hu[:, :hu.shape[1] // 2], affine).anywhere()  # the field of view ends in the middle
-    assert no_front.share_of_depth(no_front.column()) is None
+    assert no_front.place_in_depth(no_front.column()) is None
 
 
 def test_there_is_no_column_in_air():

@@ -396,8 +396,8 @@ def test_f28_a_one_hot_label_map_is_not_told_to_take_a_single_channel(tmp_path):
     assert "slicer" not in message
 
 
-def test_f24_a_label_map_carries_no_header_extension(tmp_path):
-    """A name with "]]>" or control characters has nowhere to do harm: the voxels begin right behind the header."""
+def test_f24_a_description_has_nowhere_to_do_harm(tmp_path):
+    """Without names, the voxels begin right behind the header; the extension of the CT is not copied."""
     extension = b"\1\0\0\0" + struct.pack("<2i", 16, 6) + b"<x>]]>\0\0"
     volume = read_ct(save(tmp_path / "ct.nii", nifti(extension=extension)))
     write_label_map(tmp_path / "out.nii", volume.array > 0, volume.geometry, "liver]]>\x1b[2J")

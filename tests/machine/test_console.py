@@ -138,8 +138,8 @@ def run_until(stop, *arguments):
 def test_ctrl_c_while_a_command_imports_its_libraries_is_one_line(tmp_path):
     """A numpy that waits for the signal, so that it comes at the right moment."""
     (tmp_path / "numpy.py").write_text("import time, sys\nprint('ready', flush=True)\ntime.sleep(60)\n")
-    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['-m']; sys.orig_argv = ['uniseg']; "
-            "import uniseg.embeddings")
+    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['-m']; "
+            "sys.orig_argv = ['python', '-m', 'uniseg.embeddings']; import uniseg.embeddings")
     exit_code, lines = run_until(lambda p: (p.stdout.readline(), p.send_signal(signal.SIGINT)), "-c", code)
     assert exit_code in (-signal.SIGINT, 130) and lines == ["uniseg: interrupted"]
 

@@ -1,38 +1,42 @@
-"""Labels over a CT: white with a black rim, readable on any background, and always inside the picture."""
+"""Letters and PNG files: what the font can write, what stands for the rest, and where a letter lands."""
+
+import string
 
 import numpy as np
 import pytest
 
-from uniseg.pictures.canvas import blank, label
-from uniseg.pictures.colors import class_color
-from uniseg.taxonomy import CLASSES
+from uniseg.pictures.canvas import BLACK, GLYPHS, blank, plain, text, text_width
 
 
-@pytest.mark.parametrize("background", [0, 128, 255])
-def test_a_label_is_white_with_a_black_rim_on_any_background(background):
-    picture = blank(40, 60, (background,) * 3)
-    label(picture, 30, 20, "27")
-    assert (picture == 255).all(axis=2).any() and (picture == 0).all(axis=2).any()
-    assert (picture[0] == background).all() and (picture[:, 0] == background).all()
+def drawn(words, at=(5, 22), unit=2.0):
+    picture = blank(30, 300)
+    text(picture, *at, words, BLACK, unit)
+    return picture
 
 
-@pytest.mark.parametrize("x, y", [(-50, 20), (100, 20), (30, -50), (30, 100), (0, 0), (60, 40)])
-def test_a_label_is_moved_inside_the_picture_as_a_whole(x, y):
-    picture, middle = blank(40, 60, (0, 0, 0)), blank(40, 60, (0, 0, 0))
-    label(picture, x, y, "19")
-    label(middle, 30, 20, "19")
-    assert abs(picture.sum() / middle.sum() - 1) < 0.1                       # nothing of it is cut off
+def test_everything_on_a_keyboard_can_be_written():
+    assert set(string.ascii_letters + string.digits + string.punctuation + " ") <= set(GLYPHS)
 
 
-def test_a_label_larger_than_the_picture_is_left_out():
-    picture = blank(12, 14, (9, 9, 9))
-    label(picture, 7, 6, "19")
-    assert (picture == 9).all()
+@pytest.mark.parametrize("words, written", [
+    ("Müller, André", "Muller, Andre"),             # accents are left out
+    ("Ångström", "Angstrom"), ("ﬁbula", "fibula"), ("case²", "case2"), ("p_01 (2)#a", "p_01 (2)#a"), ("", "")])
+def test_letters_with_accents_and_ligatures_are_written_as_plain_ones(words, written):
+    assert plain(words) == written and np.array_equal(drawn(words), drawn(written))
 
 
-def test_classes_of_table_2_have_their_own_colours_and_later_ones_have_others():
-    table = {class_color(c.index) for c in CLASSES}
-    assert table == {c.color for c in CLASSES}
-    more = [class_color(value) for value in range(33, 65)]
-    assert len(set(more)) == 32 and not set(more) & table
-    assert all(0 <= part <= 255 for color in more for part in np.array(color))
+def test_a_letter_that_the_font_lacks_is_a_box_as_wide_as_a_letter():
+    assert np.array_equal(drawn("中文"), drawn("Жя")) and drawn("中").min() < 128
+    assert text_width("中") == text_width("o") + 2.0 * (3 - 4)        # the box is 3 units wide, an o 4 (and 1 more)
+
+
+def test_a_letter_looks_the_same_wherever_it_stands():
+    """Letters are drawn once and kept; moving one by whole pixels moves its pixels."""
+    here, there = drawn("Rg", (5, 20)), drawn("Rg", (25, 23))
+    assert np.array_equal(here[:25, :100], there[3:28, 20:120])
+    assert not np.array_equal(drawn("R", (5.5, 20)), drawn("R", (5, 20)))
+
+
+def test_what_lies_outside_the_picture_is_cut_off():
+    for x, y in ((-20, 10), (290, 10), (50, -3), (50, 40), (1000, 1000)):
+        drawn("Rg", (x, y))

@@ -1,37 +1,32 @@
-"""tools/readme_picture.py: names stand beside the slice without overlap, and the picture shows what it is given."""
+"""tools/readme_picture.py: the CT alone on the left, on the right the same slice with the result, the names below."""
 
 import numpy as np
 
-from tools import readme_picture
+from tools.readme_picture import PANEL_WIDTH, PICTURES, side_by_side
 from uniseg import taxonomy
+from uniseg.pictures import blocks
 
-LIVER = taxonomy.BY_NAME["liver"].index
-
-
-def test_names_keep_their_order_their_distance_and_the_picture():
-    heights = [20.0, 40.0, 20.0, 20.0]
-    placed = readme_picture.spread([50.0, 52.0, 55.0, 190.0], heights, 10.0, 200.0)
-    edges = [(centre - height / 2, centre + height / 2) for centre, height in zip(placed, heights)]
-    assert all(above[1] <= below[0] for above, below in zip(edges, edges[1:]))
-    assert edges[0][0] >= 10 and edges[-1][1] <= 200 and placed[0] == 50 and placed[-1] == 190
+LIVER, SPLEEN = (taxonomy.BY_NAME[name] for name in ("liver", "spleen"))
 
 
-def test_names_that_would_leave_the_picture_are_moved_up():
-    assert readme_picture.spread([95.0, 98.0], [20.0, 20.0], 0.0, 100.0) == [70.0, 90.0]
-
-
-def test_a_long_name_is_broken_where_its_halves_are_alike():
-    assert readme_picture.in_lines("right adrenal gland") == ["right adrenal", "gland"]
-    assert readme_picture.in_lines("liver") == ["liver"]
-
-
-def test_the_picture_has_the_ct_on_the_left_and_the_coloured_result_on_the_right():
+def test_the_picture_has_the_ct_on_the_left_the_coloured_result_on_the_right_and_the_names_below(monkeypatch):
+    written = []
+    monkeypatch.setattr(blocks, "text", lambda picture, x, y, string, *more, **options: written.append(string))
     hu = np.full((60, 50, 5), -1024, np.int16)
     hu[8:52, 8:42] = 60
     labels = np.zeros(hu.shape, np.uint8)
-    labels[34:48, 15:35] = LIVER
-    rgb = readme_picture.picture_of(hu, labels, (4.0, 4.0, 4.0), 2)
-    left = rgb[readme_picture.TITLE:, :readme_picture.PANEL_WIDTH].astype(int)
-    right = rgb[readme_picture.TITLE:, readme_picture.PANEL_WIDTH + readme_picture.NAMES_WIDTH:].astype(int)
-    assert rgb.dtype == np.uint8 and (np.ptp(left, axis=2) == 0).all()                     # grey alone
-    assert (right == taxonomy.CLASSES[LIVER - 1].color).all(axis=2).any()                  # the outline of the liver
+    labels[34:48, 15:35] = LIVER.index
+    labels[10:20, 15:35, 4] = SPLEEN.index                                             # in another slice
+    rgb = side_by_side(hu, labels, np.diag([4.0, 4, 4, 1]), {"liver": 6, "spleen": 1}, at=2)
+    left, right = rgb[:450, :PANEL_WIDTH + 40].astype(int), rgb[:450, PANEL_WIDTH + 70:].astype(int)
+    assert (np.ptp(left, axis=2) == 0).all()                                           # grey alone
+    outline = (right == LIVER.color).all(axis=2)
+    assert outline.any() and np.nonzero(outline)[1].mean() < right.shape[1] / 2        # the patient's right
+    assert "liver" in written and "spleen" not in written
+    assert {"CT", "uniseg", "R", "L", "A", "P"} <= set(written)
+
+
+def test_the_cts_of_the_pictures_may_be_shown():
+    """Those of TCIA under CC BY 4.0 or 3.0; MODEL_CARD.md names them."""
+    assert set(PICTURES) == {"readme", "overlay", "overlay_chest", "overlay_slab"}
+    assert all(picture.ct.startswith(("crlm", "acrin_flt")) for picture in PICTURES.values())

@@ -272,24 +272,52 @@ def test_a_class_that_the_file_never_learned_starts_anew(flags, plain, tmp_path,
      "--anew with --lpg shared: one layer serves all classes"),
     (("--init", "x.pt", "--anew", "liver", "--head", "softmax"),
      "--anew with --head softmax: one layer serves all classes"),
+    (("--head-start", "he", "--head", "softmax"), "--head-start: a softmax has no generated heads."),
+    (("--reduction", "sum", "--head", "softmax"), "--reduction sum: Eq. (4) is the loss of class-specific heads."),
+    (("--old-weight", "1"), "--old-weight without --extend: there is no old model."),
+    (("--old-dice", "squared"), "--old-dice without --extend: there is no old model."),
+    (("--extend", "plain", "--old-weight", "1", "--reduction", "sum"), "--old-weight and --reduction sum"),
+    (("--extend", "plain", "--old-dice", "none", "--freeze", "old"), "--freeze old: the old classes have no loss."),
+    (("--split", "split.json", "--overfit", "1"), "--split: --val-root and --overfit choose the validation cases too."),
     (("--activation-checkpointing",), "--activation-checkpointing: the unet has no Swin blocks. Leave it out."),
     (("--ema", "1"), "--ema 1: the average would never change. Use less than 1, e.g. 0.999.")])
-def test_options_that_make_no_sense_are_refused(flags, tmp_path, capsys, options, message):
-    assert message in refusal(capsys, flags(tmp_path / "run", *options))
+def test_options_that_make_no_sense_are_refused(flags, plain, tmp_path, capsys, options, message):
+    options = [plain / "last.pt" if option == "plain" else option for option in options]
+    arguments = flags(tmp_path / "run", *options)
+    if "--extend" in options:                                 # the network is the checkpoint's
+        arguments = ["--data-root", arguments[1], "--out", str(tmp_path / "run"), *map(str, options)]
+    assert message in refusal(capsys, arguments)
+
+
+def test_a_division_by_a_file_and_what_else_is_not_the_default_reach_the_run(flags, tmp_path, capsys):
+    """The run's own record says which cases train and validate; Vessels is in neither list."""
+    split = {"training": ["Abdomen", "Chest/c0"], "validation": ["Chest/c1"]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    assert main(flags(tmp_path / "run", "--split", tmp_path / "split.json", "--reduction", "sum", "--background",
+                      "tissue", "--head-start", "he", "--epochs", 1, "--warmup-epochs", 1)) == 0
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert content["cases"] == ["Abdomen/a0", "Abdomen/a1", "Chest/c0"] and content["validation"] == ["Chest/c1"]
+    assert (content["folds"], content["reduction"], content["background"], content["head_start"]) == \
+        (1, "sum", "tissue", "he")
+    said = capsys.readouterr().err
+    assert "1 cases are in neither list and are left out" in said
+    assert "uniseg: warning: --epochs 1 ends within the 1 epochs of the warm-up" in said
+    assert losses(tmp_path / "run")[0] > 2          # a sum over four classes or more; the mean of each is near 1
 
 
 def test_every_option_beyond_the_paper_is_off_by_default():
     args = build_parser().parse_args(["--data-root", "x"])
     assert (args.accumulate, args.amp, args.ema, args.lesions, args.balance, args.augment, args.freeze) == \
         (1, "off", 0, 0, 0, "paper", "nothing")
-    assert args.pad == "air"
+    assert (args.pad, args.background, args.reduction, args.head_start) == ("air", "anywhere", "mean", "torch")
+    assert (args.old_weight, args.old_dice) == (0, "linear")
     assert not (args.activation_checkpointing or args.weight_positives or args.antialias or args.input_windows
                 or args.dataset_weights or args.balance_loss or args.dice_present)
 
 
 # -------------------------------------------------------------------------------------------------------- the help page
 
-ACTIONS = [action for action in build_parser()._actions if action.dest != "help"]
+ACTIONS = [action for action in build_parser()._actions if action.dest not in ("help", "help_all")]
 SOURCE = re.compile(r" \[(P, (Section [0-9.]+|Table \d+|Fig\. \d+|Eq\. \(\d\))|R|U)\]")
 
 

@@ -296,7 +296,7 @@ def test_d23_a_run_may_go_on_without_its_checkpoints_but_its_exit_code_says_so(f
 
 def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path, monkeypatch):
     path, record = tmp_path / "metrics.jsonl", {"epoch": 1, "step": 2, "loss": 1.0, "lr": 0.1, "seconds": 1.0}
-    run_folder.log(path, record)
+    run_folder.log(path, record, epochs=3)
     whole = path.read_bytes()
 
     class Full:
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path, monkeypatch):
         def write(self, line): return self.file.write(line[:10])
     monkeypatch.setattr(run_folder, "open", lambda *a, **o: Full(open(*a, **o)), raising=False)
     with pytest.raises(OSError, match="metrics.jsonl: cannot be written: disk full"):
-        run_folder.log(path, record)
+        run_folder.log(path, record, epochs=3)
     assert path.read_bytes() == whole
 
 
@@ -696,7 +696,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(flags, short, tmp
 def test_d20_a_run_is_not_resumed_with_other_settings(finished, refused, option, difference):
     before = (finished / "metrics.jsonl").read_bytes()
     error = refused("--resume", *option, out=finished)
-    assert re.search(rf"was started otherwise \(.*{difference}.*\). Repeat its options or start a new run.",
+    assert re.search(rf"was started otherwise \(.*{difference}.*\). Leave these options out or start a new run.",
                      error), error
     assert (finished / "metrics.jsonl").read_bytes() == before
 
@@ -752,7 +752,7 @@ def test_a_checkpoint_with_a_setting_that_this_version_lacks_is_resumed_where_it
     content["training"]["config"][name] = value
     torch.save(content, ended / "last.pt")
     error = refused("--resume", out=ended)
-    assert f"was started otherwise ({name}: {value} -> {off}). Repeat its options or start a new run" in error
+    assert f"was started otherwise ({name}: {value} -> {off}). Leave these options out or start a new run" in error
 
 
 def test_r11_the_optimisers_state_goes_to_the_device_of_the_network(finished):

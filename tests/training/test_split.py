@@ -1,5 +1,6 @@
 """split.py: which cases train and which validate, and that no CT does both."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from uniseg.datasets.cases import Case
 from uniseg.datasets.dataset import CaseFiles, DataError, Dataset
-from uniseg.training.split import fold_of, select_cases, without_copies
+from uniseg.training.split import fold_of, select_cases, split_by_file, without_copies
 
 
 def set_of(name, count):
@@ -72,3 +73,34 @@ def test_excluding_a_case_leaves_the_folds_of_the_others_as_they_are():
     sets = [set_of("a", 6)]
     before = fold_of(sets, 3)
     assert [before["a", c[0]] for d in select_cases(sets, None, ["a/a2"]) for c in d.cases] == [0, 1, 0, 1, 2]
+
+
+# ------------------------------------------------------------------------------------------------- a division by a file
+
+def divided(tmp_path, content, sets=None):
+    """(ids of all cases that are kept, ids that validate, notes) of a file of --split."""
+    path, notes = tmp_path / "split.json", []
+    path.write_text(json.dumps(content))
+    kept, validating = split_by_file(sets or [set_of("a", 3), set_of("b", 2)], path, notes)
+    return " ".join(c.id for d in kept for c in d.cases), " ".join(sorted(case for _, case in validating)), notes
+
+
+def test_a_file_divides_the_cases_as_the_paper_does_and_what_it_does_not_name_is_left_out_with_a_note(tmp_path):
+    assert divided(tmp_path, {"training": ["a"], "validation": ["b/*"]}) == ("a0 a1 a2 b0 b1", "b0 b1", [])
+    kept, validating, notes = divided(tmp_path, {"training": ["a/a0", "b/b1"], "validation": ["a/a[2]"]})
+    assert (kept, validating) == ("a0 a2 b1", "a2")
+    assert notes == [f"{tmp_path / 'split.json'}: 2 cases are in neither list and are left out"]
+    assert divided(tmp_path, {"training": ["a"], "validation": []})[:2] == ("a0 a1 a2", "")
+
+
+# D36
+@pytest.mark.parametrize("content, message", [
+    ({"training": ["a"]}, "not a division into training and validation"),
+    ({"training": ["a"], "validation": ["b"], "test": []}, "not a division into training and validation"),
+    ([["a"], ["b"]], "not a division into training and validation"),
+    ({"training": "a", "validation": ["b"]}, "no list of names"), ({"training": [1], "validation": ["b"]}, "no list"),
+    ({"training": ["a"], "validation": ["c"]}, "'c' of 'validation' in .* matches no dataset and no case"),
+    ({"training": ["a"], "validation": ["a/a1", "b"]}, r"1 cases \(a/a1\) in both lists")])
+def test_a_file_that_does_not_divide_is_refused(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        divided(tmp_path, content)

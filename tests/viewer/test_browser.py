@@ -9,6 +9,7 @@ import pytest
 
 from tools.chromium import PATH, Browser
 from uniseg.phantom import make_phantom
+from uniseg.taxonomy import spoken
 from uniseg.viewer.index_page import write_index
 from view_cases import ball, page_of, statistics
 from view_file import read_voxels
@@ -107,9 +108,10 @@ def test_names_volumes_and_warnings_are_those_of_the_json(opened, case):
     found = {name: of_class for name, of_class in case.stats["classes"].items() if of_class["voxels"]}
     names = text(opened, "#classes li bdi")
     volumes = [float(ml.removesuffix(" ml").replace(",", "")) for ml in text(opened, "#classes li .ml")]
-    assert sorted(names) == sorted(name.replace("_", " ") for name in found)
+    shown = {spoken(name).replace("_", " "): of_class for name, of_class in found.items()}
+    assert sorted(names) == sorted(shown)
     for name, ml in zip(names, volumes):
-        exact = found.get(name.replace(" ", "_"), found.get(name))["ml"]
+        exact = shown[name]["ml"]
         assert ml == pytest.approx(exact, abs=0.5 if exact >= 100 else 0.05 if exact >= 1 else 0.0005)
     assert text(opened, "#warnings li") == WARNINGS and text(opened, "#warned") == ["2 warnings"]
     assert text(opened, "#case") == [NAME.replace("\u202e", "\\u202e")] == [opened.evaluate("document.title")]

@@ -40,7 +40,7 @@ from uniseg.inference.second_view import central_part
 from uniseg.machine.device import autocast
 from uniseg.machine.files import atomic_write
 from uniseg.pictures.canvas import write_png
-from uniseg.pictures.slices import overlay
+from uniseg.pictures.preview import preview
 from uniseg.postprocess import ALL_STEPS, postprocess
 from uniseg.sliding_window import sliding_window
 
@@ -48,6 +48,7 @@ SURE, UNSURE = 0.75, 0.25        # mean probabilities above which a voxel is a c
 LEAST_SURE = 0.5                 # share of the voxels above 1/2 that are sure, for a class to be annotated
 LEAST_ML = 1.0                   # of a class, to be annotated
 CENTRE = 0.7                     # share of the body's width and depth that is the middle
+IGNORED_COLOR = 32               # the class whose colour ignored voxels have in a picture
 Views = dict[str, Callable[[NDArray], NDArray]]
 VIEWS: Views = {                 # what the network is shown instead of the HU, (D, H, W) float32 each
     "as it is": lambda hu: hu,
@@ -91,7 +92,8 @@ def ask(segmenter: Any, path: Path, names: Sequence[str], views: Views | None = 
             image = scale_hu(changed(shown), pre.hu_window)[part]
             for z, logits in _logits(segmenter, image, inside[part], names):
                 slab = (*part, slice(z, z + logits.shape[3]))
-                total[(slice(None), *slab)] += torch.sigmoid(logits).numpy()
+                for_all = (slice(None), *slab)
+                total[for_all] += torch.sigmoid(logits).numpy()
                 looks[slab] += 1
     total /= np.maximum(looks, 1)
     total *= inside
@@ -127,16 +129,18 @@ def believe(opinion: Opinion, names: Sequence[str], in_pieces: Sequence[str] = (
     """
     box, affine = opinion.box, np.asarray(opinion.affine)
     likely = np.zeros((len(names), *opinion.hu.shape), bool)
-    likely[(slice(None), *box)] = opinion.probabilities > 0.5
+    for_all = (slice(None), *box)
+    likely[for_all] = opinion.probabilities > 0.5
     bits = pack(list(likely))
     plane = midsagittal_plane(opinion.hu, affine, SpineSearch(opinion.hu, affine))
     bits, _ = postprocess(bits, list(names), affine, plane, ALL_STEPS, in_pieces)
     sure, doubtful = np.zeros_like(likely), np.zeros(opinion.hu.shape, bool)
     for k in range(len(names)):
         kept, probability = get_bit(bits, k)[box], opinion.probabilities[k]
-        sure[(k, *box)] = kept & (probability > SURE)
+        within = (k, *box)
+        sure[within] = kept & (probability > SURE)
         # Sides are exchanged by post-processing: a voxel that now belongs to the partner is not asked again.
-        doubtful[box] |= (probability > UNSURE) & ~sure[(k, *box)]
+        doubtful[box] |= (probability > UNSURE) & ~sure[within]
     left_out = _left_out(names, sure, bits, affine, plane)
     classes = tuple(name for name in names if name not in left_out)
     labels = np.zeros(opinion.hu.shape, np.uint8)
@@ -192,14 +196,16 @@ def write_pseudo_case(folder: Path, case: str, opinion: Opinion, belief: Belief,
 
 
 def picture(opinion: Opinion, belief: Belief, size: int = 320) -> NDArray[np.uint8]:
-    """Three axial and three coronal slices of a CT with its pseudo labels; what is ignored has the last colour."""
-    numbers = taxonomy.label_values(belief.classes)
+    """A CT with its pseudo labels, at a quarter, the half and three quarters of it; what is ignored is called so."""
+    numbers = {**taxonomy.label_values(belief.classes), "ignored": IGNORED_COLOR}
     shown = np.zeros_like(belief.labels)
     for n, name in enumerate(belief.classes, start=1):
         shown[belief.labels == n] = numbers[name]
-    shown[(belief.labels == len(belief.classes) + 1) & opinion.body] = 32
-    rows = []
+    shown[(belief.labels == len(belief.classes) + 1) & opinion.body] = IGNORED_COLOR
+    figures, rows = {name: {"label": number} for name, number in numbers.items()}, []
     for share in (0.25, 0.5, 0.75):
         at = [part.start + int(share * (part.stop - part.start)) for part in opinion.box]
-        rows.append(overlay(opinion.hu, shown, opinion.affine, at, (-160.0, 240.0), size))
-    return np.concatenate(rows)
+        rows.append(preview(opinion.hu, shown, opinion.affine, figures, at=at, least=size))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+                           for row in rows])

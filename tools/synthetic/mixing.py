@@ -43,7 +43,7 @@ def exchange(labels: NDArray, affine: NDArray, ids: Mapping[str, int], donors: S
     donors: other maps, of which each organ comes from one that shows it whole
     returns: (D, H, W), of the type of `labels`
     """
-    mixed, removed = labels.copy(), set()
+    mixed, removed = labels.copy(), set[str]()
     for parts, (exchanged, gone, lower) in EXCHANGED.items():
         stage = np.random.default_rng(rng.integers(2 ** 32))           # whatever the others draw
         numbers = [ids[part] for part in parts if part in ids]
@@ -59,7 +59,7 @@ def exchange(labels: NDArray, affine: NDArray, ids: Mapping[str, int], donors: S
             down = np.array([0.0, 0.0, -stage.uniform(*LOWER_MM)])
             _put(mixed, affine, mask, numbers[0], labels, affine, mask, down, stage)
         elif what < gone + lower + exchanged and donors:
-            donor, donor_affine = donors[stage.integers(len(donors))]
+            donor, donor_affine = donors[int(stage.integers(len(donors)))]
             other = np.isin(donor, numbers)
             if other.any() and not _cut(other):
                 _put(mixed, affine, mask, numbers[0], donor, donor_affine, other, np.zeros(3), stage)

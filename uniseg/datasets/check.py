@@ -13,14 +13,12 @@ import json
 import math
 import re
 import shutil
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from .. import taxonomy
 from ..imaging import anatomy
@@ -29,19 +27,19 @@ from ..imaging.body import body_mask
 from ..imaging.file_names import bare, is_nifti
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..imaging.nifti import format_mm
-from ..imaging.preprocessing import Preprocessing
 from ..imaging.resampling import resampled_shape
 from ..imaging.volume import Volume, read_ct, read_label_map
-from ..machine.about import NOT_A_MEDICAL_DEVICE
-from ..machine.console import Parser, error_line, printable, say
+from ..machine.console import error_line, say
 from ..machine.files import atomic_write
+from ..machine.progress import each
 from ..pictures.canvas import write_png
-from ..pictures.slices import overlay
+from ..pictures.preview import preview
 from .cases import CLASS_VOXELS_KEPT, FOREGROUND_KEPT, MARGIN, array_hash
+from .check_options import SPACING_MM, build_parser
 from .check_table import problems_of, table, totals
 from .dataset import CaseFiles, DataError, Dataset, short
 from .dataset_json import NameMap, read_json, read_map
-from .find import dataset_folders, find_datasets, named_folder, read_folder
+from .find import dataset_folders, find_datasets, read_folder
 from .masks import case_masks
 from .placement import Placement
 
@@ -49,10 +47,7 @@ PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
 LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
 # The side of the body on which a class lies.
 SIDES = {c.name: c.name.split("_")[0] for c in taxonomy.CLASSES if c.partner} | {"liver": "right", "spleen": "left"}
-SPACING_MM = Preprocessing().spacing_mm[0]
-DESCRIPTION = ("Check the datasets of a folder before training. "
-               "Exit code: 0 nothing but warnings, 1 errors in some case, "
-               "2 a dataset or the folder cannot be used at all.")
+PREVIEW_PIXELS = 450               # of the longer side of each slice, so that a thousand cases take half a GB
 
 
 # ----------------------------------------------------------------------------------------------------------- one case
@@ -89,8 +84,18 @@ def check_case(dataset: Dataset, case: CaseFiles, spacing_mm: float, picture: Pa
     finally:                                                                # what was found while the labels were read
         row["problems"] += [f"warning: {text}" for text in ct.warnings[told:]]
     if picture is not None:
-        write_png(picture, overlay(ct.array, shown, ct.affine, size=400))
+        _write_preview(picture, f"{dataset.name} {case.id}", ct, shown, dataset.annotated, row)
     return row
+
+
+def _write_preview(path: Path, title: str, ct: Volume, shown: np.ndarray, annotated: Sequence[str],
+                   row: Mapping[str, Any]) -> None:
+    """The picture of a case: three slices, the classes with their volumes, and what was found wrong."""
+    voxel_ml = voxel_volume_mm3(ct.affine) / 1000
+    figures = {name: {"label": label, "voxels": row["voxels"][name], "ml": row["voxels"][name] * voxel_ml}
+               for name, label in taxonomy.label_values(annotated).items()}
+    problems = [problem.removeprefix("warning: ") for problem in row["problems"]]
+    write_png(path, preview(ct.array, shown, ct.affine, figures, title, problems, least=PREVIEW_PIXELS))
 
 
 def _read(reader: Callable[[Path], Volume], path: Path, what: str, problems: list[str]) -> Volume | None:
@@ -184,7 +189,7 @@ def check_dataset(dataset: Dataset, spacing_mm: float, preview: Path | None, see
     """
     block: dict[str, Any] = {"dataset": dataset.name, "folder": str(dataset.folder),
                              "classes": taxonomy.label_values(dataset.annotated), "problems": [], "cases": []}
-    for case in tqdm(dataset.cases, desc=printable(dataset.name), leave=False, disable=not sys.stderr.isatty()):
+    for case in each(dataset.cases, f"{dataset.name}: cases", len(dataset.cases), leave=False):
         picture = preview / (re.sub(r"[^\w.-]+", "_", f"{dataset.name}_{case.id}") + ".png") if preview else None
         row = check_case(dataset, case, spacing_mm, picture)
         name = f"{dataset.name}/{case.id}"
@@ -314,25 +319,6 @@ def exit_code(result: Mapping[str, Any]) -> int:
 
 
 # -------------------------------------------------------------------------------------------------------- the command
-
-def build_parser() -> Parser:
-    """The options of `python -m uniseg.data`."""
-    parser = Parser(prog="python -m uniseg.data", epilog=NOT_A_MEDICAL_DEVICE, description=DESCRIPTION)
-    parser.add_argument("root", type=Path, nargs="?", metavar="ROOT",
-                        help="folder with one sub-folder per dataset: the --data-root of training")
-    parser.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                        help="a dataset whose folder has another name (`python -m uniseg layouts` lists the names); "
-                             "repeat for more")
-    parser.add_argument("--allow-outside", action="store_true",
-                        help="allow files that lie outside their dataset's folder")
-    parser.add_argument("--map", type=Path, help="JSON file {label name: class name, or null to drop the label}")
-    parser.add_argument("--spacing", type=float, default=SPACING_MM,
-                        help="voxel size in mm for which cache and memory are estimated (default %(default)s)")
-    parser.add_argument("--preview", type=Path, metavar="DIR",
-                        help="write one PNG per case: three slices with contours and class numbers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
-    return parser
-
 
 def main(argv: list[str] | None = None) -> int:
     """The command `python -m uniseg.data`.

@@ -81,12 +81,12 @@ def read_labels(path: Path, name_map: NameMap | None = None, allow: Collection[s
         if taxonomy.normalise_name(label) in IGNORED:
             ignored.update(raw)
             continue
-        classes = _classes_of(label, name_map or {}, path, allow, notes)
+        classes = classes_of(label, name_map or {}, path, allow, notes)
         if classes and 0 in raw:
             raise DataError(f"{path}: label {label!r} has the value 0, which is background. Number the labels from 1.")
         if classes:
             labels.append(Label(label, tuple(raw), classes))
-    _refuse_double_classes(labels, path)
+    refuse_double_classes(labels, path)
     return Described(content, tuple(labels), tuple(sorted(values)), tuple(sorted(ignored)))
 
 
@@ -125,9 +125,12 @@ def label_values(labels: Mapping[str, Any], path: Path) -> Iterator[tuple[str, l
         yield name, values
 
 
-def _classes_of(name: str, name_map: NameMap, path: Path, allow: Collection[str] = (),
+def classes_of(name: str, name_map: NameMap, path: Path, allow: Collection[str] = (),
                 notes: list[str] | None = None) -> tuple[str, ...]:
-    """The class names of one label; () where it is background or dropped. A map may name classes that Table 2 lacks."""
+    """The class names of one label; () where it is background or dropped. A map may name classes that Table 2 lacks.
+
+    The arguments are those of read_dataset. Raises DataError.
+    """
     key = name if name in name_map else taxonomy.normalise_name(name)
     if key in name_map:
         return _mapped_classes(name, name_map[key])
@@ -160,7 +163,8 @@ def _mapped_classes(name: str, given: str | None) -> tuple[str, ...]:
         return (given,)
 
 
-def _refuse_double_classes(labels: Sequence[Label], path: Path) -> None:
+def refuse_double_classes(labels: Sequence[Label], path: Path) -> None:
+    """Raise DataError where two labels of a map are one class."""
     label_of: dict[str, str] = {}
     for label in labels:
         for name in label.classes:

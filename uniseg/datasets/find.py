@@ -11,7 +11,6 @@ NAME is a published dataset. Read taxonomy.py first, masks.py next.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -112,11 +111,3 @@ def read_folder(folder: Path, name: str | None = None, name_map: NameMap | None 
     beyond_table_2 = tuple(label for label, given in (name_map or {}).items()
                            if label == given and given not in taxonomy.BY_NAME)
     return read_published(folder, rows, notes, allow, beyond_table_2)
-
-
-def named_folder(text: str) -> tuple[str, Path]:
-    """(name, folder) of the text of --dataset; argparse shows the error."""
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, as in LiTS=/data/lits")
-    return name, Path(folder)

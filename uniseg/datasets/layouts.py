@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from .. import taxonomy
 from ..imaging.file_names import bare, is_nifti
-from ..machine.console import Parser, say
+from ..machine.command_line import Parser
+from ..machine.console import say
 
 # Who says how a dataset is laid out.
 PUBLISHER = "publisher"      # the publisher's own page, README or file listing
@@ -275,12 +276,17 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def build_parser() -> Parser:
+    """The options of `python -m uniseg layouts`."""
+    parser = Parser(prog="python -m uniseg layouts", epilog="Exit code: 0.",
+                    description="Print the published datasets that are recognised by their files (Table 1 and others).")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/datasets.md instead")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `python -m uniseg layouts`; returns its exit code, 0."""
-    parser = Parser(prog="python -m uniseg layouts",
-                    description="Print the published datasets that are recognised by their files.")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/datasets.md instead")
-    if parser.parse_args(argv).markdown:
+    if build_parser().parse_args(argv).markdown:
         say(markdown().removesuffix("\n"))
         return 0
     titles = ("", "volumes in Table 1", "folder names", "images; labels", "label values", "source", "checked by",

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import taxonomy
+from ..formats.label_table import read_label_table
 from ..imaging import anatomy
 from ..imaging.bits import bounding_box
 from ..imaging.grid import voxel_size_mm
@@ -48,6 +49,7 @@ def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume, label: Volume | No
         label = read_label_map(case.label)
         _pass_on(label.warnings, ct)
     check_same_grid(ct, label, case.image, case.label)
+    refuse_other_names(dataset, case.label)
     annotated = dataset.annotated_in(case)
     for name, mask in class_masks(dataset, label.array, ct.array, ct.affine, case.label, ignored):
         if name in annotated:
@@ -55,6 +57,22 @@ def case_masks(dataset: Dataset, case: CaseFiles, ct: Volume, label: Volume | No
 
 
 # ----------------------------------------------------------------------------------------------------------- label maps
+
+def refuse_other_names(dataset: Dataset, path: Path) -> None:
+    """Raise DataError where a label map of uniseg says in its header that a value is another class than in the dataset.
+
+    Such maps are pseudo labels that were written with another set of label numbers (infer --numbers).
+    """
+    table = read_label_table(path)
+    if table is None or not table.is_ours:
+        return
+    for label in dataset.labels:
+        for value in label.values:
+            stated = table.pairs.get(value, (table.names[value],)) if value in table.names else label.classes
+            if not set(stated) & set(label.classes):
+                raise DataError(f"{path}: its header says that {value} is {table.names[value]}, and in {dataset.name} "
+                                f"it is {label.name}. Correct the numbers, or write the map without header extension.")
+
 
 def class_masks(dataset: Dataset, labels: np.ndarray, hu: np.ndarray, affine: np.ndarray, path: str | Path = "label",
                 ignored: list[np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def _cell(value: Any) -> Any:
 def holds_evaluation(out: Path) -> bool:
     """Whether the folder holds an evaluation, complete or not."""
     return (out / CASES).exists() or (out / SUMMARY).exists()
+
+
+def refuse_out(out: Path, overwrite: bool, read: Iterable[Path]) -> None:
+    """Raise ValueError for a folder --out that cannot be written, holds an evaluation already, or is one of `read`."""
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise ValueError(f"--out {out}: nothing can be written in {existing}. Give another one.")
+    if holds_evaluation(out) and not overwrite:
+        raise ValueError(f"{out}: holds an evaluation already. Give --overwrite to replace it, or another --out.")
+    if out.resolve() in {path.resolve() for path in read}:
+        raise ValueError(f"{out}: is read and would be written. Give another --out.")
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -78,7 +78,7 @@ def _refuse_unknown_values(reading: Reading, array: np.ndarray) -> None:
                         "the scores. Leave this case out.")
     unknown = sorted(present - set(reading.values))
     if unknown:
-        reason = ("its JSON or dataset.json does not name" if reading.classes_known
+        reason = ("its JSON, header or dataset.json does not name" if reading.classes_known
                   else "Table 2 does not have; 1 to 32 are its numbers")
         raise DataError(f"{reading.path}: label values {', '.join(map(str, unknown[:5]))}, which {reason}. "
                         "Put a dataset.json with the labels beside it.")

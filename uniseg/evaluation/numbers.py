@@ -1,8 +1,9 @@
-"""What the numbers of plain label maps mean: those of a dataset.json, or those of Table 2.
+"""What the numbers of plain label maps mean: those of their header, of a dataset.json, or of Table 2.
 
-A label map without a JSON of its own takes its numbers from the dataset.json in its folder, as nnU-Net's predictions
-have one, else from that one folder up, as labelsTr has one, else from Table 2. `--ref-numbers` and `--pred-numbers`
-say it outright. The evaluation prints what was taken. Read readings.py next.
+A label map without a JSON of its own takes its numbers from the label table in its header, as uniseg and
+TotalSegmentator write one (formats/label_table.py). Without that they are those of the dataset.json in its folder, as
+nnU-Net's predictions have one, else of that one folder up, as labelsTr has one, else of Table 2. `--ref-numbers` and
+`--pred-numbers` say it outright. The evaluation prints what was taken. Read readings.py next.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import NamedTuple
 from .. import taxonomy
 from ..datasets import layouts
 from ..datasets.dataset import DataError, Label
-from ..datasets.dataset_json import NameMap, read_labels
+from ..datasets.dataset_json import NameMap, classes_of, read_labels, refuse_double_classes
 from ..datasets.published import published_labels
-
-TABLE_2 = tuple(Label(name, (number,), (name,)) for name, number in taxonomy.label_values(taxonomy.NAMES).items())
-TABLE_2_NAME = "table-2"          # what the options call them
+from ..formats.label_table import read_label_table
+from ..formats.labels import merged_name
+from ..formats.numbers import NUMBERINGS, TABLE_2, classes_of_values, find_numbering, numbers_in
+from ..machine.files import one_line
 
 
 class Numbers(NamedTuple):
@@ -39,13 +41,13 @@ def numbers_of(folder: Path, given: str | None = None, name_map: NameMap | None 
                notes: list[str] | None = None) -> Numbers:
     """What the numbers of the plain label maps in a folder mean.
 
-    given: of --ref-numbers or --pred-numbers: a dataset.json, its folder, or TABLE_2_NAME; None: it is looked up
+    given: of --ref-numbers or --pred-numbers: a dataset.json, its folder, or one of NUMBERINGS; None: it is looked up
     name_map, notes: see datasets.find.find_datasets
 
     Raises DataError.
     """
-    if given == TABLE_2_NAME:
-        return Numbers.of(TABLE_2, "Table 2")
+    if given is not None and not Path(given).exists() and not given.endswith(".json"):
+        return _numbering(given)
     if given is not None:
         path = Path(given) / "dataset.json" if Path(given).is_dir() else Path(given)
         return _described(path, name_map, ("unknown",), notes)
@@ -58,7 +60,49 @@ def numbers_of(folder: Path, given: str | None = None, name_map: NameMap | None 
         except DataError as error:
             raise DataError(f"{error} Or say what the numbers in {folder} mean: --ref-numbers, --pred-numbers.") \
                 from None
-    return Numbers.of(TABLE_2, "Table 2", known=False)
+    return Numbers.of(_labels(TABLE_2), "Table 2", known=False)
+
+
+def _numbering(name: str) -> Numbers:
+    """The Numbers of the name of a numbering. Raises DataError for an unknown one."""
+    try:
+        numbering = find_numbering(name)
+    except ValueError as error:
+        raise DataError(f"{name}: no such file, and {error} Or give a dataset.json.") from None
+    return Numbers.of(_labels(numbering), "Table 2" if numbering == TABLE_2 else numbering)
+
+
+def _labels(numbering: str) -> tuple[Label, ...]:
+    """The labels of one of NUMBERINGS; a value of both sides of an organ has two classes."""
+    values = classes_of_values(numbers_in(numbering, taxonomy.NAMES))
+    return tuple(Label(merged_name(classes), (value,), classes) for value, classes in values.items())
+
+
+def numbers_of_header(path: Path, name_map: NameMap | None = None) -> Numbers | None:
+    """What the header of a label map says about its numbers; None where it says nothing.
+
+    name_map: {label name: class name, or None to drop the label}; the names in files of uniseg are exactly those of
+              classes, to which it does not apply
+
+    Labels that are no known class are left out. Raises DataError for a table that cannot be right, and for a map that
+    says that its numbers are those of others but not which class has which.
+    """
+    table = read_label_table(path)
+    if table is None:
+        return None
+    if not table.names and table.numbers not in NUMBERINGS:
+        raise DataError(one_line(path, f"its header says that its numbers are those of {table.numbers!r}, and its "
+                                 "names are lost", "Say what they mean: --ref-numbers, --pred-numbers"))
+    if not table.names:
+        return Numbers.of(_labels(table.numbers), f"{table.numbers}, as the header of each says", known=False)
+    labels = []
+    for value, name in sorted(table.names.items()):
+        exactly = table.pairs.get(value, (name,)) if table.is_ours else ()
+        classes = exactly or classes_of(name, name_map or {}, path, allow=("unknown",))
+        if classes and value:
+            labels.append(Label(name, (value,), classes))
+    refuse_double_classes(labels, path)
+    return Numbers(tuple(labels), tuple(sorted({0, *table.names})), (), "the names in the header of each")
 
 
 def _described(path: Path, name_map: NameMap | None, allow: tuple[str, ...], notes: list[str] | None) -> Numbers:

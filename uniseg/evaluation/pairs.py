@@ -5,6 +5,7 @@ Read readings.py first, scores.py next.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from .. import taxonomy
 from ..datasets.dataset import DataError
 from ..datasets.dataset_json import NameMap
 from .readings import Reading, as_folder_name, in_folder
+from .scores import group_of
+
+HEALTHY = "healthy"          # the column "dataset" of patients without tumour
+HealthyFolder = tuple[tuple[str, ...], Path]     # tumours that its patients are known to lack, () for all; folder
+HealthyReading = tuple[Reading, tuple[str, ...]]
 
 
 def find_predictions(folder: Path, references: Iterable[Reading], name_map: NameMap | None = None,
@@ -56,22 +62,65 @@ def with_empty_masks(readings: Mapping[str, Reading]) -> dict[str, Reading]:
             for name, r in readings.items()}
 
 
-def healthy_predictions(folder: Path, name_map: NameMap | None, classes: Collection[str] | None) -> list[Reading]:
-    """The Readings of predictions for patients without tumour.
+def healthy_option(text: str) -> HealthyFolder:
+    """--healthy: (the tumours that its patients are known to lack, folder); no tumour stands for every one.
 
-    classes: names given with --classes, or None
+    >>> healthy_option("liver_tumor,kidney_tumor=chaos")
+    (('liver_tumor', 'kidney_tumor'), PosixPath('chaos'))
+
+    A folder that exists is taken as it is, whatever its name. Raises argparse.ArgumentTypeError for a class that is no
+    tumour.
+    """
+    names, equals, folder = text.partition("=")
+    if not equals or Path(text).exists():
+        return (), Path(text)
+    try:
+        tumours = tuple(name for part in names.split(",") for name in taxonomy.resolve(part.strip()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    if others := [name for name in tumours if group_of(name) != "tumours"]:
+        raise argparse.ArgumentTypeError(f"{text}: {others[0]} is no tumour")
+    return tumours, Path(folder)
+
+
+def refuse_same_healthy(healthy: Sequence[HealthyFolder]) -> None:
+    """Raise ValueError where two folders of --healthy share their name: it tells their patients apart."""
+    names = [folder.absolute().name.casefold() for _, folder in healthy]
+    if len(set(names)) < len(names):
+        raise ValueError("--healthy: two folders share their name, which tells their patients apart. Rename one, or "
+                         "name all tumours of a folder in one option.")
+
+
+def healthy_name(folder: Path, among: int) -> str:
+    """What the cases of a folder of --healthy have in the column "dataset"; among: how many folders are given."""
+    return HEALTHY if among == 1 else f"{HEALTHY} {folder.absolute().name}"
+
+
+def healthy_predictions(healthy: Sequence[HealthyFolder], name_map: NameMap | None,
+                        classes: Collection[str] | None) -> list[HealthyReading]:
+    """(Reading, tumours that the patient is known to lack, () for all) of predictions for patients without tumour.
+
+    healthy: of --healthy; classes: names given with --classes, or None
     Raises DataError where nothing says which tumours the model of a label map looks for.
     """
-    if not folder.is_dir():
-        raise DataError(f"--healthy {folder}: no such folder. "
-                        "Give the one with predictions for patients without tumour.")
-    readings = list(with_empty_masks(in_folder(folder, name_map=name_map)).values())
-    if not readings:
-        raise DataError(f"--healthy {folder}: no prediction in it. Give results for patients without tumour.")
-    if classes is None and (unclear := [r for r in readings if r.is_plain_map]):
-        raise DataError(f"{unclear[0].path}: a label map that does not say which tumours its model looks for. "
-                        "Name them with --classes.")
-    return readings
+    found = []
+    for tumours, folder in healthy:
+        if not folder.is_dir():
+            raise DataError(f"--healthy {folder}: no such folder. "
+                            "Give the one with predictions for patients without tumour.")
+        readings = list(with_empty_masks(in_folder(folder, name_map=name_map)).values())
+        if not readings:
+            raise DataError(f"--healthy {folder}: no prediction in it. Give results for patients without tumour.")
+        if classes is None and not tumours and (unclear := [r for r in readings if r.is_plain_map]):
+            raise DataError(f"{unclear[0].path}: a label map that does not say which tumours its model looks for. "
+                            "Name them with --classes.")
+        found += [(r._replace(dataset=healthy_name(folder, len(healthy))), tumours) for r in readings]
+    return found
+
+
+def wanted_of_healthy(lacks: Collection[str], classes: Collection[str] | None) -> Collection[str] | None:
+    """The classes that a patient counts for: those of --healthy and of --classes; None where neither names any."""
+    return classes if not lacks else lacks if classes is None else set(lacks) & set(classes)
 
 
 def match_readers(others: Iterable[Reading], references: Iterable[Reading]) -> dict[str, Reading]:

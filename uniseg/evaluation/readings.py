@@ -3,7 +3,7 @@
     a result of uniseg.infer     CASE_seg.nii.gz and CASE_seg.json, which names the classes; if --masks wrote the folder
                                  CASE_seg/ too, that is used
     a folder of masks            CASE/liver.nii.gz, one file per class
-    a label map                  CASE.nii.gz, whose numbers mean what numbers.py finds
+    a label map                  CASE.nii.gz, whose numbers mean what its header says, or what numbers.py finds
     a case of a dataset          its label as published; only the classes that are annotated there
 
 This file finds Readings; masks.py reads their masks. Read datasets/find.py and numbers.py first.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,12 @@ from ..datasets import layouts
 from ..datasets.dataset import CaseFiles, DataError, Dataset, Label, few, in_order
 from ..datasets.dataset_json import NameMap, read_labels
 from ..datasets.find import find_datasets
+from ..formats.labels import merged_name
+from ..formats.numbers import classes_of_values
 from ..imaging.file_names import RESULT, bare, case_name, is_nifti, json_path
 from ..inference.finished import listed_masks
 from ..machine.json_files import read_json
-from .numbers import Numbers, numbers_of
+from .numbers import Numbers, numbers_of, numbers_of_header
 
 
 class Reading(NamedTuple):
@@ -125,13 +127,13 @@ def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None, 
 
     Where there are results of uniseg.infer (..._seg), other files, such as the CTs beside them, are ignored.
     """
-    meaning = functools.cache(lambda: numbers_of(folder, numbers, name_map, notes))
+    meaning = meaning_in(folder, numbers, name_map, notes)
     entries = [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and (f.is_dir() or is_nifti(f.name))]
     results = [f for f in entries if bare(f.name).endswith(RESULT)]
     readings: dict[str, Reading] = {}
     name_of: dict[str, str] = {}                    # in lower case -> name: some disks do not tell them apart
     for path in results or entries:
-        reading, case = _reading_at(path, dataset, meaning), case_name(path.name)
+        reading, case = reading_at(path, dataset, meaning), case_name(path.name)
         other = readings.get(name_of.get(case.lower(), case))
         if reading is None or (other and other.masks is not None and reading.masks is None):
             continue
@@ -141,16 +143,26 @@ def in_folder(folder: Path, dataset: str = "", name_map: NameMap | None = None, 
     return readings
 
 
-def _reading_at(path: Path, dataset: str, meaning: Callable[[], Numbers]) -> Reading | None:
+def meaning_in(folder: Path, numbers: str | None = None, name_map: NameMap | None = None,
+               notes: list[str] | None = None) -> Callable[[Path], Numbers]:
+    """The function that says what the numbers of a plain label map in this folder mean: by its header, if that says so.
+
+    Parameters as in_folder.
+    """
+    of_folder = functools.cache(lambda: numbers_of(folder, numbers, name_map, notes))
+    return lambda path: (numbers_of_header(path, name_map) if numbers is None else None) or of_folder()
+
+
+def reading_at(path: Path, dataset: str, meaning: Callable[[Path], Numbers]) -> Reading | None:
     """The Reading of one file or folder; None for a folder without masks.
 
-    meaning: gives the Numbers of the folder's plain label maps
+    meaning: plain label map -> its Numbers
     """
-    named = labels_of_json(path)
+    named = numbers_of_json(path)
     if path.is_dir():
         masks = _listed(path, _mask_of_class(path, named))
         return Reading(dataset, case_name(path.name), path, masks=masks, classes_known=bool(named)) if masks else None
-    numbers = Numbers.of(named, "the JSON beside each") if named else meaning()
+    numbers = Numbers.of(_labels(named), "the JSON beside each") if named else meaning(path)
     return Reading(dataset, case_name(path.name), path, numbers.labels, numbers.values, classes_known=numbers.known,
                    ignored=numbers.ignored, numbers=numbers.source)
 
@@ -169,18 +181,24 @@ def _listed(folder: Path, masks: dict[str, Path | None]) -> dict[str, Path | Non
     return {name: path for name, path in masks.items() if path is not None and path.name in listed}
 
 
-def labels_of_json(path: Path) -> tuple[Label, ...]:
-    """The labels that the JSON beside a result of uniseg.infer names; () where there is no JSON. Raises DataError."""
+def numbers_of_json(path: Path) -> dict[str, int | None]:
+    """{class: its number, or None} in the JSON beside a result of uniseg.infer; {} without a JSON. Raises DataError."""
     beside = json_path(path)
     if not beside.is_file():
-        return ()
+        return {}
     try:
         classes = read_json(beside, DataError).get("classes", {})
-        return tuple(Label(name, (int(entry["label"]),), (name,)) for name, entry in classes.items())
+        return {name: None if entry["label"] is None else int(entry["label"]) for name, entry in classes.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = str(error).removeprefix(f"{beside}: ")
         raise DataError(f"{beside}: not the JSON of a result ({reason}). "
                         "Segment the case again, or move it away.") from None
+
+
+def _labels(numbers: dict[str, int | None]) -> tuple[Label, ...]:
+    """The labels of a result; both sides of an organ may have one number (infer --numbers)."""
+    return tuple(Label(merged_name(classes), (value,), classes)
+                 for value, classes in classes_of_values(numbers).items())
 
 
 def numbers_line(references: Iterable[Reading], predictions: Iterable[Reading], seconds: Iterable[Reading] = ()) -> str:
@@ -193,14 +211,14 @@ def numbers_line(references: Iterable[Reading], predictions: Iterable[Reading], 
     return "label numbers: " + "; ".join(sides)
 
 
-def _mask_of_class(folder: Path, named: Sequence[Label] = ()) -> dict[str, Path | None]:
+def _mask_of_class(folder: Path, named: Collection[str] = ()) -> dict[str, Path | None]:
     """{class: path} of a folder with one mask per class; other files are left out.
 
-    named: the Labels of a result's JSON. If there are any, only their names count, which may lie beyond Table 2.
+    named: the classes of a result's JSON. If there are any, only these count, which may lie beyond Table 2.
     """
     files = {bare(name): folder / name for name in layouts.files_below(folder) if "/" not in name}
     if named:
-        return {label.name: files[label.name] for label in named if label.name in files}
+        return {name: files[name] for name in named if name in files}
     masks: dict[str, Path | None] = {}
     for name, path in files.items():
         try:
@@ -215,4 +233,4 @@ def _mask_of_class(folder: Path, named: Sequence[Label] = ()) -> dict[str, Path 
 def names_beyond_table_2(folder: Path) -> set[str]:
     """The classes that results of uniseg.infer in a folder, or in its sub-folders, name and Table 2 does not list."""
     files = [path for pattern in ("*.nii*", "*/*.nii*") for path in sorted(folder.glob(pattern))]
-    return {label.name for path in files for label in labels_of_json(path)} - set(taxonomy.NAMES)
+    return {name for path in files for name in numbers_of_json(path)} - set(taxonomy.NAMES)

@@ -20,9 +20,10 @@ from scipy import ndimage
 from .. import taxonomy
 from ..datasets.dataset import in_order
 from ..datasets.masks import check_same_grid
-from ..imaging.bits import bounding_box
+from ..imaging.bits import bit_dtype, bounding_box, get_bit, set_bit
 from ..imaging.components import CONNECTED_26
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
+from ..imaging.volume import Volume
 from ..metrics import (
     agreement,
     complete_mean,
@@ -31,8 +32,9 @@ from ..metrics import (
     sample_sd,
     sensitivity_specificity,
 )
-from .masks import open_in_order, open_masks
+from .masks import MaskOf, open_in_order, open_masks
 from .readings import Reading
+from .rules import WITHOUT_TUMOURS, Rules
 from .significance import bootstrap_interval
 
 Row = dict[str, Any]              # of one case and class; its keys are COLUMNS, those without a value may be missing
@@ -44,7 +46,6 @@ COLUMNS: dict[str, type] = {
     "dice": float, "nsd": float, "tolerance_mm": float, "hd95_mm": float,
     "present": bool, "found": bool, "lesions_tp": int, "lesions_fn": int, "lesions_fp": int,
     "reader2_voxels": int, "dice_reader2": float, "dice_readers": float}
-DEFAULT_TOLERANCE_MM = 2.0        # for a class that Table 2 does not list
 CYSTS = ("kidney_cyst",)          # benign; the paper's tumours are the other six (Fig. 3)
 GROUPS = ("organs", "vessels", "tumours", "all classes")
 
@@ -60,33 +61,32 @@ def in_group(group: str, name: str) -> bool:
     return group in ("all classes", group_of(name))
 
 
-def tolerance_of(name: str) -> float:
-    """Tolerance of the normalised surface Dice for a class, in mm."""
-    return taxonomy.BY_NAME[name].tolerance_mm if name in taxonomy.BY_NAME else DEFAULT_TOLERANCE_MM
-
-
 # ------------------------------------------------------------------------------------------------------------ one case
 
 def score_case(reference: Reading, prediction: Reading, second: Reading | None = None,
-               wanted: Collection[str] | None = None, min_lesion_ml: float = 0.0,
+               wanted: Collection[str] | None = None, rules: Rules = Rules(),
                doubts: list[str] | None = None) -> tuple[list[Row], list[str]]:
     """(one row per class that the reference annotates, classes that the prediction does not offer) of one case.
 
     second: Reading of a second reader, or None
     wanted: names of the classes to score; None: all
-    min_lesion_ml: a tumour counts as found where a predicted lesion has at least this volume
+    rules:  how they are scored
     doubts: gets the warnings of the reader about the reference and its CT
 
     Raises DataError where the grids differ or a file cannot be used.
     """
-    volume, masks = open_in_order(reference)
+    volume, masks = _opened(reference, rules)
     ct = volume if reference.source else None
     predicted_volume, predicted_mask = open_masks(prediction, ct)
+    if rules.organs == WITHOUT_TUMOURS:
+        predicted_mask = _without_tumours(predicted_mask, set(reference.classes) & set(prediction.classes))
     check_same_grid(volume, predicted_volume, reference.path, prediction.path)
     reader2_mask = None
     if second:
         second_volume, reader2_mask = open_masks(second, ct)
         check_same_grid(volume, second_volume, reference.path, second.path)
+        if rules.organs == WITHOUT_TUMOURS:
+            reader2_mask = _without_tumours(reader2_mask, set(reference.classes) & set(second.classes))
     offered, classes_of_second = prediction.classes, second.classes if second else ()
     rows: list[Row] = []
     missing = []
@@ -97,7 +97,7 @@ def score_case(reference: Reading, prediction: Reading, second: Reading | None =
             missing.append(name)
             continue
         predicted = predicted_mask(name)
-        row = score_class(name, mask, predicted, volume.affine, min_lesion_ml)
+        row = score_class(name, mask, predicted, volume.affine, rules, reference.dataset)
         if reader2_mask and name in classes_of_second:
             row |= _second_reader(mask, predicted, reader2_mask(name))
         rows.append({"dataset": reference.dataset, "case": reference.case, **row})
@@ -106,17 +106,50 @@ def score_case(reference: Reading, prediction: Reading, second: Reading | None =
     return rows, missing
 
 
-def score_class(name: str, reference: np.ndarray, predicted: np.ndarray, affine: np.ndarray,
-                min_lesion_ml: float = 0.0) -> Row:
-    """The row of one class: two (D, H, W) bool masks of one grid, compared within the box that holds both."""
+def _opened(reference: Reading, rules: Rules) -> tuple[Volume, Iterable[tuple[str, np.ndarray]]]:
+    """masks.open_in_order of a reference; with WITHOUT_TUMOURS its organs lack the tumours that it annotates."""
+    volume, masks = open_in_order(reference)
+    if rules.organs != WITHOUT_TUMOURS:
+        return volume, masks
+    bits = np.zeros(volume.array.shape, bit_dtype(len(reference.classes)), order="F")
+    names: list[str] = []
+    for name, mask in masks:                     # a tumour may come after its organ
+        set_bit(bits, len(names), mask)
+        names.append(name)
+    as_drawn = _without_tumours(lambda name: get_bit(bits, names.index(name)), names)
+    return volume, ((name, as_drawn(name)) for name in names)
+
+
+def _without_tumours(mask_of: MaskOf, classes: Iterable[str]) -> MaskOf:
+    """mask_of, with every organ less the tumours and cysts inside it, as a label map with one value per voxel has it.
+
+    classes: names of the tumours that are taken away, among others
+    """
+    tumours = [name for name in classes if taxonomy.kind_of(name) == taxonomy.TUMOUR]
+
+    def as_drawn(name: str) -> np.ndarray:
+        mask = mask_of(name)
+        for inner in tumours:
+            if name in taxonomy.BY_NAME[inner].parents:
+                mask = mask & ~mask_of(inner)
+        return mask
+    return as_drawn
+
+
+def score_class(name: str, reference: np.ndarray, predicted: np.ndarray, affine: np.ndarray, rules: Rules = Rules(),
+                dataset: str = "") -> Row:
+    """The row of one class: two (D, H, W) bool masks of one grid, compared within the box that holds both.
+
+    dataset: the case's, whose task may have a tolerance of its own
+    """
     box = joint_box(reference, predicted)
     spacing_mm = tuple(voxel_size_mm(affine))
     voxel_ml = voxel_volume_mm3(affine) / 1000
     reference, predicted = (mask[box] if box else mask[:0] for mask in (reference, predicted))
     voxels = [int(np.count_nonzero(mask)) for mask in (reference, predicted)]
-    tumour, tolerance_mm = taxonomy.kind_of(name) == taxonomy.TUMOUR, tolerance_of(name)
+    tumour, tolerance_mm = taxonomy.kind_of(name) == taxonomy.TUMOUR, rules.tolerance_of(name, dataset)
     row = {"class": name, "kind": taxonomy.kind_of(name), "tolerance_mm": tolerance_mm, "present": voxels[0] > 0,
-           "found": voxels[1] > 0 and (not tumour or largest_ml(predicted, voxel_ml) >= min_lesion_ml)}
+           "found": voxels[1] > 0 and (not tumour or largest_ml(predicted, voxel_ml) >= rules.min_lesion_ml)}
     for who, count in zip(("reference", "predicted"), voxels):
         row |= {f"{who}_voxels": count, f"{who}_ml": round(count * voxel_ml, 4)}
     if voxels[0]:
@@ -153,18 +186,20 @@ def _second_reader(reference: np.ndarray, predicted: np.ndarray, second: np.ndar
             for column, one in (("dice_reader2", predicted), ("dice_readers", reference))}
 
 
-def healthy_rows(prediction: Reading, wanted: Collection[str] | None = None, min_lesion_ml: float = 0.0) -> list[Row]:
-    """The rows of a patient known to have no tumour: every tumour class of the prediction, as absent (Section 4.3).
+def healthy_rows(prediction: Reading, wanted: Collection[str] | None = None, rules: Rules = Rules()) -> list[Row]:
+    """The rows of a patient known to have no tumour of some kinds: each of them as absent (Section 4.3).
 
-    Cysts are left out: they are common and no tumours. Arguments as of score_case.
+    wanted: the classes that are known to be absent; None: every tumour class of the prediction
+
+    Cysts are left out: they are common and no tumours.
     """
     volume, mask_of = open_masks(prediction)
     names = [n for n in prediction.classes if group_of(n) == "tumours" and (wanted is None or n in wanted)]
     rows = []
     for name in names:
         mask = mask_of(name)
-        rows.append({"dataset": "healthy", "case": prediction.case,
-                     **score_class(name, np.zeros_like(mask), mask, volume.affine, min_lesion_ml)})
+        rows.append({"dataset": prediction.dataset, "case": prediction.case,
+                     **score_class(name, np.zeros_like(mask), mask, volume.affine, rules)})
     return rows
 
 

@@ -18,13 +18,14 @@ from ..inference.making import MadeMeanwhile, make
 from ..inference.outputs import Outputs
 from ..inference.plan import Job
 from ..machine.console import fail, note, printable, warn
-from .pairs import find_predictions
+from ..postprocess import asked_steps
+from .pairs import HealthyReading, find_predictions, healthy_name
 from .readings import Reading, as_folder_name, in_folder
 
 
 def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Reading],
-              outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[Reading]]:
-    """({name of a reference: its prediction}, predictions of the healthy), made in --out and kept there.
+              outcome: dict[str, Any]) -> tuple[dict[str, Reading], list[HealthyReading]]:
+    """({name of a reference: its prediction}, pairs.healthy_predictions), made in --out and kept there.
 
     args: the options of the command
     segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
@@ -32,26 +33,28 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
 
     Predictions that a former run has finished are not made again. Raises ValueError.
     """
-    folder, healthy_folder = args.out / "predictions", args.out / "healthy"
+    folder = args.out / "predictions"
+    healthy = [(tumours, cts, args.out / healthy_name(cts, len(args.healthy)).replace(" ", "/", 1))
+               for tumours, cts in args.healthy]
     jobs = [(r.name, r.source[1].image, folder / as_folder_name(r.dataset) / f"{r.case}{RESULT}.nii.gz")
             for r in references if r.source]
     if len(jobs) < len(references):
         raise DataError(f"{args.data_root}: holds labels without CTs. Give datasets, or --pred with --ref.")
-    if args.healthy:
-        jobs += [(case, ct, healthy_folder / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(args.healthy)]
+    for _, cts, results in healthy:
+        jobs += [(case, ct, results / f"{case}{RESULT}.nii.gz") for case, ct in healthy_cts(cts)]
     outcome["weights"] = segmenter.weights
     if segmenter.experimental:
         outcome["notes"].append(
             f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
     _refuse_one_result_for_two(jobs)
-    options = {"postprocess": not args.no_postprocess, "experimental": True}
+    options = {"postprocess": asked_steps(args.steps, args.no_postprocess), "experimental": True}
     to_do = [job for job in jobs if not is_made(job[1], job[2], segmenter.asked(**options), args.overwrite)]
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")
     failed = set()
     for name, ct, result in to_do:
         try:
-            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep")
+            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep", name)
             tell(name, segmentation.stats["warnings"], outcome)
         except MadeMeanwhile:
             note(f"{printable(str(result))}: another run has made it meanwhile; it stays as it is")
@@ -60,9 +63,10 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
             failed.add(masks_folder(result))
             outcome["failed"].append(name)
     predictions = find_predictions(folder, references) if folder.is_dir() else {}
-    healthy = list(in_folder(healthy_folder).values()) if args.healthy and healthy_folder.is_dir() else []
+    without_tumour = [(r._replace(dataset=healthy_name(cts, len(healthy))), tumours)
+                      for tumours, cts, results in healthy if results.is_dir() for r in in_folder(results).values()]
     return ({name: r for name, r in predictions.items() if r.path not in failed},
-            [r for r in healthy if r.path not in failed])
+            [(r, tumours) for r, tumours in without_tumour if r.path not in failed])
 
 
 def tell(case: str, warnings: Iterable[str], outcome: dict[str, Any]) -> None:

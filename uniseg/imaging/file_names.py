@@ -106,6 +106,13 @@ def view_path(result: Path) -> Path:
     return result.with_name(f"{stem(result).removesuffix(RESULT)}_view.html")
 
 
+def viewer_paths(result: Path) -> dict[str, Path]:
+    """The files for other viewers beside a label map: ct_seg.nii.gz -> ct_seg.seg.nrrd, ct_seg.ctbl and others."""
+    endings = {"slicer": ".seg.nrrd", "slicer colors": ".ctbl", "itk-snap": "_itksnap.txt", "niivue": "_niivue.json",
+               "mricron colors": ".nii.lut", "mricron names": ".nii.txt"}
+    return {kind: result.with_name(f"{stem(result)}{ending}") for kind, ending in endings.items()}
+
+
 def mask_path(folder: str | Path, name: str) -> Path:
     """The mask of a class in a folder of masks: ct_seg, liver -> ct_seg/liver.nii.gz
 

@@ -3,7 +3,8 @@
 nibabel interprets the header. The voxels are read here, because a CT that comes from elsewhere may be truncated,
 corrupt or hostile, and `nibabel.load` accepts several of these faults silently (a gzip file with a wrong checksum, for
 example). A file that cannot be used raises VolumeError with one line, `<path>: <what>. <what to do>.` Header extensions
-are skipped, never parsed. Callers use volume.py, which knows what the voxels mean. Read byte_stream.py first.
+are bytes here, which nothing parses; formats/label_table.py knows those of label maps. Callers use volume.py, which
+knows what the voxels mean. Read byte_stream.py first.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import gzip
 import io
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..machine.files import atomic_write
 from .byte_stream import DAMAGED, DEFLATE_RATIO, ByteStream, refuse
+from .other_formats import DICOM, format_of, remedy
 
 BLOCK_BYTES = 4 << 20          # voxels are read and written in blocks of this size; a multiple of every itemsize
 SLACK_BYTES = 64               # zero bytes tolerated behind the voxels: some writers pad
@@ -44,8 +46,37 @@ def read_nifti(path: str | Path, max_voxels: int,
     labels: whether a label map is expected; the messages differ
     Raises VolumeError for a file that cannot be used, or that has more than `max_voxels` voxels.
     """
-    path = Path(path)
     notes: list[str] = []
+    with _at_the_voxels(path, max_voxels, labels, notes) as (data, shape, dtype, header):
+        return _read_payload(data, math.prod(shape), dtype), shape, header, notes
+
+
+def read_planes(path: str | Path, max_voxels: int) -> Iterator[tuple[np.ndarray, nib.Nifti1Header]]:
+    """Yield (a few planes (X, Y, n) as stored, header) from the first plane to the last: a file in little memory.
+
+    Raises VolumeError, for a damaged file when the damage is met.
+    """
+    with _at_the_voxels(path, max_voxels, False, []) as (data, shape, dtype, header):
+        plane = shape[0] * shape[1] * dtype.itemsize
+        for block in _payload(data, math.prod(shape) * dtype.itemsize, plane * max(1, BLOCK_BYTES // plane)):
+            yield np.frombuffer(block, dtype).reshape((*shape[:2], -1), order="F"), header
+
+
+def read_extensions(path: str | Path) -> tuple[nib.Nifti1Header, list[bytes]]:
+    """The header of a NIfTI file and the contents of its extensions, without the voxels; a pair of files has none here.
+
+    Raises VolumeError for a file whose beginning cannot be used.
+    """
+    with ByteStream(Path(path), []) as stream:
+        header, single = _parse_header(stream)
+        return header, _extensions(stream, _vox_offset(header, single, Path(path)), header) if single else []
+
+
+@contextlib.contextmanager
+def _at_the_voxels(path: str | Path, max_voxels: int, labels: bool, notes: list[str]
+                   ) -> Iterator[tuple[ByteStream, tuple[int, int, int], np.dtype, nib.Nifti1Header]]:
+    """The file, checked and read up to its first voxel: (stream, (X, Y, Z), type as stored, header)."""
+    path = Path(path)
     if path.name.lower().endswith((".img", ".img.gz")):
         path = _pair_member(path, ".hdr")
     with ByteStream(path, notes) as stream:
@@ -57,8 +88,8 @@ def read_nifti(path: str | Path, max_voxels: int,
         with contextlib.nullcontext(stream) if single else ByteStream(_pair_member(path, ".img"), notes) as data:
             _note_name(data)
             _check_promise(data, shape, dtype, offset, max_voxels)
-            _skip_extensions(data, offset, header)
-            return _read_payload(data, math.prod(shape), dtype), shape, header, notes
+            _extensions(data, offset, header)
+            yield data, shape, dtype, header
 
 
 def _pair_member(path: Path, suffix: str) -> Path:
@@ -87,8 +118,8 @@ def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         start = head.lstrip()[:9].decode("ascii", "replace")
         refuse(path, f"not gzip and not NIfTI; starts with '{start}' (a failed download?)", "Download the file again")
-    if head[128:132] == b"DICM":
-        refuse(path, "a DICOM file", "Convert the series to NIfTI first, for example by dcm2niix")
+    if format_of(head) == DICOM:
+        refuse(path, DICOM, remedy(path, DICOM))
     try:
         block = stream.read(348)
         for size, kind in ((348, nib.Nifti1Header), (540, nib.Nifti2Header)):
@@ -102,26 +133,11 @@ def _parse_header(stream: ByteStream) -> tuple[nib.Nifti1Header, bool]:
                             return header, magic[1:2] == b"+"
     except EOFError:
         refuse(path, "truncated inside the header", DAMAGED)
-    if name := _other_format(head, block):
-        refuse(path, f"{name}, not NIfTI", "Convert it to .nii.gz with the program that made it")
+    if name := format_of(head) or format_of(block):
+        refuse(path, f"{name}, not NIfTI", remedy(path, name))
     if len(block) < 348:
         refuse(path, f"not NIfTI: {len(block)} bytes, and a header has 348", DAMAGED)
     refuse(path, f"not NIfTI; starts with {block[:8]!r}", "Convert the CT to .nii.gz")
-
-
-def _other_format(head: bytes, block: bytes) -> str:
-    """The name of the format of a file that is no NIfTI, "" for an unknown one. Both are its first bytes."""
-    magics = {b"NRRD": "an NRRD file", b"ObjectType": "a MetaImage file", b"PK\3\4": "a zip archive",
-              b"\x89PNG": "a PNG picture", b"\x89HDF": "an HDF5 or MINC file", b"\xff\xd8\xff": "a JPEG picture",
-              b"\x93NUMPY": "a numpy file"}
-    if name := next((name for magic, name in magics.items() if head.startswith(magic)), ""):
-        return name
-    if block[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)):
-        return "an Analyze 7.5 file, whose header does not say which side is the right,"
-    version, *dims, voxel_type = struct.unpack(">6i", block[:24].ljust(24, b"\0"))
-    if version == 1 and min(dims) >= 1 and max(dims) < 1 << 16 and 0 <= voxel_type <= 4:
-        return "an MGH file of FreeSurfer"
-    return ""
 
 
 def _repair_codes(header: nib.Nifti1Header, notes: list[str]) -> None:
@@ -205,8 +221,8 @@ def _refuse_surplus(stream: ByteStream, promised: int) -> NoReturn:
            "The header is wrong; save the CT again with the program that made it")
 
 
-def _skip_extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) -> None:
-    """Read up to the voxels. Extensions are not parsed, but one that does not fit before the voxels is refused."""
+def _extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) -> list[bytes]:
+    """Read up to the voxels; the contents of the extensions. One that does not fit before the voxels is refused."""
     try:
         skipped = stream.read(offset - stream.delivered)
     except EOFError:
@@ -214,39 +230,48 @@ def _skip_extensions(stream: ByteStream, offset: int, header: nib.Nifti1Header) 
     if stream.delivered < offset:
         refuse(stream.path, f"truncated: the voxels start at byte {offset:,}, the file ends before", DAMAGED)
     at = 4 if skipped[:1].strip(b"\0") else len(skipped)      # the first of 4 bytes says whether extensions follow
-    for _ in range(MAX_EXTENSIONS):
-        if at + 8 > len(skipped):
-            return
+    found: list[bytes] = []
+    while at + 8 <= len(skipped):
         size, = struct.unpack_from(header.endianness + "i", skipped, at)
         if size == 0:
-            return
+            break
         if size < 8 or at + size > len(skipped):
             refuse(stream.path, f"header extension of {size:,} bytes does not fit before the voxels", DAMAGED)
+        if len(found) == MAX_EXTENSIONS:
+            refuse(stream.path, f"more than {MAX_EXTENSIONS:,} header extensions", "Save the CT again without them")
+        found.append(skipped[at + 8:at + size])
         at += size
-    refuse(stream.path, f"more than {MAX_EXTENSIONS:,} header extensions", "Save the CT again without them")
+    return found
 
 
 def _read_payload(stream: ByteStream, voxels: int, dtype: np.dtype) -> np.ndarray:
-    """All voxels, read in blocks: memory grows with the bytes that arrive. Reads to the end, to the CRC of gzip."""
+    """All voxels: memory grows with the bytes that arrive."""
     kept = np.dtype(np.float32) if dtype.itemsize >= 8 else dtype.newbyteorder("=")
-    buffer, expected = bytearray(), stream.delivered + voxels * dtype.itemsize
+    buffer = bytearray()
+    for block in _payload(stream, voxels * dtype.itemsize, BLOCK_BYTES):
+        with np.errstate(over="ignore"):                      # beyond float32 becomes inf, and is counted as such later
+            buffer += block if kept == dtype else np.frombuffer(block, dtype).astype(kept).data.cast("B")
+    return np.frombuffer(buffer, kept)
+
+
+def _payload(stream: ByteStream, size: int, step: int) -> Iterator[bytes]:
+    """Yield the `size` bytes of the voxels, `step` at a time. Reads to the end, to the CRC of gzip."""
+    expected = stream.delivered + size
     try:
         while stream.delivered < expected:
-            wanted = min(BLOCK_BYTES, expected - stream.delivered)
+            wanted = min(step, expected - stream.delivered)
             block = stream.read(wanted)
             if len(block) < wanted:
                 refuse(stream.path, f"truncated: expected {expected:,} bytes, got {stream.delivered:,}", DAMAGED)
-            with np.errstate(over="ignore"):                  # beyond float32 becomes inf, and is counted as such later
-                buffer += block if kept == dtype else np.frombuffer(block, dtype).astype(kept).data.cast("B")
+            yield block
         surplus = stream.read(SLACK_BYTES + 1)
     except EOFError:
-        what = "truncated (CRC missing)" if len(buffer) == voxels * kept.itemsize else "truncated"
+        what = "truncated (CRC missing)" if stream.delivered == expected else "truncated"
         refuse(stream.path, f"{what}: the gzip stream ends early", DAMAGED)
     if len(surplus) > SLACK_BYTES or surplus.strip(b"\0"):
         _refuse_surplus(stream, expected)
     if stream.changed():
         refuse(stream.path, "changed while it was read", "Wait until it is complete, then try again")
-    return np.frombuffer(buffer, kept)
 
 
 # --------------------------------------------------------------------------------------------------- the affine
@@ -322,11 +347,27 @@ def format_mm(sizes: np.ndarray | Sequence[float] | float) -> str:
 
 # --------------------------------------------------------------------------------------------------- writing
 
-def write_nifti(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+def extension_block(content: bytes) -> bytes:
+    """What stands between a little-endian header and the voxels: no extension, or one with this content (ecode 0).
+
+    Its size is a multiple of 16 (https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields/nifti1fields_pages/
+    extension.html), so the content is padded with NUL.
+    """
+    if not content:
+        return bytes(4)
+    size = -(-(8 + len(content)) // 16) * 16
+    return b"\1\0\0\0" + struct.pack("<2i", size, 0) + content.ljust(size - 8, b"\0")
+
+
+def write_nifti(path: str | Path, array: np.ndarray, header: nib.Nifti1Header, extension: bytes = b"") -> None:
     """Write `array` (X, Y, Z) under a complete `header`: in blocks, atomically, and equal bytes for equal input.
 
-    The name decides about compression: .gz is compressed.
+    The name decides about compression: .gz is compressed. `extension` is the content of a header extension, behind
+    which the voxels begin; vox_offset of `header` is set to that.
     """
+    header = header.as_byteswapped("<")                       # a copy
+    between = extension_block(extension)
+    header["vox_offset"] = header.sizeof_hdr + len(between)
     planes = max(1, BLOCK_BYTES // max(1, array[..., :1].nbytes))
     with atomic_write(path) as temporary, open(temporary, "wb") as plain:
         with contextlib.ExitStack() as stack:
@@ -334,6 +375,6 @@ def write_nifti(path: str | Path, array: np.ndarray, header: nib.Nifti1Header) -
             if str(path).endswith(".gz"):                     # mtime and name would make equal results differ
                 file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=plain, mtime=0))
             file.write(header.binaryblock)
-            file.write(bytes(int(header["vox_offset"]) - len(header.binaryblock)))
+            file.write(between)
             for start in range(0, array.shape[2], planes):
                 file.write(array[..., start:start + planes].astype(header.get_data_dtype()).tobytes(order="F"))

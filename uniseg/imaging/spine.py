@@ -93,10 +93,11 @@ class SpineSearch:
         return Column(a, c, points[of_line].mean(axis=0), float(values[of_line].sum() / len(values)),
                       self._flesh_mm(on_line), self._ring_hu(index[of_line]))
 
-    def share_of_depth(self, column: Column) -> float | None:
-        """Where the column lies between the body's back (0) and front (1); None where the image shows no front there.
+    def place_in_depth(self, column: Column) -> tuple[float, float] | None:
+        """Where the column lies between the body's back (0) and front (1), and how many mm the body is deep there.
 
-        In most slices there has to be air in front of the body, or the field of view may have cut it.
+        None where the image shows no front there: in most slices there has to be air in front of the body, or the field
+        of view may have cut it.
         """
         x, y = ((column.centre[axis] - self.to_world[axis, 3]) / self.spacing_mm[axis] for axis in (0, 1))
         reach = max(1, int(COLUMN_MM / self.spacing_mm[0]))
@@ -107,7 +108,8 @@ class SpineSearch:
         back, front = beside.argmax(axis=0), height - 1 - beside[::-1].argmax(axis=0)
         if not front.size or np.mean(front < height - 1) < 0.5:
             return None
-        return float(np.median((y - back) / (front - back + 1)))
+        depth = front - back + 1
+        return float(np.median((y - back) / depth)), float(np.median(depth) * self.spacing_mm[1])
 
     def _flesh_mm(self, index: np.ndarray) -> float:
         """How much body is to the left and right of the places; index: (N, 3)"""

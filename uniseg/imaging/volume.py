@@ -22,7 +22,16 @@ from .byte_stream import refuse
 from .field_of_view import Outside, find_outside
 from .grid import voxel_size_mm
 from .limits import MAX_VOXELS
-from .nifti import MM_PER_UNIT, format_mm, grid_shape, header_affine, read_nifti, usable_affine, write_nifti
+from .nifti import (
+    MM_PER_UNIT,
+    format_mm,
+    grid_shape,
+    header_affine,
+    read_nifti,
+    read_planes,
+    usable_affine,
+    write_nifti,
+)
 
 AIR_HU = -1024                 # the lowest value of a CT; scanners pad with -2000, -3024 or -32768
 MAX_NONFINITE = 0.01           # of the voxels; more NaN than that is a broken file, not a defect at the edge
@@ -74,6 +83,39 @@ def read_ct(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int
     return ct
 
 
+def hu_planes(source: str | Path | nib.spatialimages.SpatialImage,
+              max_voxels: int = MAX_VOXELS) -> Iterator[np.ndarray]:
+    """Yield the HU of a CT once more, a few planes (X, Y, n) as stored at a time, from the first plane to the last.
+
+    Unlike read_ct it holds no more of a file than these planes. What lies outside the field of view keeps its values;
+    otherwise they are those of read_ct. Parameters and errors are those of read_ct.
+    """
+    if isinstance(source, nib.spatialimages.SpatialImage):
+        array, scaling = _image_array(source, max_voxels)
+        yield from (_plain_hu(array[..., z:z + 1], scaling) for z in range(array.shape[2]))
+    else:
+        for planes, header in read_planes(source, max_voxels):
+            yield _plain_hu(planes, _scaling(header, source))
+
+
+def _image_array(image: nib.spatialimages.SpatialImage, max_voxels: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """(voxels (X, Y, Z), scaling) of a nibabel image; not copied where nibabel holds them already."""
+    if isinstance(image.dataobj, np.ndarray):
+        shape = grid_shape((image.ndim, *image.shape), image.get_filename() or "image in memory")
+        return image.dataobj.reshape(shape), (1.0, 0.0)
+    stored = _load(image, max_voxels)
+    return stored.voxels.reshape(stored.shape, order="F"), stored.scaling
+
+
+def _plain_hu(voxels: np.ndarray, scaling: tuple[float, float]) -> np.ndarray:
+    """HU of the shape of `voxels`: no value below AIR_HU; NaN and infinity are air."""
+    if voxels.dtype.kind in "bi" and scaling == (1.0, 0.0):
+        return np.maximum(voxels, AIR_HU, dtype=np.int16 if voxels.dtype.itemsize <= 2 else np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        hu = voxels.astype(np.float64) * scaling[0] + scaling[1]
+    return np.where(np.isfinite(hu), np.maximum(hu, AIR_HU), AIR_HU)
+
+
 def read_label_map(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read a label map as RAS+ integers (uint8, uint16 or int32). A float like 0.9999 is rounded, 1.5 is refused.
 
@@ -101,12 +143,17 @@ def _load(source: str | Path | nib.spatialimages.SpatialImage, max_voxels: int, 
         return _load_image(source)
     stored, shape, header, notes = read_nifti(source, max_voxels, labels)
     affine = header_affine(header, source, notes)
+    return _Stored(Path(source), stored, shape, header, affine, _scaling(header, source), notes)
+
+
+def _scaling(header: nib.Nifti1Header, path: str | Path) -> tuple[float, float]:
+    """(slope, intercept) of a header. Raises VolumeError where one is not finite."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):                         # the standard: no scaling
         slope, intercept = 1.0, 0.0
     if not np.isfinite([slope, intercept]).all():
-        refuse(source, f"bad scaling in the header: slope {slope}, intercept {intercept}", "Save the CT again as int16")
-    return _Stored(Path(source), stored, shape, header, affine, (slope, intercept), notes)
+        refuse(path, f"bad scaling in the header: slope {slope}, intercept {intercept}", "Save the CT again as int16")
+    return slope, intercept
 
 
 def _load_image(image: nib.spatialimages.SpatialImage) -> _Stored:
@@ -148,6 +195,11 @@ def _in_mm(affine: np.ndarray, header: nib.Nifti1Header, notes: list[str]) -> np
         return affine
     notes.append("the header's affine is not in millimetres; it is converted")
     return np.diag([factor, factor, factor, 1.0]) @ affine
+
+
+def affine_in_mm(geometry: Geometry) -> np.ndarray:
+    """The affine (4, 4) of the grid of the source as stored, in mm also where its header is not."""
+    return _in_mm(geometry.affine, geometry.header, [])
 
 
 def _check_axes(affine: np.ndarray, name: str | Path, notes: list[str]) -> None:
@@ -277,14 +329,17 @@ def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray) -> Non
     header.set_qform(affine, code=1)
     header.set_xyzt_units("mm")
     header["scl_slope"], header["scl_inter"] = 1, 0
-    header["vox_offset"] = header.sizeof_hdr + 4
     write_nifti(path, np.asarray(array), header)
 
 
-def write_label_map(path: str | Path, array_ras: np.ndarray, geometry: Geometry, description: str = "") -> None:
+def write_label_map(path: str | Path, array_ras: np.ndarray, geometry: Geometry, description: str = "",
+                    extension: bytes = b"") -> None:
     """Write integer labels (or a mask) given in RAS+ on the grid of the source: its shape, affine, codes and units.
 
     The labels become uint8, or uint16 when one is above 255. The file appears complete or not at all.
+
+    description: up to 79 ASCII characters for the header
+    extension:   content of a header extension: formats.label_table writes the names and colours of the labels
 
     Raises VolumeError for labels that do not fit, FileError where the file cannot be written.
     """
@@ -298,7 +353,18 @@ def write_label_map(path: str | Path, array_ras: np.ndarray, geometry: Geometry,
     if low < 0 or high > 65535:
         refuse(path, f"labels must be integers from 0 to 65535, got {stored.dtype} from {stored.min()} to "
                f"{stored.max()}", "Renumber the labels")
-    write_nifti(path, stored, _label_header(geometry, np.uint8 if high <= 255 else np.uint16, high, description))
+    header = _label_header(geometry, np.uint8 if high <= 255 else np.uint16, high, description)
+    write_nifti(path, stored, header, extension)
+
+
+def label_image(stored: np.ndarray, geometry: Geometry, description: str = "",
+                extension: bytes = b"") -> nib.Nifti1Image:
+    """Labels (X, Y, Z) in the axes of the source, uint8 or uint16, as an image with the header of write_label_map."""
+    largest = int(stored.max(initial=0))
+    header = _label_header(geometry, np.uint8 if largest <= 255 else np.uint16, largest, description)
+    header.extensions.append(nib.nifti1.Nifti1Extension(0, extension))
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(stored, header.get_best_affine(), header)
 
 
 def _label_header(geometry: Geometry, dtype: type, largest: int, description: str) -> nib.Nifti1Header:
@@ -318,7 +384,6 @@ def _label_header(geometry: Geometry, dtype: type, largest: int, description: st
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_min"], header["cal_max"] = 0, largest
-    header["vox_offset"] = header.sizeof_hdr + 4
     written = usable_affine(header.get_best_affine)
     if written is None or not np.array_equal(written, geometry.affine):   # a broken sform, or an affine set in memory
         header.set_sform(geometry.affine, code=int(header["sform_code"]) or 1)

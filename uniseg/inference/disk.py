@@ -19,7 +19,7 @@ from .plan import Job
 # Voxels per compressed byte of a label map and of a mask. The 9 published label maps of whole bodies that these were
 # measured on have 11 to 49 and 160 to 230: the estimate is an upper bound. Deflate never reaches more than 1032.
 LABEL_MAP, MASK, MOST = 10, 100, 1032
-OF_A_JSON = 1 << 13                # bytes
+OF_A_JSON = 1 << 14                # bytes
 
 
 def check_disk(jobs: Sequence[Job], masks: int, further: int = 0) -> None:

@@ -89,12 +89,15 @@ def _other_settings(stats: Mapping[str, Any], asked: Asked) -> str | None:
     if list(stats["classes"]) != list(asked.classes):
         return "made with other classes"
     for name, wanted in asked.settings.items():
+        if name not in stats["settings"]:
+            return "of an earlier version, whose JSON does not say enough"
         made = stats["settings"][name]
         if name == "threshold":
             made, wanted = _of_each_class(made, asked.classes), _of_each_class(wanted, asked.classes)
         if made != wanted:
-            words = name.replace("postprocess", "post-processing").replace("_", " ")
-            if isinstance(wanted, bool):
+            words = name.replace("postprocess", "post-processing").replace("numbers", "label numbering")
+            words = words.replace("_", " ")
+            if isinstance(wanted, bool) and isinstance(made, bool):
                 return f"made {'without' if wanted else 'with'} {words}"
             return f"made with another {words}"
     return None

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..imaging.file_names import json_path
-from ..machine.console import warn
+from ..machine.console import one_error_line, warn
 from ..machine.files import FileError, one_line, refused_in_one_line
+from ..machine.json_files import read_json
 from ..viewer.index_page import write_index
-from .finished import why_not
+from .disk import check_disk
+from .finished import remaining, why_not
 from .outputs import Outputs
-from .plan import Job
+from .plan import Job, plan
 from .result import Segmentation
+from .table import table_of
+
+EXISTING = ("refuse", "keep", "replace")     # what happens to former results
 
 
 class MadeMeanwhile(Exception):
     """Another run has made the very result since this one began."""
 
 
-def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any], existing: str) -> Segmentation:
+def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any], existing: str,
+         progress: bool | str = True) -> Segmentation:
     """Segment a CT and write its result; returns the Segmentation.
 
     segmenter: a segmenter.Segmenter, which the caller makes: this file stands below it
@@ -31,12 +37,13 @@ def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],
     options:   arguments of Segmenter.segment
     existing:  what happens to a result that another run has made meanwhile: "refuse", "replace", or "keep" it if it is
                the one asked for
+    progress:  whether to show how far the work is; a text stands in front of it
     Raises MadeMeanwhile where it is kept, FileError where it is refused or nothing can be written, and what
     Segmenter.segment raises.
     """
     check = _check_of(segmenter, job, outputs, options, existing)
     check()
-    segmentation: Segmentation = segmenter.segment(job.ct, progress=True, **options)
+    segmentation: Segmentation = segmenter.segment(job.ct, progress=progress, **options)
     with refused_in_one_line(job.result.parent):
         job.result.parent.mkdir(parents=True, exist_ok=True)
     segmentation.save_if(check, job.result, outputs)
@@ -64,6 +71,45 @@ def _try_index(folder: Path) -> None:
             write_index(folder)
     except FileError as error:
         warn(str(error))
+
+
+class Case(NamedTuple):
+    """What became of one CT of many."""
+
+    ct: Path
+    label_map: Path
+    stats: dict[str, Any] | None   # the content of its JSON; None where it failed
+    error: str = ""                # one line
+
+
+def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: Outputs, options: Mapping[str, Any],
+             existing: str, recursive: bool, progress: bool) -> list[Case]:
+    """What Segmenter.segment_all returns: the work of `infer`, case by case, whose failures do not stop the others."""
+    if existing not in EXISTING:
+        raise ValueError(f"existing={existing!r}: choose one of {', '.join(EXISTING)}.")
+    jobs = plan(inputs, out, outputs, existing != "refuse", recursive)
+    table, asked = table_of(inputs, out, jobs), segmenter.asked(**options)
+    to_do = set(remaining(jobs, outputs, asked) if existing == "keep" else jobs)
+    check_disk(list(to_do), len(asked.classes) if outputs.masks else 0, outputs.most_bytes)
+    cases = []
+    for number, job in enumerate(with_index(jobs, jobs, outputs), start=1):
+        try:
+            place = place_of(job, number, len(jobs)) if progress else False
+            stats = (make(segmenter, job, outputs, options, existing, place).stats if job in to_do
+                     else read_json(json_path(job.result)))
+            cases.append(Case(job.ct, job.result, stats))
+        except MadeMeanwhile:
+            cases.append(Case(job.ct, job.result, read_json(json_path(job.result))))
+        except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+            cases.append(Case(job.ct, job.result, None, one_error_line(error, job.ct)))
+        if table is not None:
+            table.write()
+    return cases
+
+
+def place_of(job: Job, number: int, of: int) -> str:
+    """What stands in front of the progress of a case: "case 3 of 12 s0003/ct.nii.gz", "ct.nii.gz" where it is alone."""
+    return f"case {number} of {of} {Path(job.ct.parent.name, job.ct.name)}" if of > 1 else job.ct.name
 
 
 def _check_of(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],

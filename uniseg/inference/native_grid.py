@@ -1,7 +1,8 @@
 """From logits on the model's grid to masks on the grid of the CT, with one byte per voxel and class (Section 4.1.2).
 
 Floats for all classes of a whole CT would need gigabytes. So each slab of logits becomes bytes at once: 128 is the
-class's threshold, one step is 1/32 of a logit, and 0 is 4 logits or more below the threshold. Bytes are kept in a box
+class's threshold, one step is 1/32 of a logit, and 0 is 4 logits or more below the threshold. Above 4 logits all bytes
+would be the same, and the surest class would not be known: `order_of_the_sure` keeps the order. Bytes are kept in a box
 around the voxels above 0 only. Read imaging/bits.py and imaging/resampling.py first.
 """
 
@@ -16,6 +17,7 @@ from ..imaging.resampling import resample_back
 
 STEPS_PER_LOGIT = 32
 AT_THRESHOLD = 128
+SURE = (254 - AT_THRESHOLD) / STEPS_PER_LOGIT      # logits above the threshold, from which on the byte is 254 or 255
 
 
 class Crop(NamedTuple):
@@ -32,6 +34,29 @@ def logits_to_bytes(logits: np.ndarray, limit: float) -> np.ndarray:
     steps[inside] = np.clip(steps[inside], AT_THRESHOLD + 1, 255)
     np.clip(steps, 0, np.where(inside, 255, AT_THRESHOLD - 1), out=steps)
     return steps.astype(np.uint8)
+
+
+def order_of_the_sure(logits: np.ndarray, limits: Sequence[float],
+                      names: Sequence[str]) -> dict[int, tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """The bytes that tell classes of one kind apart where two or more are about 4 logits above their thresholds.
+
+    There the surest class keeps 255, the next gets 254, and so on, so that the higher confidence still wins
+    (Section 4.1.2). Classes that are equally sure share a byte.
+
+    logits:  (K, D, H, W) float32; limits: the logit of each class's threshold; names: the K classes
+    returns: {k: (indices of voxels, their bytes)}, for the classes whose bytes change
+    """
+    changes = {}
+    for group in merging_groups(names):
+        above = {k: logits[k] > np.float32(limits[k] + SURE) for k in group}
+        tied = np.nonzero(sum(above.values(), np.zeros(logits.shape[1:], np.uint8)) > 1)
+        surplus = np.array([logits[k][tied] - np.float32(limits[k]) for k in group])              # (group, voxels)
+        for k, own in zip(group, surplus):
+            surer = (surplus > own).sum(axis=0)
+            lowered = above[k][tied] & (surer > 0)
+            if lowered.any():
+                changes[k] = tuple(axis[lowered] for axis in tied), (255 - surer[lowered]).astype(np.uint8)
+    return changes
 
 
 def join_slabs(slabs: Sequence[Crop], region: Box | None, shape: Sequence[int]) -> Crop | None:
@@ -69,7 +94,7 @@ def box_slices(start: Sequence[int] | np.ndarray, shape: Sequence[int]) -> Box:
     return tuple(slice(int(s), int(s) + n) for s, n in zip(start, shape))
 
 
-def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[str, int], affine: np.ndarray,
+def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[str, int | None], affine: np.ndarray,
               native_shape: Sequence[int], native_affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The masks and the label map on the grid of the CT, from post-processed masks on the model's grid.
 
@@ -78,11 +103,13 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
 
     bits:    (D, H, W) the masks on the model's grid, one bit per class
     crops:   the bytes of each class
-    values:  {class: its value in the label map}, in the order of the bits
+    values:  {class: its value in the label map}, in the order of the bits; a class with None is not in the label map,
+             where it neither covers others nor leaves a hole
     returns: bits and label map (uint8, or uint16 beyond 255), both of `native_shape`, RAS+
     """
     native_bits = np.zeros(native_shape, bit_dtype(len(values)), order="F")
-    label_map = np.zeros(native_shape, np.uint8 if max(values.values()) <= 255 else np.uint16, order="F")
+    largest = max(value or 0 for value in values.values())
+    label_map = np.zeros(native_shape, np.uint8 if largest <= 255 else np.uint16, order="F")
     surest = np.zeros(native_shape, np.uint8, order="F")
     names = list(values)
     for group in merging_groups(names):
@@ -94,8 +121,11 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
             for box, block in resample_back(crop.values, crop.start, bits.shape, native_shape, affine, native_affine):
                 inside = block > AT_THRESHOLD
                 native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
+                value = values[names[k]]
+                if value is None:
+                    continue
                 confidence = np.where(inside, np.rint(block), 0).astype(np.uint8)
-                paint_where_surer(label_map[box], surest[box], values[names[k]], confidence)
+                paint_where_surer(label_map[box], surest[box], value, confidence)
     return native_bits, label_map
 
 

@@ -5,20 +5,19 @@ numpy here, so that a wrong path is refused at once.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..imaging.file_names import (
     RESULT,
     SUFFIXES,
-    is_nifti,
     json_path,
     masks_folder,
     other_image,
-    similar_name,
     stem,
 )
+from .inputs import Found, find_cts
 from .outputs import Outputs
 
 
@@ -29,39 +28,23 @@ class Job(NamedTuple):
     result: Path
 
 
-def plan(inputs: Sequence[Path], output: Path | None, outputs: Outputs = Outputs(),
-         may_exist: bool = False) -> list[Job]:
+def plan(inputs: Sequence[Path], output: Path | None, outputs: Outputs = Outputs(), may_exist: bool = False,
+         recursive: bool = False) -> list[Job]:
     """The CTs to segment and their results.
 
     inputs:    NIfTI files, or folders of them
     output:    the label map of a single input, a folder, or None for the folder of each input
     outputs:   what is written besides label map and JSON
     may_exist: whether there may be former results, which are replaced or, where they are finished, kept
+    recursive: whether CTs in folders below count as well; below `output` their results lie in the same folders
     Raises ValueError where a path cannot be used.
     """
-    jobs = _with_results(list(_find_cts(inputs)), output)
+    jobs = _with_results(find_cts(inputs, recursive), output)
     _check_results(jobs, outputs, may_exist)
     return jobs
 
 
-def _find_cts(inputs: Sequence[Path]) -> Iterator[Path]:
-    """The CTs that the user names: files as they are, folders by their NIfTI files without results."""
-    if not inputs:
-        raise ValueError("no CT given. Name a NIfTI file or a folder, or try --demo.")
-    for path in inputs:
-        if path.is_dir():
-            cts = sorted(f for f in path.iterdir() if is_nifti(f.name) and not f.is_dir()      # also a dangling link
-                         and not f.name.startswith(".") and not stem(f).endswith(RESULT))
-            if not cts:
-                raise ValueError(f"{path}: no .nii or .nii.gz file in this folder. Name another one.")
-            yield from cts
-        elif path.exists() or len(inputs) > 1:      # a missing file among several is an error of that case alone
-            yield path
-        else:
-            raise ValueError(f"{path}: no such file. Check the name.{_similar_name(path)}")
-
-
-def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
+def _with_results(cts: Sequence[Found], output: Path | None) -> list[Job]:
     """Each CT with the name of its result."""
     is_file_name = output is not None and output.name.endswith(SUFFIXES)
     if is_file_name and len(cts) > 1:
@@ -71,8 +54,8 @@ def _with_results(cts: Sequence[Path], output: Path | None) -> list[Job]:
     if output is not None and not is_file_name and output.exists() and not output.is_dir():
         raise ValueError(f"-o {output}: not a folder, and not a .nii.gz name. Give one of these.")
     if output is not None and is_file_name:
-        return [Job(ct, output) for ct in cts]
-    return [Job(ct, (output or ct.parent) / f"{stem(ct)}{RESULT}.nii.gz") for ct in cts]
+        return [Job(ct, output) for ct, _ in cts]
+    return [Job(ct, (output / below if output else ct.parent) / f"{stem(ct)}{RESULT}.nii.gz") for ct, below in cts]
 
 
 def _check_results(jobs: Sequence[Job], outputs: Outputs, may_exist: bool) -> None:
@@ -99,9 +82,3 @@ def _check_results(jobs: Sequence[Job], outputs: Outputs, may_exist: bool) -> No
 def _identity(path: Path) -> tuple[int, int]:
     """The same for two names of one file: links, or upper and lower case where the disk does not tell them apart."""
     return path.stat().st_dev, path.stat().st_ino
-
-
-def _similar_name(path: Path) -> str:
-    """' Did you mean x?' where the folder holds a file of a similar name, else ''."""
-    close = similar_name(path.name, (f.name for f in path.parent.iterdir())) if path.parent.is_dir() else ""
-    return f" Did you mean {path.with_name(close)}?" if close else ""

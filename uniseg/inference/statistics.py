@@ -37,26 +37,6 @@ class Clock:
         return {**self.stages, "total": round(time.monotonic() - self.began, 3)}
 
 
-def count_voxels(bits: np.ndarray, values: Mapping[str, int], voxel_mm3: float,
-                 experimental: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Per class: its value in the label map, voxels, ml, and whether it touches the border of the volume.
-
-    bits:         (D, H, W) masks of the classes, one bit each
-    values:       {class: its value in the label map}, in the order of the bits
-    experimental: {class: reason}, which is added to the figures of the class
-    """
-    counted: dict[str, dict[str, Any]] = {}
-    faces = [bits[0], bits[-1], bits[:, 0], bits[:, -1], bits[:, :, 0], bits[:, :, -1]]
-    for k, (name, value) in enumerate(values.items()):
-        one = bits.dtype.type(1 << k)
-        voxels = sum(int(np.count_nonzero(bits[:, :, z] & one)) for z in range(bits.shape[2]))
-        counted[name] = {"label": value, "voxels": voxels, "ml": round(voxels * voxel_mm3 / 1000, 3),
-                         "touches_border": bool(voxels and any((face & one).any() for face in faces))}
-        if name in experimental:
-            counted[name]["experimental"] = experimental[name]
-    return counted
-
-
 def record(source: object, stamp_before: object, geometry: Geometry, native_affine: np.ndarray,
            model: Mapping[str, Any], settings: Mapping[str, Any], counted: Mapping[str, dict[str, Any]],
            notes: Sequence[str], warnings: Sequence[str], clock: Clock) -> dict[str, Any]:
@@ -67,14 +47,14 @@ def record(source: object, stamp_before: object, geometry: Geometry, native_affi
     native_affine: (4, 4) of the CT in RAS+, mm
     model:         weights, backbone and preprocessing
     settings:      of this run
-    counted:       what count_voxels returns
+    counted:       what measures.measure returns
     notes:         what post-processing changed
     """
     axes = geometry.orientation[:, 0].astype(int)            # the stored axes in RAS+
     spacing_mm = voxel_size_mm(native_affine)[axes]          # in the order of the file
     return {
         "disclaimer": NOT_A_MEDICAL_DEVICE,
-        "versions": {"uniseg": __version__, "torch": torch.__version__, "numpy": np.__version__,
+        "versions": {"uniseg": __version__, "torch": str(torch.__version__), "numpy": np.__version__,
                      "scipy": scipy.__version__, "nibabel": nibabel.__version__, "python": platform.python_version()},
         "input": Path(source).name if isinstance(source, (str, Path)) else "image in memory",
         "shape": list(geometry.shape),
@@ -82,6 +62,8 @@ def record(source: object, stamp_before: object, geometry: Geometry, native_affi
         **model,
         "settings": dict(settings),
         "classes": dict(counted),
+        "not_found": [name for name, figures in counted.items() if not figures["voxels"]],
+        "not_in_the_label_map": [name for name, figures in counted.items() if figures["label"] is None],
         "empty": not any(figures["voxels"] for figures in counted.values()),
         "postprocessing": list(notes),
         "warnings": list(warnings),

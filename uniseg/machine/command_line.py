@@ -1,17 +1,77 @@
-"""What the options of a command share: types of numbers that refuse nonsense, and a help page that shows each default.
+"""What the commands share: a parser whose help fits on a screen, and types of options that refuse nonsense.
 
 A type raises argparse.ArgumentTypeError. argparse then prints one line with the name of the option, and the command
-ends with exit code 2.
+ends with exit code 2. Nothing here imports torch or numpy, so that every --help answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
+from .console import say
+
 LARGEST = 1e9                       # no option has a use for a number above it
+HELP_OPTIONS = ("-h", "--help", "--help-all")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with two help pages: --help shows the options that matter first, --help-all every one.
+
+    Help, version and errors survive a closed pipe and an ASCII terminal (console.say).
+    """
+
+    def __init__(self, *arguments: Any, first: Collection[str] = (), **options: Any) -> None:
+        """first: names (dest) of the options of --help; (): all of them, and there is no --help-all.
+
+        Everything else is argparse's. An option that `first` does not name is shown by --help-all alone.
+        """
+        super().__init__(*arguments, **options)
+        self._optionals.title = "help"
+        self.first = frozenset(first)
+        if first:
+            self.add_argument("--help-all", action=_HelpAll, help="show every option")
+
+    def format_help(self) -> str:
+        """The page of --help-all; --help and its like come last."""
+        self._action_groups.sort(key=lambda group: group is self._optionals and len(self._action_groups) > 2)
+        return super().format_help()
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the page of --help. `format_help` gives that of --help-all."""
+        self._print_message(self.format_first_help(), file or sys.stdout)
+
+    def format_first_help(self) -> str:
+        """The page of --help."""
+        if not self.first:
+            return self.format_help()
+        page = self._get_formatter()
+        page.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        page.add_text(self.description)
+        page.start_section(f"the options that matter first; --help-all shows all {len(self._actions)}")
+        page.add_arguments(action for action in self._actions if action.dest in self.first)
+        page.end_section()
+        page.add_text(self.epilog)
+        return page.format_help()
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            say(message.removesuffix("\n"), file or sys.stderr)
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help page with every option and ends the command."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser._print_message(parser.format_help(), sys.stdout)
+        parser.exit()
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -78,6 +138,14 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    """(name, folder) of the text of --dataset NAME=FOLDER."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, as in LiTS=/data/lits")
+    return name, Path(folder)
 
 
 def _number(text: str) -> float:

@@ -5,27 +5,49 @@ Printing never stops the work: a terminal that knows only ASCII gets escapes, a 
 `uniseg: error: <path>: <what>. <what to do>.`
 """
 
-import argparse
 import contextlib
 import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+_quiet = False                     # `quietly` alone sets it
 
 
 class OutputError(OSError):
     """Standard output cannot be written, on a full disk for example."""
 
 
+@contextlib.contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """While the block runs, print warnings and errors only: the --quiet of the commands. False: as outside of it."""
+    global _quiet
+    before, _quiet = _quiet, _quiet or quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether nothing but warnings and errors is printed."""
+    return _quiet
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print text on stdout, or on `stream`, with control characters but line breaks escaped.
+    """Print text on stdout, or on `stream`, with control characters but line breaks escaped; nothing within `quietly`.
 
     Neither a closed pipe nor a terminal without Unicode raises an error. Raises OutputError where stdout is a file that
     cannot be written.
     """
-    stream = stream or sys.stdout
+    if not _quiet:
+        _print(text, stream or sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
     text = "\n".join(map(printable, text.split("\n")))
     try:
         with _bars_moved_away(stream):
@@ -42,18 +64,18 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def note(text: str) -> None:
-    """Print `uniseg: <text>` on stderr."""
-    say(f"uniseg: {text}", sys.stderr)
+    """Print `uniseg: <text>` on stderr, as one line; nothing within `quietly`."""
+    say(f"uniseg: {on_one_line(text)}", sys.stderr)
 
 
 def warn(text: str) -> None:
     """Print `uniseg: warning: <text>` on stderr, as one line."""
-    note(f"warning: {on_one_line(text)}")
+    _print(f"uniseg: warning: {on_one_line(text)}", sys.stderr)
 
 
 def error_line(text: object) -> None:
     """Print `uniseg: error: <text>` on stderr, as one line; `text` may be the exception."""
-    note(f"error: {on_one_line(str(text))}")
+    _print(f"uniseg: error: {on_one_line(str(text))}", sys.stderr)
 
 
 def fail(error: BaseException, code: int, verbose: bool = False, path: Path | None = None) -> int:
@@ -65,6 +87,12 @@ def fail(error: BaseException, code: int, verbose: bool = False, path: Path | No
     if verbose:
         with contextlib.suppress(BrokenPipeError):
             traceback.print_exception(error)
+    error_line(one_error_line(error, path))
+    return code
+
+
+def one_error_line(error: BaseException, path: Path | None = None) -> str:
+    """An exception as one line for the user. path: as in `fail`"""
     text = on_one_line(without_colours(str(error))) or type(error).__name__
     if is_out_of_memory(error):
         text = ("the GPU is out of memory. Name fewer --classes, or give --precision bf16 or --device cpu."
@@ -72,8 +100,7 @@ def fail(error: BaseException, code: int, verbose: bool = False, path: Path | No
                 "out of memory. Name fewer --classes, or use a machine with more memory.")
     if path is not None and printable(str(path)) not in text:
         text = f"{printable(str(path))}: {text}"
-    error_line(text)
-    return code
+    return text
 
 
 # What torch, CUDA and the C++ library say in a plain RuntimeError where a GPU or the machine has too little memory.
@@ -129,14 +156,6 @@ def end_quietly() -> None:
         else:
             sys.__excepthook__(kind, error, trace)
     sys.excepthook = hook
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's parser, whose help, version and errors survive a closed pipe and an ASCII terminal as well."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
-            say(message.removesuffix("\n"), file or sys.stderr)
 
 
 def _bars_moved_away(stream: TextIO) -> contextlib.AbstractContextManager[Any]:

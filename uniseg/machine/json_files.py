@@ -34,7 +34,7 @@ def read_json(path: str | Path, error: type[ValueError] = FileError, remedy: str
     """
     text = _text(Path(path), error)
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+        return parse_json(text)
     except json.JSONDecodeError as fault:
         what = f"not JSON (line {fault.lineno}, column {fault.colno}: {fault.msg})"
     except _BadContent as fault:
@@ -46,6 +46,11 @@ def read_json(path: str | Path, error: type[ValueError] = FileError, remedy: str
     except MemoryError:
         what = "too large for the memory"
     raise error(one_line(path, what, remedy)) from None
+
+
+def parse_json(text: str) -> Any:
+    """The content of JSON within another file, as strict as `read_json`. Raises ValueError or RecursionError."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _text(path: Path, error: type[ValueError]) -> str:

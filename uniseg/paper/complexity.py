@@ -28,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..backbones import BACKBONES
 from ..backbones.build import PAPER_WIDTH
 from ..heads import LPGS, SIZES
-from ..machine.console import Parser, error_line, say
+from ..machine.console import error_line, say
 from ..model import UniversalModel, build
+from .complexity_options import build_parser
 from .cost_tables import fig_3_lines, fig_7_lines, part_lines, section_5_4_lines
 
 # Parts of the network, by the start of a module's name; the first that fits.
@@ -159,23 +160,6 @@ def measure(backbone: str, patch: Sequence[int], classes: int, width: int = 0, t
                           "head_flops": parts[HEADS].flops // classes},
             "memory_bytes": {"activations": activations,
                              "weights_gradients_adamw": 4 * 4 * total(parts).parameters}}     # float32, 4 bytes each
-
-
-def build_parser() -> Parser:
-    """The options of `python -m uniseg complexity`."""
-    parser = Parser(prog="python -m uniseg complexity",
-                    description="Count parameters, operations and memory of the networks, beside the paper's numbers.")
-    parser.add_argument("--backbone", choices=list(BACKBONES), action="append",
-                        help="backbone to count; repeat for more (default: all)")
-    parser.add_argument("--patch", type=int, nargs=3, default=(96, 96, 96), metavar=("D", "H", "W"),
-                        help="patch size in voxels (default: 96 96 96)")
-    parser.add_argument("--classes", type=int, default=32, help="number of classes (default: %(default)s)")
-    parser.add_argument("--text-width", type=int, default=512,
-                        help="numbers in the text embedding of a class (default: %(default)s, those of CLIP)")
-    parser.add_argument("--width", type=int, default=0,
-                        help="channels of the backbone's first level (default: 0, the paper's 48, 64 or 16)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

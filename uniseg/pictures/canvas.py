@@ -4,7 +4,10 @@ A picture is (rows, columns, 3) float32 from 0 to 255 and is drawn on in place. 
 and y down, and may lie between two pixels. chart.py and slices.py draw with this.
 """
 
+import functools
+import math
 import struct
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +67,11 @@ GLYPHS = {
     "_": "01 41", "/": "02 38", "(": "18 07 03 12", ")": "08 17 13 02", "[": "18 08 02 12", "]": "08 18 12 02",
     "%": "02 48/07 07/43 43",
     "'": "08 07", "&": "42 07 18 27 04 03 12 22 44", "<": "36 04 32", ">": "06 34 02", "*": "06 44/04 46/27 23",
+    "!": "08 04/02 02", '"': "08 06/28 26", "#": "12 18/32 38/04 44/06 46", "?": "07 18 38 47 46 24/22 22",
+    "$": "47 38 18 07 06 15 35 44 43 32 12 03/29 21", ";": "15 15/12 01",
+    "@": "34 14 16 36 33 43 54 57 48 18 07 03 12 42",
+    "\\": "08 32", "^": "06 28 46", "`": "08 17", "{": "28 17 16 05 14 13 22", "}": "08 17 16 25 14 13 02",
+    "|": "09 01", "~": "05 16 34 45",
 }
 MISSING = "02 08 38 32 02"                                 # a box, for every other character
 
@@ -104,6 +112,15 @@ def stroke(picture: np.ndarray, points: Sequence[tuple[float, float]], width: fl
     paint(picture, int(low[0]), int(low[1]), np.clip(width / 2 + 0.5 - distance, 0, 1), color)
 
 
+def plain(string: str) -> str:
+    """The text that can be written: accents are left out; what the font lacks beyond that is drawn as a box.
+
+    >>> plain("Müller, André")
+    'Muller, Andre'
+    """
+    return "".join(c for c in unicodedata.normalize("NFKD", string) if not unicodedata.combining(c))
+
+
 def _strokes(character: str) -> tuple[list[list[tuple[int, int]]], int]:
     """(strokes, width) of one character in units of the grid. All digits have the same width."""
     strokes = GLYPHS.get(character, MISSING).split("/")
@@ -113,7 +130,7 @@ def _strokes(character: str) -> tuple[list[list[tuple[int, int]]], int]:
 
 def text_width(string: str, unit: float = 2.0) -> float:
     """Columns that `text` needs, with the gap behind the last character."""
-    return sum(_strokes(c)[1] + 2 for c in string) * unit
+    return sum(_strokes(c)[1] + 2 for c in plain(string)) * unit
 
 
 def text(picture: np.ndarray, x: float, y: float, string: str, color: Color = INK, unit: float = 2.0,
@@ -127,26 +144,22 @@ def text(picture: np.ndarray, x: float, y: float, string: str, color: Color = IN
     _write(picture, x, y, string, color, unit, pen=unit * (1.15 if bold else 0.75))
 
 
-def label(picture: np.ndarray, x: float, y: float, string: str, unit: float = 1.5) -> None:
-    """Write white text with a black rim, readable on any background, centred at (x, y) and moved inside the picture.
-
-    It is left out where the picture is smaller than the text.
-    """
-    width, height = text_width(string, unit) - 2 * unit, 6 * unit
-    margin = 1.5 * unit                                        # half of the rim's pen
-    rows, columns = picture.shape[:2]
-    if width + 2 * margin > columns or height + 2 * margin > rows:
-        return
-    left = float(np.clip(x - width / 2, margin, columns - margin - width))
-    baseline = float(np.clip(y + height / 2, margin + height, rows - margin))
-    _write(picture, left, baseline, string, BLACK, unit, pen=2 * margin)
-    _write(picture, left, baseline, string, WHITE, unit, pen=unit)
-
-
 def _write(picture: np.ndarray, x: float, y: float, string: str, color: Color, unit: float, pen: float) -> None:
-    """Write with a pen of that many pixels, from the left end of the baseline on."""
-    for character in string:
-        lines, width = _strokes(character)
-        for line in lines:
-            stroke(picture, [(x + px * unit, y - (py - 2) * unit) for px, py in line], pen, color)
-        x += (width + 2) * unit
+    """Write with a pen of that many pixels, from the left end of the baseline on; y is rounded to a whole pixel."""
+    for character in plain(string):
+        column = round(x * 4)
+        left, top, coverage = _glyph(character, unit, pen, column % 4 / 4)
+        paint(picture, column // 4 + left, round(y) + top, coverage, color)
+        x += (_strokes(character)[1] + 2) * unit
+
+
+@functools.lru_cache(maxsize=4096)
+def _glyph(character: str, unit: float, pen: float, x: float) -> tuple[int, int, np.ndarray]:
+    """Column and row of the upper left pixel of a character at (x, 0), and how much it covers of each pixel, (h, w)."""
+    lines, width = _strokes(character)
+    reach = math.ceil(pen) + 1
+    drawn = blank(math.ceil(10 * unit) + 2 * reach, math.ceil((width + 1) * unit) + 2 * reach, BLACK)
+    top = math.ceil(7 * unit) + reach                         # the highest point is 7 units above the baseline
+    for line in lines:
+        stroke(drawn, [(reach + x + px * unit, top - (py - 2) * unit) for px, py in line], pen, WHITE)
+    return -reach, -top, drawn[..., 0] / 255

@@ -65,6 +65,16 @@ def nice_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> l
     return [int(i * step) if step == int(step) else round(i * step, 12) for i in multiples]
 
 
+def nice_number_below(most: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is at most `most` (above 0).
+
+    >>> nice_number_below(130.0), nice_number_below(49.0), nice_number_below(0.7)
+    (100.0, 20.0, 0.5)
+    """
+    power = 10.0 ** math.floor(math.log10(most))
+    return max(m * power for m in (1, 2, 5) if m * power <= most * (1 + 1e-9))
+
+
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten from low to high; only the powers of ten where there are five or more."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

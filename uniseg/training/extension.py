@@ -55,6 +55,15 @@ def refuse_another_network(args: argparse.Namespace, content: dict[str, Any]) ->
         raise ValueError(f"{args.extend}: its grid is not isotropic. Extend a checkpoint of uniseg.train.")
 
 
+def kept_of(content: dict[str, Any] | None) -> dict[str, Any]:
+    """What an extended checkpoint says as the old one does: which old classes are not offered, and how it is used.
+
+    content: of the checkpoint of --extend, or None
+    """
+    about = content["about"] if content else {}
+    return {name: about[name] for name in ("experimental", "in_pieces", "second_view") if name in about}
+
+
 def end_of_extension(args: argparse.Namespace, run: Run, learner: Learner, objective: Objective) -> None:
     """Write and print extension.json: old classes before and after, new ones after, and what a class costs.
 

@@ -41,7 +41,7 @@ def extended_network(args: argparse.Namespace, config: TrainConfig, classes: Seq
     """The network of --extend with more classes, and one line that names them."""
     rows = continual.new_embeddings(args.old, classes, args.embeddings, config.seed)
     old = len(args.old["network"]["classes"])
-    return (continual.grow(args.old, classes, rows, config.prior),
+    return (continual.grow(args.old, classes, rows, config.prior, config.head_start),
             f"{args.extend}: {old} classes kept, {len(classes) - old} new: {', '.join(classes[old:])}")
 
 
@@ -72,6 +72,8 @@ def random_network(args: argparse.Namespace, config: TrainConfig, classes: Seque
                    "lpg_hidden": config.lpg_hidden, "merging": merging, "text_width": embedding.shape[1],
                    "encoding": config.encoding, "head": config.head, "input_windows": relative(config)}
     network = checkpoint.build_network(description, embedding)
+    if config.head_start == "he" and isinstance(network, UniversalModel):
+        network.start_heads()
     if config.prior != 0.5:
         network.set_prior(config.prior)
     return network

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .. import continual
-from ..baselines import BASELINES, PlainModel, Softmax, refuse_unlabelled
+from ..baselines import PlainModel, Softmax, refuse_unlabelled
 from ..datasets.cases import Case
 from ..losses import masked_loss, unpack_bits, without_ignored
+from ..machine.choices import BASELINES
 from .network import Network
 from .recipe import TrainConfig
 
@@ -44,14 +45,19 @@ class PartialLabels:
 
     sums:           (3, K) tensor to which each batch adds its sums of losses.masked_loss, for steps.learning; or None
     dice_of_absent: whether Dice also counts in patches without the class, see losses.masked_loss
+    reduction:      over the classes that a sample annotates: "mean", or "sum" as Eq. (4) is printed, for each sample
     """
 
-    def __init__(self, sums: torch.Tensor | None = None, dice_of_absent: bool = True) -> None:
-        self.sums, self.dice_of_absent = sums, dice_of_absent
+    def __init__(self, sums: torch.Tensor | None = None, dice_of_absent: bool = True, reduction: str = "mean") -> None:
+        self.sums, self.dice_of_absent, self.reduction = sums, dice_of_absent, reduction
 
     def pairs(self, labelled: torch.Tensor) -> float:
-        """The number of labelled (sample, class) pairs; labelled: (B, K) bool."""
-        return float(labelled.sum())
+        """What a batch's sum over its labelled (sample, class) pairs is divided by; labelled: (B, K) bool.
+
+        It is their number. With the reduction "sum" it is the number of samples B: the loss is the mean over samples of
+        Eq. (4).
+        """
+        return float(len(labelled) if self.reduction == "sum" else labelled.sum())
 
     def __call__(self, model: torch.nn.Module, image: torch.Tensor, bits: torch.Tensor, labelled: torch.Tensor,
                  pairs: torch.Tensor, weight: torch.Tensor | None,
@@ -79,8 +85,10 @@ def make_objective(args: argparse.Namespace, config: TrainConfig, network: Netwo
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given "
                          "to --extend.")
     if teacher is None:
-        return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present)
-    return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old")
+        return PartialLabels(torch.zeros(3, len(network.classes), device=device), not config.dice_present,
+                             config.reduction)
+    return continual.Extension(teacher, config.hard_pseudo, config.old_labels, config.freeze == "old",
+                               config.reduction, config.old_weight, config.old_dice)
 
 
 def class_weights(config: TrainConfig, cases: Sequence[Case], classes: Sequence[str]) -> torch.Tensor | None:

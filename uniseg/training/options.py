@@ -9,27 +9,37 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
-from ..backbones.build import PAPER_WIDTH
-from ..baselines import BASELINES
-from ..datasets.find import named_folder
 from ..embeddings import ENCODINGS
-from ..heads import LPGS
 from ..imaging.preprocessing import Preprocessing
 from ..machine.about import NOT_A_MEDICAL_DEVICE
-from ..machine.command_line import HelpFormatter, at_least, finite, fraction, not_negative, positive
-from ..machine.console import Parser
+from ..machine.choices import BACKBONES, BASELINES, LPGS
+from ..machine.command_line import (
+    HelpFormatter,
+    Parser,
+    at_least,
+    finite,
+    fraction,
+    named_folder,
+    not_negative,
+    positive,
+)
 from .recipe import TrainConfig
 from .refusals import input_windows, refuse_contradictions
 
 DESCRIPTION = ("Train the Universal Model (Section 4.1.2). The help of each option ends with the source of its "
                "default: [P, ...] the paper, with the place in it; [R] the code released with it; [U] uniseg's own "
                "choice.")
+EPILOG = ("Exit codes: 0 done; 1 a failure during the work; 2 bad options or data; 130 ended by Ctrl-C, 143 by "
+          f"SIGTERM, both after saving. {NOT_A_MEDICAL_DEVICE}")
+# The options of --help; the others are shown by --help-all.
+FIRST = ("data_root", "val_root", "classes", "out", "resume", "demo", "overfit", "quiet", "device", "init", "extend",
+         "backbone", "epochs", "batch_size", "lr", "amp", "folds", "fold")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options, in the order in which --help shows them."""
-    parser = Parser(prog="python -m uniseg.train", description=DESCRIPTION, epilog=NOT_A_MEDICAL_DEVICE,
-                    formatter_class=HelpFormatter)
+def build_parser() -> Parser:
+    """The command's options, in the order in which --help-all shows them."""
+    parser = Parser(prog="python -m uniseg.train", usage="%(prog)s --data-root ROOT [options]", first=FIRST,
+                    description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter)
     parser.set_defaults(old=None)                    # content of the checkpoint of --extend: train.parse
     _add_data(parser)
     _add_run(parser)
@@ -71,7 +81,8 @@ def preprocessing_of(args: argparse.Namespace) -> Preprocessing:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--data-root", type=Path, help="folder with one sub-folder per dataset (docs/datasets.md) [U]")
+    data.add_argument("--data-root", type=Path, metavar="ROOT",
+                      help="folder with one sub-folder per dataset (docs/datasets.md) [U]")
     data.add_argument("--dataset", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
                       help="one more dataset, under the name of a published one (`python -m uniseg layouts` lists "
                       "them); may be repeated [U]")
@@ -94,12 +105,17 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, default=Path("runs/uniseg"), help="run folder [U]")
-    run.add_argument("--resume", action="store_true", help="continue from last.pt in the run folder [U]")
+    run.add_argument("--resume", action="store_true",
+                     help="go on with the run in --out, whose other options need not be repeated [U]")
+    run.add_argument("--demo", action="store_true",
+                     help="make a few synthetic datasets, each with labels of other organs, train a small network on "
+                     "them and try it on a patient it has not seen: a few minutes on two cores [U]")
     run.add_argument("--overfit", type=at_least(1), metavar="N",
                      help="sanity run: train and validate on the first N cases, without augmentation [U]")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 [U]")
     run.add_argument("--workers", type=at_least(0), default=2,
                      help="processes that draw patches; 0: the training process draws them [U]")
+    run.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only [U]")
 
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
@@ -119,12 +135,12 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     net, default = parser.add_argument_group("network"), TrainConfig
-    net.add_argument("--backbone", choices=list(PAPER_WIDTH), default=default.backbone,
+    net.add_argument("--backbone", choices=BACKBONES, default=default.backbone,
                      help="image encoder and decoder [P, Section 3.2.1]")
     net.add_argument("--width", type=at_least(0), default=default.width,
                      help="channels at the first level; 0: the paper's, which are 48 (swin_unetr), 64 (unet) and 16 "
                      "(segresnet) [P, Fig. 3]")
-    net.add_argument("--lpg", choices=list(LPGS), default=default.lpg,
+    net.add_argument("--lpg", choices=LPGS, default=default.lpg,
                      help="independent: one MLP per class; shared: one for all, the form of the ICCV 2023 paper "
                      "[P, Eq. (1)]")
     net.add_argument("--lpg-hidden", type=at_least(0), default=default.lpg_hidden,
@@ -136,6 +152,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
                      help="softmax: the plain network of Section 5's baselines, one class per voxel [P, Section 3.2.3]")
     net.add_argument("--prior", type=fraction, default=default.prior,
                      help="probability at which every sigmoid starts; 0.5 leaves the heads as they are initialised [U]")
+    net.add_argument("--head-start", choices=("torch", "he"), default=default.head_start,
+                     help="random start of the generated heads: as torch starts a linear layer, or as He et al. start "
+                     "layers before a ReLU; beyond the paper [U]")
 
 
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +184,9 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
     patches.add_argument("--foreground", type=fraction, default=default.foreground,
                          help="share of patches centred on the foreground; the rest are centred on the background "
                          "[P, Section 4.1.2]")
+    patches.add_argument("--background", choices=("anywhere", "tissue"), default=default.background,
+                         help="where the background centres lie: anywhere in the case, air included, or above the "
+                         "lower end of --hu-window, as in the released code [P, Section 4.1.2]")
     patches.add_argument("--balance", type=fraction, default=default.balance,
                          help="share of the foreground centres that are drawn class by class [U]")
     patches.add_argument("--lesions", type=fraction, default=default.lesions,
@@ -180,6 +202,8 @@ def _add_patches(parser: argparse.ArgumentParser) -> None:
 
 def _add_loss(parser: argparse.ArgumentParser) -> None:
     loss, default = parser.add_argument_group("loss"), TrainConfig
+    loss.add_argument("--reduction", choices=("mean", "sum"), default=default.reduction,
+                      help="of the loss over a patch's annotated classes; sum: Eq. (4) as printed [R]")
     loss.add_argument("--weight-positives", action="store_true",
                       help="weigh the voxels of a class in the BCE by (10000 / class voxels)^0.6, from 1 to 12 [U]")
     loss.add_argument("--balance-loss", type=fraction, default=default.balance_loss, metavar="POWER",
@@ -227,6 +251,12 @@ def _add_extension(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--old-labels", action="store_true",
                       help="where the new data label an old class, learn from that label; beyond the paper, where all "
                       "old classes have pseudo labels [P, Eq. (5)]")
+    more.add_argument("--old-weight", type=not_negative, default=default.old_weight, metavar="W",
+                      help="mean loss of the new classes plus W times that of the old ones, however many they are; 0: "
+                      "all classes weigh alike [P, Eq. (4)]")
+    more.add_argument("--old-dice", choices=("linear", "squared", "none"), default=default.old_dice,
+                      help="Dice loss of the old classes: linear is not least where student and soft pseudo label are "
+                      "equal, squared is; none: their BCE alone [P, Eq. (4)]")
     more.add_argument("--baseline", choices=("none", *BASELINES), default=default.baseline,
                       help="extend a network with a softmax by this method [P, Section 5.1.2]")
 
@@ -249,6 +279,9 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     val.add_argument("--folds", type=at_least(1), default=default.folds,
                      help="folds of the cross-validation; 1: train on every case [P, Section 4.1.2]")
     val.add_argument("--fold", type=at_least(0), default=default.fold, help="the fold that validates, from 0 [U]")
+    val.add_argument("--split", type=Path, metavar="JSON",
+                     help='instead of folds: {"training": [...], "validation": [...]}, lists of datasets or '
+                     "DATASET/CASEs; * stands for any letters [U]")
     val.add_argument("--val-every", type=at_least(1), default=default.val_every, metavar="EPOCHS",
                      help="epochs from one validation to the next [U]")
     val.add_argument("--overlays", type=at_least(0), default=2, metavar="N",

@@ -13,7 +13,7 @@ import numpy as np
 from .. import taxonomy
 from ..pictures.canvas import FAINT, INK, blank, stroke, text
 from ..pictures.chart import axes, curve, log_ticks, nice_ticks
-from ..pictures.colors import class_color
+from ..pictures.colors import class_color, on_white
 
 ROWS, COLUMNS = 900, 1400         # pixels
 LOSS_COLOR, PALE_LOSS, RATE_COLOR = (31, 92, 153), (170, 196, 222), (96, 100, 108)
@@ -130,12 +130,6 @@ def _dice_panel(picture, box, span, x_ticks, records, classes):
         text(picture, end + 52, y + 3 * unit, label, ink, unit, bold=not name)
         shown = f"{score:.3f}" if measured else "-"
         text(picture, COLUMNS - 24, y + 3 * unit, shown, ink, unit, bold=not name, align="right")
-
-
-def on_white(color: Sequence[int]) -> tuple[float, ...]:
-    """The colour of a class, darkened where it is too light for a line on white."""
-    brightness = np.dot(color, (0.299, 0.587, 0.114))
-    return tuple(np.array(color) * min(1.0, 165 / brightness))
 
 
 def spread(wanted: Sequence[float], pitch: float, low: float, high: float) -> list[float]:

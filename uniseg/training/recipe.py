@@ -12,7 +12,11 @@ from ..imaging.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe, and the source of each default: P the paper (Section 4.1.2), R the released code, U uniseg."""
+    """The recipe, and the source of each default.
+
+    P: the paper, Section 4.1.2 where none is named; R: the code released with it; U: uniseg's choice, also where an
+    option goes beyond the paper and is off.
+    """
 
     # network
     backbone: str = "swin_unetr"          # P
@@ -21,6 +25,7 @@ class TrainConfig:
     lpg_hidden: int = 0                   # R: 512 (independent), 256 (shared)
     encoding: str = "v3"                  # P, Table 7: the best prompt
     prior: float = 0.5                    # U: 0.5 leaves the heads as they are initialised
+    head_start: str = "torch"             # U: of the generated heads; "he": UniversalModel.start_heads
     head: str = "class-specific"          # P, Section 3.2.3; softmax: the plain network of Section 5's baselines
     # preprocessing
     spacing: float = 1.5                  # P, mm isotropic
@@ -32,12 +37,14 @@ class TrainConfig:
     dataset_weights: tuple[tuple[str, float], ...] = ()         # P: none, each dataset has the same probability
     patch_size: tuple[int, int, int] = (96, 96, 96)             # P, voxels, D H W
     foreground: float = 2 / 3             # P: foreground : background = 2 : 1
+    background: str = "anywhere"          # P: "a background region"; "tissue": R, above the lower end of the HU window
     balance: float = 0.0                  # U: share of foreground centres drawn class by class
     lesions: float = 0.0                  # U: share of foreground centres drawn lesion by lesion
     rotate_probability: float = 0.1       # P
     shift_probability: float = 0.2        # P
     augment: str = "paper"                # P; "strong" and "contrast": see datasets/augment.py
     # loss
+    reduction: str = "mean"               # R: over the annotated classes; "sum": P, Eq. (4) as printed
     weight_positives: bool = False        # U: BCE weight (10000 / voxels)^0.6 of a class, from 1 to 12
     balance_loss: float = 0.0             # U: else BCE weight (patch voxels / class voxels)^this, at least 1
     dice_present: bool = False            # P, Eq. (4): Dice in every patch; else only of classes that the patch shows
@@ -58,6 +65,8 @@ class TrainConfig:
     # extension by new classes, Section 3.3
     hard_pseudo: bool = False             # P: soft pseudo labels
     old_labels: bool = False              # P, Eq. (5): pseudo labels for all old classes
+    old_weight: float = 0.0               # P, Eq. (4): all pairs weigh alike; else see continual.Extension
+    old_dice: str = "linear"              # P, Eq. (4): the Dice of old classes; "squared", "none": losses.masked_loss
     baseline: str = "none"                # P; else lwf, ilt or plop of a network with a softmax (baselines.py)
     # validation
     folds: int = 5                        # P: five-fold cross-validation
@@ -74,6 +83,15 @@ class TrainConfig:
     def steps(self) -> int:
         """The number of optimiser steps of the whole run."""
         return self.epochs * self.steps_per_epoch
+
+
+def never_leaves_warmup(config: TrainConfig) -> str:
+    """What is wrong with a run that ends before its warm-up does; "" where nothing is."""
+    if config.warmup_epochs < config.epochs or not config.warmup_epochs:
+        return ""
+    return (f"--epochs {config.epochs} ends within the {config.warmup_epochs} epochs of the warm-up: the learning rate "
+            f"rises to the end and never falls. Give more epochs, or fewer --warmup-epochs, "
+            f"{max(0, config.epochs // 10)} for example")
 
 
 def lr_at(step: int, config: TrainConfig) -> float:

@@ -6,9 +6,6 @@ What is wrong with a single number is refused by its type (machine/command_line.
 import argparse
 from collections.abc import Iterator
 
-from ..backbones import BACKBONES
-from ..machine.device import choose_device
-
 Refusal = tuple[bool, str]          # (whether it applies, the line for the user)
 
 
@@ -32,6 +29,9 @@ def input_windows(args: argparse.Namespace) -> tuple[tuple[float, float], ...]:
 
 def _patches(args: argparse.Namespace) -> Iterator[Refusal]:
     """Patch size, precision and HU window."""
+    from ..backbones import BACKBONES  # imports torch, which --help must not wait for
+    from ..machine.device import choose_device
+
     multiple = BACKBONES[args.backbone].size_multiple
     yield (any(n % multiple for n in args.patch_size),
            f"--patch-size {' '.join(map(str, args.patch_size))}: {args.backbone} needs multiples of {multiple}.")
@@ -49,12 +49,19 @@ def _start(args: argparse.Namespace) -> Iterator[Refusal]:
     """Starting weights, and what only an extension has."""
     yield (args.init is not None and args.extend is not None,
            "--init and --extend: the network starts from one of them. Leave one out.")
-    for option in ("hard_pseudo", "old_labels", "baseline"):
-        yield (getattr(args, option) not in (False, "none") and args.extend is None,
+    for option, unused in (("hard_pseudo", False), ("old_labels", False), ("baseline", "none"), ("old_weight", 0.0),
+                           ("old_dice", "linear")):
+        yield (getattr(args, option) != unused and args.extend is None,
                f"--{option.replace('_', '-')} without --extend: there is no old model. Give --extend CHECKPOINT.")
     yield (args.head == "softmax" and (args.hard_pseudo or args.old_labels),
            "--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave "
            "them out.")
+    yield (args.head == "softmax" and (args.old_weight > 0 or args.old_dice != "linear"),
+           "--old-weight and --old-dice are for class-specific heads. Leave them out.")
+    yield (args.old_weight > 0 and args.reduction == "sum",
+           "--old-weight and --reduction sum: the weight is that of a mean. Leave one out.")
+    yield (args.freeze == "old" and (args.old_weight > 0 or args.old_dice != "linear"),
+           "--freeze old: the old classes have no loss. Leave out --old-weight and --old-dice.")
     yield (args.freeze == "old" and args.extend is None,
            "--freeze old without --extend: there are no old classes. Give --extend CHECKPOINT.")
 
@@ -63,6 +70,12 @@ def _heads_and_loss(args: argparse.Namespace) -> Iterator[Refusal]:
     """Heads that start again, and weights of the loss."""
     yield (args.anew is not None and args.init is None,
            "--anew without --init: every class starts anew. Leave --anew out, or give --init WEIGHTS.")
+    yield (args.head_start != "torch" and args.head == "softmax",
+           "--head-start: a softmax has no generated heads. Leave it out.")
+    yield (args.head_start != "torch" and args.lpg == "shared" and args.extend is not None,
+           "--head-start with --lpg shared: the layer that gives the heads is the old model's. Leave it out.")
+    yield (args.head == "softmax" and args.reduction == "sum",
+           "--reduction sum: Eq. (4) is the loss of class-specific heads. Leave it out.")
     one_layer = "--head softmax" if args.head == "softmax" else "--lpg shared"
     yield (args.anew is not None and (args.lpg == "shared" or args.head == "softmax"),
            f"--anew with {one_layer}: one layer serves all classes, none can start alone. Leave one of the two out.")
@@ -73,7 +86,9 @@ def _heads_and_loss(args: argparse.Namespace) -> Iterator[Refusal]:
 
 
 def _training(args: argparse.Namespace) -> Iterator[Refusal]:
-    """What would learn nothing, save nothing or never end."""
+    """What would learn nothing, save nothing or never end; two divisions of the cases."""
+    yield (args.split is not None and (args.val_root is not None or args.overfit is not None),
+           "--split: --val-root and --overfit choose the validation cases too. Leave one out.")
     yield (args.freeze != "nothing" and args.init is None and args.extend is None,
            "--freeze backbone without --init: a random backbone would stay random. Give --init WEIGHTS.")
     yield (args.activation_checkpointing and args.backbone != "swin_unetr",

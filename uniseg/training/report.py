@@ -25,15 +25,11 @@ from ..imaging.merging import merge_masks, merging_groups, paint_where_surer
 from ..machine.console import warn
 from ..machine.files import atomic_write
 from ..machine.json_files import read_json
-from ..pictures.canvas import blank, text, write_png
-from ..pictures.colors import class_color
-from ..pictures.slices import labels_centre, overlay
+from ..pictures.canvas import write_png
+from ..pictures.preview import comparison
 from .model_card import model_card
 from .progress import progress_picture
 from .recipe import TrainConfig
-
-PLANE = 300                       # pixels of a side of each plane of an overlay
-CAPTION, LEGEND = 28, 230         # rows above the planes, columns beside them
 
 
 def write(out: Path, about: dict[str, Any], network: torch.nn.Module, device: torch.device, train_cases: Sequence[Case],
@@ -146,22 +142,10 @@ def overlay_picture(case: Case, predicted: np.ndarray, classes: Sequence[str], s
                     hu_window: tuple[float, float], epoch: int) -> np.ndarray:
     """The reference above, the prediction below, with the names of the classes: (rows, columns, 3) uint8 RGB.
 
-    Both are drawn through the middle of the reference. predicted: (D, H, W) uint8 label map
+    Both are drawn through the slices that show most of the reference. predicted: (D, H, W) uint8 label map
     """
     reference, affine = reference_map(case, classes), np.diag([spacing_mm] * 3 + [1.0])
     annotated = sum(name in case.names for name in classes)
-    picture = blank(2 * (CAPTION + PLANE), 3 * PLANE + LEGEND, (0, 0, 0))
-    for row, (labels, title) in enumerate((
-            (reference, f"{case.id[:40]}, reference: {annotated} of {len(classes)} classes annotated"),
-            (predicted, f"prediction after epoch {epoch}: {len(classes)} classes"))):
-        top = row * (CAPTION + PLANE)
-        text(picture, 8, top + 20, title, (255, 255, 255), 2.0)
-        planes = overlay(case.image, labels, affine, labels_centre(reference), hu_window, PLANE)
-        picture[top + CAPTION:top + CAPTION + PLANE, :3 * PLANE] = planes
-    voxels = np.bincount(reference.ravel(), minlength=256) + np.bincount(predicted.ravel(), minlength=256)
-    present = [(n, v) for n, v in taxonomy.label_values(classes).items() if voxels[v]]
-    pitch = min(24.0, len(picture) / (len(present) + 1))
-    for i, (name, value) in enumerate(present):
-        text(picture, 3 * PLANE + 14, (i + 1) * pitch, name.replace("_", " "), class_color(value),
-             min(1.75, pitch / 12))
-    return picture.round().astype(np.uint8) & 0xFC                 # 64 shades: the file is a third smaller
+    rows = ((f"Reference: {annotated} of {len(classes)} classes annotated", reference),
+            (f"Prediction after epoch {epoch}: {len(classes)} classes", predicted))
+    return comparison(case.image, rows, affine, taxonomy.label_values(classes), case.id, hu_window=hu_window)

@@ -33,8 +33,8 @@ def resume(run: Run, learner: Learner, state: RunState) -> RunState:
     if missing := [key for key in ("config", "optimizer", "step") if key not in content["training"]]:
         raise ValueError(f"{run.out / 'last.pt'}: the state of the run lacks {missing[0]}. Start a new run.")
     if different := differences(run, learner, content):
-        raise ValueError(f"--resume: the run in {run.out} was started otherwise ({'; '.join(different)}). Repeat its "
-                         f"options or start a new run; --init {run.out / 'last.pt'} takes its weights along.")
+        raise ValueError(f"--resume: the run in {run.out} was started otherwise ({'; '.join(different)}). Leave these "
+                         f"options out or start a new run; --init {run.out / 'last.pt'} takes its weights along.")
     training = content["training"]
     load_states(learner, content, run.out / "last.pt")
     barrier()                                                    # every process has read it

@@ -4,6 +4,7 @@ Read recipe.py and learner.py first. train.py makes a Run and a RunState and tra
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from .. import checkpoint
 from ..datasets.cases import Case
 from ..machine.console import say, warn
 from ..machine.processes import Process, sum_over_ranks
+from ..machine.progress import duration
 from . import report
+from .first_command import FirstCommand
 from .learner import Learner
 from .recipe import TrainConfig
 from .run_folder import trim_metrics, write_json, written
@@ -48,6 +51,29 @@ class RunState:
         """The state as a checkpoint stores it."""
         return {"step": self.step, "epoch": self.epoch, "best": self.best, "loss_sum": self.loss_sum,
                 "skipped": self.skipped, "in_a_row": self.in_a_row, "sums": self.sums}
+
+
+class Pace:
+    """How fast this process trains, since its start or the last --resume."""
+
+    def __init__(self, step: int) -> None:
+        """step: the first one that this process takes"""
+        self.began, self.first = time.monotonic(), step
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def line(self, step: int, config: TrainConfig) -> str:
+        """"12 s an epoch, 8 min left" after so many steps of the run; "" where this process took none.
+
+        Validations count as well: both are means over all steps so far.
+        """
+        if step == self.first:
+            return ""
+        of_a_step = self.seconds() / (step - self.first)
+        left = f", {duration(of_a_step * (config.steps - step))} left" if step < config.steps else ""
+        return f"{duration(of_a_step * config.steps_per_epoch)} an epoch{left}"
 
 
 @dataclass(frozen=True)
@@ -84,11 +110,12 @@ class Run:
         report.write(self.out, {**self.about, "processes": self.process.world}, learner.network, self.process.device,
                      self.train_cases, self.val_cases, everything)
 
-    def write_config(self, classes: Sequence[str]) -> None:
-        """config.json: every setting, the classes in order, and which cases train, validate or are left out."""
+    def write_config(self, classes: Sequence[str], first_command: FirstCommand) -> None:
+        """config.json: every setting, the classes in order, what becomes of which case, and the command."""
         write_json(self.out / "config.json",
                    {**asdict(self.config), "classes": classes, "cases": [case.id for case in self.train_cases],
-                    "validation": [case.id for case in self.val_cases], "left_out": self.left_out})
+                    "validation": [case.id for case in self.val_cases], "left_out": self.left_out,
+                    "command": first_command.words, "typed_in": first_command.folder})
 
     def announce(self, learner: Learner, state: RunState) -> None:
         """Drop lines of metrics.jsonl that the state does not cover, and print what is about to be trained."""

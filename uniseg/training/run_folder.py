@@ -85,8 +85,10 @@ def write_validation(out: Path, config: TrainConfig, epoch: int, counts: np.ndar
                       "last": scores})
 
 
-def log(path: Path, record: dict[str, Any]) -> None:
+def log(path: Path, record: dict[str, Any], epochs: int, pace: str = "") -> None:
     """Append one line to metrics.jsonl and print a summary of it.
+
+    epochs: of the whole run; pace: how long an epoch takes and how long the rest will take, run.Pace.line
 
     On a full disk the file stays as it was. Raises OSError.
     """
@@ -103,7 +105,8 @@ def log(path: Path, record: dict[str, Any]) -> None:
     loss = "-" if record["loss"] is None else f"{record['loss']:.4f}"
     dice = f"  Dice {record['mean_dice']:.4f}" if record.get("mean_dice") is not None else ""
     skipped = f"  {record['skipped']} steps skipped" if "skipped" in record else ""
-    say(f"epoch {record['epoch']}  loss {loss}{dice}  {record['seconds']:.0f} s{skipped}", sys.stderr)
+    say(f"epoch {record['epoch']} of {epochs}  loss {loss}{dice}  {record['seconds']:.0f} s"
+        f"{', ' if pace else ''}{pace}{skipped}", sys.stderr)
 
 
 def trim_metrics(path: Path, step: int) -> None:

@@ -5,21 +5,20 @@ Read datasets/find.py and datasets/cases.py first.
 
 import argparse
 import fnmatch
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from ..datasets.cases import Case, prepare
-from ..datasets.dataset import CaseFiles, DataError, Dataset, in_order
+from ..datasets.dataset import CaseFiles, DataError, Dataset, few, in_order
 from ..datasets.dataset_json import read_map
 from ..datasets.find import find_datasets
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..machine.console import note, warn
+from ..machine.json_files import read_json
 from ..machine.processes import from_all_ranks
+from ..machine.progress import each
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
 
@@ -58,7 +57,8 @@ def gather_cases(args: argparse.Namespace, rank: int, world: int) -> tuple[list[
         val = [case for case, job in cases if job.validates]
         train = without_copies(train, val, args.drop_copies)
     if not train:
-        raise DataError(f"{where(args)}: no training case is left beside fold {args.fold} of {args.folds}. "
+        beside = f"--split {args.split}" if args.split is not None else f"fold {args.fold} of {args.folds}"
+        raise DataError(f"{where(args)}: no training case is left beside {beside}. "
                         "Give --folds 1 to train on every case.")
     return train, val, left_out
 
@@ -75,8 +75,10 @@ def _find_jobs(args: argparse.Namespace, rank: int) -> list[Job]:
     datasets = find_datasets(args.data_root, name_map, args.dataset, notes, allow)
     if args.fold >= args.folds:
         raise ValueError(f"--fold {args.fold}: folds are numbered 0 to {args.folds - 1}.")
-    held_out = set()
-    if args.val_root is None and args.folds > 1 and args.overfit is None:
+    held_out: set[tuple[str, str]] = set()
+    if args.split is not None:
+        datasets, held_out = split_by_file(datasets, args.split, notes)
+    elif args.val_root is None and args.folds > 1 and args.overfit is None:
         held_out = {case for case, fold in fold_of(datasets, args.folds).items() if fold == args.fold}
     jobs = [Job(dataset, files, (dataset.name, files.id) in held_out)
             for dataset in select_cases(datasets, args.include, args.exclude) for files in dataset.cases]
@@ -95,7 +97,8 @@ def _prepare_all(args: argparse.Namespace, jobs: Sequence[Job], rank: int,
     """Every job with its prepared case, and {case: reason} of those that cannot be read."""
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
     bad = {}                                                                       # number of the job: reason
-    for i in tqdm(range(rank, len(jobs), world), desc="preprocessing", disable=rank > 0 or not sys.stderr.isatty()):
+    mine = range(rank, len(jobs), world)
+    for i in each(mine, "preprocessing: cases", len(mine), shown=rank == 0):
         try:
             prepare(jobs[i].dataset, jobs[i].files, preprocessing, cache)
         except (ValueError, OSError) as error:
@@ -117,26 +120,63 @@ def fold_of(datasets: Sequence[Dataset], folds: int) -> dict[tuple[str, str], in
             for start, d in enumerate(datasets) for j, case in enumerate(sorted(d.cases, key=lambda c: c.id))}
 
 
+def matches(pattern: str, dataset: Dataset, case: CaseFiles) -> bool:
+    """Whether a pattern is the name of the dataset or dataset/case; * and ? stand for any letters."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (dataset.name, f"{dataset.name}/{case.id}"))
+
+
+def refuse_unmatched(patterns: Iterable[str], datasets: Sequence[Dataset], where: str) -> None:
+    """Raise DataError for a pattern that matches no case. where: who gave the patterns"""
+    for pattern in patterns:
+        if not any(matches(pattern, d, case) for d in datasets for case in d.cases):
+            raise DataError(f"{pattern!r} of {where} matches no dataset and no case. The datasets are "
+                            f"{', '.join(d.name for d in datasets)}; a case is DATASET/CASE.")
+
+
 def select_cases(datasets: Sequence[Dataset], include: Sequence[str] | None,
                  exclude: Sequence[str] | None) -> list[Dataset]:
     """The datasets with the cases that match a pattern of `include` (None: all) and no pattern of `exclude`.
 
-    A pattern is the name of a dataset, or dataset/case; * and ? stand for any letters. Raises DataError for a pattern
-    that matches nothing.
+    Raises DataError for a pattern that matches nothing.
     """
-    def matches(pattern: str, dataset: Dataset, case: CaseFiles) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for name in (dataset.name, f"{dataset.name}/{case.id}"))
-
     def is_chosen(dataset: Dataset, case: CaseFiles) -> bool:
         included = include is None or any(matches(p, dataset, case) for p in include)
         return included and not any(matches(p, dataset, case) for p in exclude or ())
 
-    for pattern in [*(include or ()), *(exclude or ())]:
-        if not any(matches(pattern, d, case) for d in datasets for case in d.cases):
-            raise DataError(f"{pattern!r} of --include or --exclude matches no dataset and no case. The datasets are "
-                            f"{', '.join(d.name for d in datasets)}; a case is DATASET/CASE.")
+    refuse_unmatched([*(include or ()), *(exclude or ())], datasets, "--include or --exclude")
     chosen = [replace(d, cases=tuple(case for case in d.cases if is_chosen(d, case))) for d in datasets]
     return [d for d in chosen if d.cases]
+
+
+def split_by_file(datasets: Sequence[Dataset], path: Path,
+                  notes: list[str]) -> tuple[list[Dataset], set[tuple[str, str]]]:
+    """(the datasets with the cases that the file of --split names, {(dataset, case id)} of those that validate).
+
+    path:  {"training": [...], "validation": [...]}, lists of patterns (`matches`), as the paper divides its 3410 CTs
+           into 2100 and 1310
+    notes: gets a line about the cases that neither list names
+
+    Raises DataError for another content, a pattern that matches nothing, and a case of both lists.
+    """
+    content = read_json(path, DataError)
+    form = 'give {"training": [...], "validation": [...]}, lists of datasets or DATASET/CASEs'
+    if not isinstance(content, dict) or set(content) != {"training", "validation"}:
+        raise DataError(f"{path}: not a division into training and validation; {form}.")
+    patterns: dict[str, list[str]] = content
+    if not all(isinstance(of, list) and all(isinstance(p, str) for p in of) for of in patterns.values()):
+        raise DataError(f"{path}: one of the two is no list of names; {form}.")
+    parts: dict[str, set[tuple[str, str]]] = {}
+    for part, of_part in patterns.items():
+        refuse_unmatched(of_part, datasets, f"{part!r} in {path}")
+        parts[part] = {(d.name, case.id) for d in datasets for case in d.cases
+                       if any(matches(p, d, case) for p in of_part)}
+    if both := sorted(parts["training"] & parts["validation"]):
+        raise DataError(f"{path}: {few(['/'.join(case) for case in both], 'cases')} in both lists. Name each once.")
+    named = parts["training"] | parts["validation"]
+    chosen = [replace(d, cases=tuple(case for case in d.cases if (d.name, case.id) in named)) for d in datasets]
+    if unnamed := sum(len(d.cases) for d in datasets) - len(named):
+        notes.append(f"{path}: {unnamed} cases are in neither list and are left out")
+    return [d for d in chosen if d.cases], parts["validation"]
 
 
 def where(args: argparse.Namespace) -> Path | str:

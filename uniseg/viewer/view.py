@@ -112,8 +112,8 @@ def _content(display: Display, ct: Volume, names: Sequence[str], stats: Mapping[
 
 
 def title(name: str) -> str:
-    """The name of a class in words: right_kidney -> right kidney. Control characters are escaped."""
-    return printable(name.replace("_", " "))
+    """The name of a class as a clinician reads it: right_kidney -> right kidney. Control characters are escaped."""
+    return printable(taxonomy.spoken(name).replace("_", " "))
 
 
 def own_numbers(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
