@@ -448,7 +448,7 @@ def test_phase_and_view_can_be_asked_for(maps, tmp_path, capsys):
     assert command.main([*run, "--view", "slab", "--phase", "arterial"]) == 0
     assert capsys.readouterr().out.count(": arterial, slab, ") == 3
     assert command.main([*run, "--heads", "--view", "slab"]) == 2
-    assert "--heads: --phase and --view are those of a torso" in capsys.readouterr().err
+    assert "--heads: --phase, --view, --mix and --as-in-clinics are those of a torso" in capsys.readouterr().err
 
 
 @pytest.mark.slow
