@@ -26,7 +26,7 @@ if _module or _script in ("uniseg", "uniseg-infer", "uniseg-train", "uniseg-eval
     from .machine.console import end_quietly
 
     end_quietly()
-    if "uniseg" not in (_module, _script) and {"-h", "--help", "--help-all"} & set(sys.argv):
+    if "uniseg" not in (_module, _script):
         from .machine.commands import answer_help
 
         answer_help(_module.removeprefix("uniseg.") or _script.removeprefix("uniseg-"), sys.argv[1:])

@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         jobs = ([make_demo(args)] if args.demo
                 else plan(args.inputs, args.output, outputs, args.overwrite or args.resume, args.recursive))
         table = None if args.demo else table_of(args.inputs, args.output, jobs)
-        from .inference.making import MadeMeanwhile, make, place_of, with_index
+        from .inference.making import make_each
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
         segmenter = load(args.weights, args.device)
@@ -152,14 +152,12 @@ def run(args: argparse.Namespace) -> int:
         return fail(error, 2, args.verbose)
     failed, table_failed = 0, not written(table, args.verbose)
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
-    for number, job in enumerate(with_index(jobs, planned, outputs), start=1):
-        try:
-            segmentation = make(segmenter, job, outputs, options, existing, place_of(job, number, len(jobs)))
-        except MadeMeanwhile:
-            note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
-        except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+    for job, (segmentation, fault) in make_each(segmenter, jobs, planned, outputs, options, existing):
+        if fault is not None:
             failed += 1
-            fail(error, 1, args.verbose, job.ct)
+            fail(fault, 1, args.verbose, job.ct)
+        elif segmentation is None:
+            note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         else:
             report(job.ct, job.result, segmentation.stats, outputs)
         table_failed |= not written(table, args.verbose)

@@ -26,7 +26,7 @@ from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
 from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
-from .imaging.volume import affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
+from .imaging.volume import Volume, affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
 from .inference.finished import Asked, stamp
 from .inference.making import Case, make_all
 from .inference.measures import measure
@@ -173,21 +173,15 @@ class Segmenter:
             stamp_before, ct = stamp(source), read_ct(source, max_voxels)
         warnings, geometry, native_shape, native_affine = list(ct.warnings), ct.geometry, ct.array.shape, ct.affine
         with clock("resample"):
-            hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
-                                  antialias=self.preprocessing.antialias)
-            outside = ct.outside_on(hu, affine)
+            hu, affine, body, box, shown = self._on_model_grid(ct)
             del ct                                           # frees the voxels of the CT
-            body, box = find_body(hu, affine, self.preprocessing.window, outside)
-            shown = hu
-            if outside is not None and self.preprocessing.pad == "edge":
-                shown = continued(hu, outside, body, self.preprocessing.spacing_mm)
         slabs: list[list[Crop]] = [[] for _ in names]
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
         else:
             with clock("network"):
                 slabs = self._run_network(shown[box], body[box], request, progress)
-            del shown
+        del shown
         with clock("post-processing"):
             crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
@@ -268,6 +262,18 @@ class Segmenter:
     def _numbers(self, request: Request) -> dict[str, int | None]:
         """{class: its value in the label map, or None} of the classes asked for, in the model's order."""
         return {n: value for n, value in numbers_in(request.numbering, self.classes).items() if n in request.names}
+
+    def _on_model_grid(self, ct: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray, Box | None, np.ndarray]:
+        """The CT as HU (D, H, W) on the model's grid, its affine (4, 4), the body mask, the box of the windows, and the
+        HU that the network sees: with the padding "edge", a patient who is cut goes on beyond the field of view."""
+        hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
+                              antialias=self.preprocessing.antialias)
+        outside = ct.outside_on(hu, affine)
+        body, box = find_body(hu, affine, self.preprocessing.window, outside)
+        shown = hu
+        if outside is not None and self.preprocessing.pad == "edge":
+            shown = continued(hu, outside, body, self.preprocessing.spacing_mm)
+        return hu, affine, body, box, shown
 
     def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request,
                      progress: bool | str) -> list[list[Crop]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..machine.command_line import Parser, at_least
+from ..machine.command_line import Parser, at_least, named_path
 
 DESCRIPTION = """Draw figures in the form of the paper's: contours of readers and models, lesions from small to large.
 
@@ -14,14 +14,6 @@ DESCRIPTION = """Draw figures in the form of the paper's: contours of readers an
 
 A reading is a label map, a result of uniseg.infer or a folder of masks of that CT, in any form that `evaluate --pred`
 takes. Contours are those of Fig. 5(a), lesions those of Fig. 2 and Fig. 4(b)."""
-
-
-def named_reading(option: str) -> tuple[str, Path]:
-    """(name, path) of the text of --reading; argparse shows the error."""
-    name, equals, path = option.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"{option!r} is not NAME=PATH, as in AI=ct_seg.nii.gz")
-    return name, Path(path)
 
 
 def build_parser() -> Parser:
@@ -33,7 +25,7 @@ def build_parser() -> Parser:
     add("figure", choices=("contours", "lesions"), help="contours: Fig. 5(a); lesions: Fig. 2 and 4(b)")
     add("ct", type=Path, metavar="CT", help="NIfTI file in Hounsfield units")
     add("--of", required=True, metavar="CLASS,...", help="classes whose contours are drawn, one for lesions")
-    add("--reading", type=named_reading, action="append", default=[], metavar="NAME=PATH",
+    add("--reading", type=named_path("NAME=PATH", "AI=ct_seg.nii.gz"), action="append", default=[], metavar="NAME=PATH",
         help="what a reader or a model says: a label map or a folder of masks; repeat for more, at most six")
     add("--truth", type=Path, help="for lesions: the reading whose lesions are shown")
     add("--slices", type=at_least(1), default=3, help="for contours: slices of each class (default: 3)")

@@ -14,7 +14,7 @@ from ..datasets.dataset import DataError
 from ..datasets.find import find_datasets
 from ..imaging.file_names import RESULT, case_name, is_nifti, masks_folder, stem
 from ..inference.finished import DAMAGED, UNFINISHED, Asked, why_not
-from ..inference.making import MadeMeanwhile, make
+from ..inference.making import make_each
 from ..inference.outputs import Outputs
 from ..inference.plan import Job
 from ..machine.console import fail, note, printable, warn
@@ -52,16 +52,17 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")
     failed = set()
-    for name, ct, result in to_do:
-        try:
-            segmentation = make(segmenter, Job(ct, result), Outputs(masks=True), options, "keep", name)
-            tell(name, segmentation.stats["warnings"], outcome)
-        except MadeMeanwhile:
-            note(f"{printable(str(result))}: another run has made it meanwhile; it stays as it is")
-        except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-            fail(error, 1, args.verbose, ct)
-            failed.add(masks_folder(result))
+    planned = [Job(ct, result) for _, ct, result in to_do]
+    made = make_each(segmenter, planned, planned, Outputs(masks=True), options, "keep")
+    for (name, *_), (job, (segmentation, error)) in zip(to_do, made):
+        if error is not None:
+            fail(error, 1, args.verbose, job.ct)
+            failed.add(masks_folder(job.result))
             outcome["failed"].append(name)
+        elif segmentation is None:
+            note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
+        else:
+            tell(name, segmentation.stats["warnings"], outcome)
     predictions = find_predictions(folder, references) if folder.is_dir() else {}
     without_tumour = [(r._replace(dataset=healthy_name(cts, len(healthy))), tumours)
                       for tumours, cts, results in healthy if results.is_dir() for r in in_folder(results).values()]

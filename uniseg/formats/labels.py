@@ -1,7 +1,7 @@
 """What every file for viewers is made of: one LabelRow for each value of a label map."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import taxonomy
 from .numbers import classes_of_values
@@ -38,3 +38,16 @@ def merged_name(classes: tuple[str, ...]) -> str:
         return classes[0]
     names = [name for name, pair in taxonomy.PAIRS.items() if set(pair) == set(classes)]
     return max(names, key=len, default="_and_".join(classes))
+
+
+def own_numbers(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """{class: its number in Table 2, or from 33 on}, which decides its colour, whatever numbers the label map has.
+
+    classes: {name: figures} of the JSON file
+    """
+    numbers = taxonomy.label_values(list(classes))
+    for name, figures in classes.items():
+        label = figures["label"]
+        if name not in taxonomy.BY_NAME and isinstance(label, int) and label > len(taxonomy.CLASSES):
+            numbers[name] = label
+    return numbers

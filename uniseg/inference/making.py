@@ -22,6 +22,8 @@ from .result import Segmentation
 from .table import table_of
 
 EXISTING = ("refuse", "keep", "replace")     # what happens to former results
+# What makes a case fail without an end to the others.
+FAULTS = (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError)
 
 
 class MadeMeanwhile(Exception):
@@ -73,6 +75,31 @@ def _try_index(folder: Path) -> None:
         warn(str(error))
 
 
+class Outcome(NamedTuple):
+    """What became of a case. Where both are None, another run has made the very result meanwhile, and it stays."""
+
+    segmentation: Segmentation | None = None
+    error: Exception | None = None
+
+
+def make_each(segmenter: Any, jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs, options: Mapping[str, Any],
+              existing: str, progress: bool = True) -> Iterator[tuple[Job, Outcome]]:
+    """`make` for one job after the other. One that fails does not stop the others.
+
+    jobs:    those to make
+    planned: all that the user named, also those whose results are kept
+    """
+    for number, job in enumerate(with_index(jobs, planned, outputs), start=1):
+        place = place_of(job, number, len(jobs)) if progress else False
+        try:
+            outcome = Outcome(make(segmenter, job, outputs, options, existing, place))
+        except MadeMeanwhile:
+            outcome = Outcome()
+        except FAULTS as error:
+            outcome = Outcome(error=error)
+        yield job, outcome
+
+
 class Case(NamedTuple):
     """What became of one CT of many."""
 
@@ -89,22 +116,19 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
         raise ValueError(f"existing={existing!r}: choose one of {', '.join(EXISTING)}.")
     jobs = plan(inputs, out, outputs, existing != "refuse", recursive)
     table, asked = table_of(inputs, out, jobs), segmenter.asked(**options)
-    to_do = set(remaining(jobs, outputs, asked) if existing == "keep" else jobs)
-    check_disk(list(to_do), len(asked.classes) if outputs.masks else 0, outputs.most_bytes)
-    cases = []
-    for number, job in enumerate(with_index(jobs, jobs, outputs), start=1):
-        try:
-            place = place_of(job, number, len(jobs)) if progress else False
-            stats = (make(segmenter, job, outputs, options, existing, place).stats if job in to_do
-                     else read_json(json_path(job.result)))
-            cases.append(Case(job.ct, job.result, stats))
-        except MadeMeanwhile:
-            cases.append(Case(job.ct, job.result, read_json(json_path(job.result))))
-        except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-            cases.append(Case(job.ct, job.result, None, one_error_line(error, job.ct)))
+    to_do = remaining(jobs, outputs, asked) if existing == "keep" else jobs
+    check_disk(to_do, len(asked.classes) if outputs.masks else 0, outputs.most_bytes)
+    cases: dict[Job, Case] = {}
+    if table is not None:
+        table.write()
+    for job, (segmentation, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
+        if error is not None:
+            cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
+        elif segmentation is not None:
+            cases[job] = Case(job.ct, job.result, segmentation.stats)
         if table is not None:
             table.write()
-    return cases
+    return [cases.get(job) or Case(job.ct, job.result, read_json(json_path(job.result))) for job in jobs]
 
 
 def place_of(job: Job, number: int, of: int) -> str:

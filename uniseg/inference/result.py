@@ -12,8 +12,7 @@ import numpy as np
 
 from .. import taxonomy
 from ..formats import label_table
-from ..formats.labels import LabelRow, label_rows
-from ..formats.numbers import TABLE_2
+from ..formats.labels import LabelRow, label_rows, own_numbers
 from ..formats.seg_nrrd import Segment
 from ..formats.viewer_files import viewer_writers
 from ..imaging.bits import get_bit
@@ -151,7 +150,7 @@ class Segmentation:
         writers |= {name: lambda file: self._write_preview(ct(), file) for name in files.get("a preview", [])}
         writers |= {name: lambda file: self._write_view(ct(), file) for name in files.get("a view", [])}
         if outputs.viewer_files:
-            own = self._own_numbers()
+            own = own_numbers(self.stats["classes"])
             segments = [Segment(k, own[name], name, class_color(own[name])) for k, name in enumerate(self.classes)]
             bits = from_ras(self._bits, self._geometry.orientation)
             writers |= viewer_writers(path, self._rows(), bits, segments, affine_in_mm(self._geometry))
@@ -159,7 +158,7 @@ class Segmentation:
 
     def _write_mask(self, k: int, path: Path) -> None:
         name = self.classes[k]
-        row = LabelRow(1, name, class_color(self._own_numbers()[name]), (name,))
+        row = LabelRow(1, name, class_color(own_numbers(self.stats["classes"])[name]), (name,))
         write_label_map(path, get_bit(self._bits, k).view(np.uint8), self._geometry, f"uniseg {name}",
                         label_table.to_xml([row], "mask"))
 
@@ -170,21 +169,15 @@ class Segmentation:
 
     def _rows(self) -> list[LabelRow]:
         """What each value of the label map is."""
-        own = self._own_numbers()
+        own = own_numbers(self.stats["classes"])
         return label_rows(self.numbers, lambda name: class_color(own[name]))
-
-    def _own_numbers(self) -> dict[str, int]:
-        """{class: its number in Table 2, or from 33 on}: different for every class, whatever the label map has."""
-        if self.stats["settings"]["numbers"] != TABLE_2:
-            return taxonomy.label_values(self.classes)
-        return {name: figures["label"] for name, figures in self.stats["classes"].items()}
 
     def _write_view(self, ct: Volume, path: Path) -> None:
         ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         write_view(path, ct, self._bits, ras, self.classes, self.stats)
 
     def _write_preview(self, ct: Volume, path: Path) -> None:
-        own, figures = self._own_numbers(), self.stats["classes"]
+        own, figures = own_numbers(self.stats["classes"]), self.stats["classes"]
         if own == {name: one["label"] for name, one in figures.items()}:
             ras = nibabel.orientations.apply_orientation(self.label_map, self._geometry.orientation)
         else:                                              # two classes may share a number of others, or have none

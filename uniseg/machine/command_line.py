@@ -140,12 +140,17 @@ def fraction(text: str) -> float:
     return value
 
 
-def named_folder(text: str) -> tuple[str, Path]:
-    """(name, folder) of the text of --dataset NAME=FOLDER."""
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, as in LiTS=/data/lits")
-    return name, Path(folder)
+def named_path(form: str, example: str) -> Callable[[str], tuple[str, Path]]:
+    """The type of an option NAME=PATH: (name, path). form, example: for the message, NAME=FOLDER and LiTS=/data/lits"""
+    def pair(text: str) -> tuple[str, Path]:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {form}, as in {example}")
+        return name, Path(path)
+    return pair
+
+
+named_folder = named_path("NAME=FOLDER", "LiTS=/data/lits")      # of --dataset
 
 
 def _number(text: str) -> float:

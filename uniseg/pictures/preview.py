@@ -151,7 +151,7 @@ def _notes(case: Case, affine: np.ndarray, entries: Sequence[Entry], missing: Se
     if not entries:
         notes.append("Nothing found.")
     if missing:
-        notes.append(f"Looked for, not found: {', '.join(name.replace('_', ' ') for name in missing)}.")
+        notes.append(f"Looked for, not found: {', '.join(taxonomy.spoken(n).replace('_', ' ') for n in missing)}.")
     if case.hu is None:
         notes.append("Labels without a CT.")
     else:

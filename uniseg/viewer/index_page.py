@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..formats.labels import own_numbers
 from ..imaging.file_names import RESULT, view_path
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.console import printable, warn
@@ -21,7 +22,7 @@ from ..machine.json_files import read_json
 from ..machine.locks import turn
 from ..pictures.colors import class_color
 from .page import as_json, assemble
-from .view import own_numbers, title
+from .view import title
 
 INDEX = "index.html"
 OURS = b'<meta name="generator" content="uniseg '
@@ -56,7 +57,7 @@ def write_index(folder: Path) -> Path | None:
 def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
     """The text of the page of a folder of that name. cases: as web/index.js reads them"""
     about = [*REMARKS, f"uniseg {__version__}."]
-    return assemble("index.html", ("index.css",), ("index.js",),
+    return assemble("index.html", ("common.css", "index.css"), ("words.js", "index.js"),
                     {"data": as_json({"folder": printable(name), "cases": list(cases), "about": about})})
 
 

@@ -42,7 +42,8 @@ def assemble(name: str, styles: Sequence[str], scripts: Sequence[str], parts: Ma
     style, script = ("\n".join(_read(file) for file in files) for files in (styles, scripts))
     policy = POLICY.format(style=_sha256(style), script=_sha256(script))
     filled = {**parts, "style": style, "script": script, "policy": policy, "generator": html.escape(GENERATOR)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], _read(name))
+    page = _read(name).replace("{{head}}", _read("head.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], page)
 
 
 def _read(name: str) -> str:

@@ -14,12 +14,14 @@ import numpy as np
 from nibabel.orientations import inv_ornt_aff
 
 from .. import taxonomy
+from ..formats.labels import own_numbers
 from ..imaging.grid import voxel_size_mm
 from ..imaging.volume import Volume
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.console import printable
 from ..machine.files import atomic_write
 from ..pictures.colors import class_color
+from ..pictures.preview import degrees_oblique
 from .display import Display, display_spacing, make_display, middles
 from .encoding import HU_OF_BYTE, ct_bytes, packed
 from .page import as_json, assemble
@@ -27,8 +29,8 @@ from .thumbnail import thumbnail
 
 LARGEST_BYTES = 10_000_000         # of the images in a file
 FIRST_VOXELS = 18e6                # of the grid that is tried first
-STYLES = ("view.css",)
-SCRIPTS = ("volume.js", "planes.js", "legend.js", "controls.js", "main.js")
+STYLES = ("common.css", "view.css")
+SCRIPTS = ("words.js", "volume.js", "planes.js", "legend.js", "controls.js", "main.js")
 COMPOUND = np.sin(np.radians(15))  # an axis that is turned further than this has two letters, such as RA
 
 
@@ -116,19 +118,6 @@ def title(name: str) -> str:
     return printable(taxonomy.spoken(name).replace("_", " "))
 
 
-def own_numbers(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """{class: its number in Table 2, or from 33 on}, which decides its colour, whatever numbers the label map has.
-
-    classes: {name: figures} of the JSON file
-    """
-    numbers = taxonomy.label_values(list(classes))
-    for name, figures in classes.items():
-        label = figures["label"]
-        if name not in taxonomy.BY_NAME and isinstance(label, int) and label > len(taxonomy.CLASSES):
-            numbers[name] = label
-    return numbers
-
-
 def start(middles: Sequence[tuple[int, int, int]], shape: Sequence[int]) -> list[int]:
     """The voxel where the crosshair stands first: of the middles of the classes the one in the middle of them all."""
     if not middles:
@@ -176,8 +165,7 @@ def grid_note(display: Display, ct: Volume) -> str:
 
 def about(display: Display, ct: Volume, stats: Mapping[str, Any]) -> list[str]:
     """What the page says about itself, a sentence or two each."""
-    turned = max(np.degrees(np.arccos(np.clip(np.abs(np.diag(display.affine)[:3])
-                                              / voxel_size_mm(display.affine), 0, 1))))
+    turned = degrees_oblique(display.affine)
     lines = [f"{NOT_A_MEDICAL_DEVICE.rstrip('.')}.",
              "Volumes are counted on all voxels of the CT.",
              "HU are kept in steps: of 4 HU in soft tissue, 16 in lung, 20 and more in bone."

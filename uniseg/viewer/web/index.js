@@ -4,18 +4,6 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
-function element(kind, text, className) {
-  const made = document.createElement(kind);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
-function millilitres(ml) {
-  const digits = ml >= 100 ? 0 : ml >= 1 ? 1 : 3;
-  return ml.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-}
-
 function card(one) {
   const made = element("article");
   const link = element(one.view ? "a" : "div", undefined, "picture");

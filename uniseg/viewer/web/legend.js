@@ -6,21 +6,8 @@
 
 const legendRows = [];                        // one element per class, in the order of data.classes
 
-function element(kind, text, className) {
-  const made = document.createElement(kind);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
-
 function byId(id) {
   return document.getElementById(id);
-}
-
-// 1234.5 -> "1,235", 12.34 -> "12.3", 0.034 -> "0.034"
-function millilitres(ml) {
-  const digits = ml >= 100 ? 0 : ml >= 1 ? 1 : 3;
-  return ml.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
 function fillWords() {
