@@ -152,14 +152,14 @@ def run(args: argparse.Namespace) -> int:
         return fail(error, 2, args.verbose)
     failed, table_failed = 0, not written(table, args.verbose)
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
-    for job, (segmentation, fault) in make_each(segmenter, jobs, planned, outputs, options, existing):
+    for job, (stats, fault) in make_each(segmenter, jobs, planned, outputs, options, existing):
         if fault is not None:
             failed += 1
             fail(fault, 1, args.verbose, job.ct)
-        elif segmentation is None:
+        elif stats is None:
             note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         else:
-            report(job.ct, job.result, segmentation.stats, outputs)
+            report(job.ct, job.result, stats, outputs)
         table_failed |= not written(table, args.verbose)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")

@@ -54,15 +54,15 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
     failed = set()
     planned = [Job(ct, result) for _, ct, result in to_do]
     made = make_each(segmenter, planned, planned, Outputs(masks=True), options, "keep")
-    for (name, *_), (job, (segmentation, error)) in zip(to_do, made):
+    for (name, *_), (job, (stats, error)) in zip(to_do, made):
         if error is not None:
             fail(error, 1, args.verbose, job.ct)
             failed.add(masks_folder(job.result))
             outcome["failed"].append(name)
-        elif segmentation is None:
+        elif stats is None:
             note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
         else:
-            tell(name, segmentation.stats["warnings"], outcome)
+            tell(name, stats["warnings"], outcome)
     predictions = find_predictions(folder, references) if folder.is_dir() else {}
     without_tumour = [(r._replace(dataset=healthy_name(cts, len(healthy))), tumours)
                       for tumours, cts, results in healthy if results.is_dir() for r in in_folder(results).values()]

@@ -76,9 +76,12 @@ def _try_index(folder: Path) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of a case. Where both are None, another run has made the very result meanwhile, and it stays."""
+    """What became of a case. Where both are None, another run has made the very result meanwhile, and it stays.
 
-    segmentation: Segmentation | None = None
+    The Segmentation itself is not kept: its masks would take memory while the next case is segmented.
+    """
+
+    stats: dict[str, Any] | None = None
     error: Exception | None = None
 
 
@@ -92,7 +95,7 @@ def make_each(segmenter: Any, jobs: Sequence[Job], planned: Sequence[Job], outpu
     for number, job in enumerate(with_index(jobs, planned, outputs), start=1):
         place = place_of(job, number, len(jobs)) if progress else False
         try:
-            outcome = Outcome(make(segmenter, job, outputs, options, existing, place))
+            outcome = Outcome(make(segmenter, job, outputs, options, existing, place).stats)
         except MadeMeanwhile:
             outcome = Outcome()
         except FAULTS as error:
@@ -121,11 +124,11 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
     cases: dict[Job, Case] = {}
     if table is not None:
         table.write()
-    for job, (segmentation, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
+    for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
         if error is not None:
             cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
-        elif segmentation is not None:
-            cases[job] = Case(job.ct, job.result, segmentation.stats)
+        elif stats is not None:
+            cases[job] = Case(job.ct, job.result, stats)
         if table is not None:
             table.write()
     return [cases.get(job) or Case(job.ct, job.result, read_json(json_path(job.result))) for job in jobs]
