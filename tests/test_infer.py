@@ -157,11 +157,13 @@ def test_classes_limits_what_is_computed(segment):
 
 def test_every_setting_reaches_the_json(segment):
     code, *_ = segment("ct.nii.gz", "--overlap", "0.25", "--threshold", "liver=0.4,IVC=0.3", "--no-postprocess",
-                       "--precision", "bf16", weights=save_weights(Path("other.pt"), ("liver", "postcava")))
+                       "--precision", "bf16", "--fast", "--no-focus",
+                       weights=save_weights(Path("other.pt"), ("liver", "postcava")))
     assert code == 0
     assert json.loads(Path("ct_seg.json").read_text())["settings"] == {
         "overlap": 0.25, "threshold": {"liver": 0.4, "postcava": 0.3}, "postprocess": False, "in_pieces": [],
-        "second_view": None, "precision": "bf16", "numbers": "table2", "device": "cpu"}
+        "second_view": None, "fast": True, "focus": False, "focused_on": None, "precision": "bf16",
+        "numbers": "table2", "device": "cpu"}
 
 
 def test_the_papers_three_steps_of_post_processing_can_be_had_alone(segment):

@@ -33,6 +33,7 @@ from uniseg.inference import result as result_module
 from uniseg.inference.native_grid import AT_THRESHOLD, logits_to_bytes
 from uniseg.inference.outputs import Outputs
 from uniseg.inference.region import BODY_MARGIN, grow_to_window
+from uniseg.inference.request import logit
 from uniseg.inference.second_view import central_part
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.postprocess import postprocess as refine
@@ -367,7 +368,7 @@ def test_a_threshold_that_is_no_probability_is_refused_before_any_work(threshold
 
 @pytest.mark.parametrize("threshold", [0.5, 0.01, 0.37, 0.999])
 def test_a_byte_is_above_128_exactly_where_the_logit_is_above_the_limit(threshold):
-    limit = segmenter.logit(threshold, "liver")
+    limit = logit(threshold, "liver")
     edge = np.float32(limit)
     near = np.concatenate([[edge, np.nextafter(edge, np.float32(np.inf)), np.nextafter(edge, np.float32(-np.inf))],
                            edge + np.linspace(-0.05, 0.05, 1001), np.linspace(-50, 50, 4001),
@@ -778,7 +779,8 @@ def test_o15_the_json_is_strict_and_says_how_the_result_came_about(tmp_path):
     assert stats["weights"] == {"file": "stand-in", "sha256": "0" * 64} and stats["backbone"] == "unet"
     assert stats["preprocessing"] == PREPROCESSING.to_dict()
     assert stats["settings"] == {"overlap": 0.5, "threshold": {"liver": 0.4}, "postprocess": True, "in_pieces": [],
-                                 "second_view": None, "precision": "float32", "numbers": "table2", "device": "cpu"}
+                                 "second_view": None, "fast": False, "focus": True, "focused_on": None,
+                                 "precision": "float32", "numbers": "table2", "device": "cpu"}
     assert list(stats["preprocessing"]) == ["pad", "spacing_mm", "hu_window", "window", "antialias"]
     assert list(stats["classes"]["liver"]) == ["label", "voxels", "ml", "mean_hu", "sd_hu", "centre_mm", "first_voxel",
                                                "last_voxel", "touches_border"]

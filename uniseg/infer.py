@@ -30,7 +30,7 @@ from .machine.signals import ends_at_signals
 
 # The options of --help; the others are shown by --help-all.
 FIRST = ("inputs", "recursive", "classes", "experimental", "demo", "output", "masks", "preview", "view", "overwrite",
-         "resume", "weights", "device", "list_classes", "quiet")
+         "resume", "weights", "device", "fast", "list_classes", "quiet")
 EPILOG = f"""Exit codes: 0 done; 1 a case failed, the others are done; 2 bad arguments, nothing was done;
 130 interrupted, finished cases are kept.
 {NOT_A_MEDICAL_DEVICE}"""
@@ -92,6 +92,12 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1")
     group.add_argument("--overlap", type=float, default=0.5,
                        help="share that neighbouring windows have in common (default: 0.5, Section 4.1.2)")
+    group.add_argument("--fast", action="store_true",
+                       help="for a look: one view, and windows that overlap by 0.25 at most; docs/results.md says what "
+                       "it costs")
+    group.add_argument("--focus", action=argparse.BooleanOptionalAction, default=True,
+                       help="with --classes, and weights whose windows are small: let the built-in weights find these "
+                       "organs, and run the windows near them alone (default: yes, where it saves time)")
     group.add_argument("--threshold", default="0.5",
                        help="probability above which a voxel belongs to a class: for all (default: 0.5, Section 4.1.2) "
                        "or per class, liver=0.4,spleen=0.6")
@@ -191,7 +197,8 @@ def check_options(args: argparse.Namespace) -> dict[str, Any]:
     classes = [c.strip() for c in args.classes.split(",")] if args.classes is not None else None
     options = {"classes": classes, "overlap": args.overlap, "threshold": parse_threshold(args.threshold),
                "postprocess": steps, "precision": args.precision, "experimental": args.experimental,
-               "max_voxels": args.max_voxels, "numbers": find_numbering(args.numbers)}
+               "max_voxels": args.max_voxels, "numbers": find_numbering(args.numbers), "fast": args.fast,
+               "focus": args.focus}
     if args.weights is None:                        # other weights may have classes beyond Table 2
         for name in named_classes(options):
             taxonomy.resolve(name)

@@ -8,16 +8,16 @@ class is likely (inference/native_grid.py), and the grid of the CT holds one bit
 classes x volume exists in float. Read model.py, sliding_window.py and postprocess.py first.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import checkpoint, taxonomy
-from .formats.numbers import TABLE_2, find_numbering, numbers_in
+from .formats.numbers import TABLE_2
 from .imaging.anatomy import midsagittal_plane
 from .imaging.arrays import Source, as_source
 from .imaging.bits import Box, bounding_box
@@ -28,12 +28,14 @@ from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
 from .imaging.volume import Volume, affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
 from .inference.finished import Asked, stamp
+from .inference.focus import Organ, around, found_whole, is_worth_it, located, organs_of
 from .inference.making import Case, make_all
 from .inference.measures import measure
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
 from .inference.outputs import outputs_named
 from .inference.plausibility import doubts
 from .inference.region import find_body
+from .inference.request import Request, make_request
 from .inference.result import Segmentation, find_class, read_again, unchanged
 from .inference.second_view import central_part, view_weight
 from .inference.statistics import Clock, record
@@ -41,7 +43,7 @@ from .machine.console import quietly
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
-from .postprocess import ALL_STEPS, chosen_steps
+from .postprocess import ALL_STEPS
 from .postprocess import postprocess as refine
 from .sliding_window import sliding_window
 
@@ -60,20 +62,9 @@ def load(weights: str | Path | None = None, device: str = "auto") -> "Segmenter"
     content = checkpoint.read(path)
     about = {name: value for name, value in content.get("about", {}).items()
              if name in ("experimental", "in_pieces", "second_view")}
+    locator = partial(load, None, device) if weights is not None and DEFAULT_WEIGHTS.is_file() else None
     return Segmenter(checkpoint.load_network(content, path), Preprocessing.from_dict(content["preprocessing"]),
-                     choose_device(device), {"file": path.name, "sha256": file_sha256(path)}, **about)
-
-
-class Request(NamedTuple):
-    """The checked arguments of one call of Segmenter.segment."""
-
-    names: tuple[str, ...]         # classes to compute, in the model's order
-    limits: list[float]            # per class, the logit of its threshold
-    threshold: float | dict[str, float]
-    overlap: float
-    steps: tuple[str, ...]         # of post-processing, in the order in which they run
-    precision: str
-    numbering: str                 # of the label map, one of formats.numbers.NUMBERINGS
+                     choose_device(device), {"file": path.name, "sha256": file_sha256(path)}, locator=locator, **about)
 
 
 class Segmenter:
@@ -81,19 +72,22 @@ class Segmenter:
 
     def __init__(self, network: torch.nn.Module, preprocessing: Preprocessing, device: torch.device,
                  weights: Mapping[str, str], experimental: Mapping[str, str] | None = None,
-                 in_pieces: Sequence[str] = (), second_view: float | None = None) -> None:
+                 in_pieces: Sequence[str] = (), second_view: float | None = None,
+                 locator: "Callable[[], Segmenter] | None" = None) -> None:
         """network:       image (B, 1, D, H, W) in [0, 1] -> logits (B, K, D, H, W), as model.UniversalModel
         preprocessing: that of the network's training
         weights:       "file" and "sha256", for the statistics
         experimental:  {class: reason in a few words} of classes that are computed on request only
         in_pieces:     classes of which post-processing keeps all components instead of the largest one
         second_view:   share (0.3 to 1) of the body's width and depth that is run a second time by itself, or None
+        locator:       makes the Segmenter on a coarse grid that finds the organs first (inference/focus.py), or None
         """
         self.network: Any = network.to(device).eval()
         self.device = device
         self.preprocessing = preprocessing
         self.weights, self.experimental = weights, experimental or {}
         self.in_pieces, self.second_view = tuple(in_pieces), second_view
+        self.locator = locator
 
     def __repr__(self) -> str:
         spacing = " x ".join(f"{mm:g}" for mm in self.preprocessing.spacing_mm)
@@ -145,7 +139,8 @@ class Segmenter:
                 overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
                 postprocess: bool | Collection[str] = True,
                 precision: str = "float32", progress: bool | str = False, experimental: bool = False,
-                max_voxels: int = MAX_VOXELS, numbers: str = TABLE_2, affine: np.ndarray | None = None) -> Segmentation:
+                max_voxels: int = MAX_VOXELS, numbers: str = TABLE_2, affine: np.ndarray | None = None,
+                fast: bool = False, focus: bool = True) -> Segmentation:
         """Segment one CT.
 
         source:       path of a NIfTI file, a nibabel image, or an array (X, Y, Z), in Hounsfield units
@@ -163,11 +158,15 @@ class Segmenter:
         max_voxels:   a file with more voxels is refused
         numbers:      of the label map: "table2", "totalsegmentator", "msd:Task03", ... (formats/numbers.py)
         affine:       (4, 4), of an array only: from its indices to mm in RAS+, as nibabel has it
+        fast:         for a look: windows overlap by FAST_OVERLAP at most, and there is no second view
+        focus:        where few classes are named, and windows are small, run those near these organs alone; the
+                      built-in weights find them first (inference/focus.py)
         Raises ValueError for arguments, imaging.byte_stream.VolumeError for input that cannot be used, and
         FloatingPointError where the network gives NaN.
         """
         source = as_source(source, affine)
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
+        request = make_request(self, classes, overlap, threshold, postprocess, precision, experimental, max_voxels,
+                               numbers, fast, focus)
         names, clock = request.names, Clock()
         with clock("read"):
             stamp_before, ct = stamp(source), read_ct(source, max_voxels)
@@ -175,15 +174,15 @@ class Segmenter:
         with clock("resample"):
             hu, affine, body, box, shown = self._on_model_grid(ct)
             del ct                                           # frees the voxels of the CT
-        slabs: list[list[Crop]] = [[] for _ in names]
+        crops: list[Crop | None] = [None] * len(names)
+        focused = None
         if box is None:
             warnings.append("no body found in this volume; the result is empty")
         else:
             with clock("network"):
-                slabs = self._run_network(shown[box], body[box], request, progress)
+                crops, focused = self._find(shown, affine, body, box, request, progress)
         del shown
         with clock("post-processing"):
-            crops = [join_slabs(of_class, box, hu.shape) for of_class in slabs]
             bits = masks_of(crops, hu.shape)
             notes: list[str] = []
             spine = SpineSearch(hu, affine, body) if box is not None else None
@@ -191,16 +190,15 @@ class Segmenter:
             if plane is not None:
                 bits, notes = refine(bits, list(names), affine, plane, request.steps, self.in_pieces)
         with clock("native grid"):
-            values = self._numbers(request)
-            native_bits, label_map = to_native(bits, crops, values, affine, native_shape, native_affine)
+            native_bits, label_map = to_native(bits, crops, request.numbers, affine, native_shape, native_affine)
         with clock("measures"):
             planes = unchanged(hu_planes(source, max_voxels), source, stamp_before)
-            counted = measure(from_ras(native_bits, geometry.orientation), values, affine_in_mm(geometry), planes,
-                              self.experimental, warnings)
+            counted = measure(from_ras(native_bits, geometry.orientation), request.numbers, affine_in_mm(geometry),
+                              planes, self.experimental, warnings)
         if spine is not None:
             warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
-        stats = record(source, stamp_before, geometry, native_affine, self._model(), self._settings(request, box),
-                       counted, notes, warnings, clock)
+        stats = record(source, stamp_before, geometry, native_affine, self._model(),
+                       self._settings(request, box, focused), counted, notes, warnings, clock)
         again = partial(read_again, source, stamp_before, max_voxels)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry, again)
 
@@ -225,43 +223,16 @@ class Segmenter:
             return make_all(self, paths, Path(out) if out is not None else None, outputs_named(outputs), options,
                             existing, recursive, progress)
 
-    def asked(self, classes: str | Sequence[str] | None = None, overlap: float = 0.5,
-              threshold: float | Mapping[str, float] = 0.5, postprocess: bool | Collection[str] = True,
-              precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS,
-              numbers: str = TABLE_2) -> Asked:
-        """What decides how a result of `segment` with the same arguments comes out, to compare it with former results.
+    def asked(self, **options: Any) -> Asked:
+        """What decides how a result of `segment` with the same options comes out, to compare it with former results.
 
-        The device and the limit of voxels are none of it, and the second view follows from the weights and the CT.
-        Raises ValueError.
+        The device and the limit of voxels are none of it, and the second view and what is focused on follow from the
+        weights and the CT. Raises ValueError.
         """
-        request = self._check(classes, overlap, threshold, postprocess, precision, experimental, numbers)
-        settings = {name: value for name, value in self._settings(request, None).items()
-                    if name not in ("device", "second_view")}
+        request = make_request(self, **options)
+        settings = {name: value for name, value in self._settings(request, None, None).items()
+                    if name not in ("device", "second_view", "focused_on")}
         return Asked(self.weights["sha256"], request.names, settings)
-
-    def _check(self, classes: str | Sequence[str] | None, overlap: float, threshold: float | Mapping[str, float],
-               postprocess: bool | Collection[str], precision: str, experimental: bool, numbers: str) -> Request:
-        """The arguments of `segment` as a Request. Raises ValueError before any work."""
-        names = self.select(classes, experimental)
-        if not names:
-            raise ValueError("no class to segment. Name at least one.")
-        if precision not in ("float32", "bf16", "fp16"):
-            raise ValueError(f"precision {precision}: choose one of float32, bf16, fp16.")
-        if isinstance(threshold, Mapping):
-            threshold = {n: value for name, value in threshold.items() for n in self.select([name], experimental)}
-            limits = [logit(threshold.get(n, 0.5), n) for n in names]
-        else:
-            limits = [logit(threshold, n) for n in names]
-        request = Request(names, limits, threshold, overlap, chosen_steps(postprocess), precision,
-                          find_numbering(numbers))
-        if all(value is None for value in self._numbers(request).values()):
-            raise ValueError(f"none of the classes asked for has a label number in {request.numbering}. "
-                             "Name others in --classes, or leave out --numbers.")
-        return request
-
-    def _numbers(self, request: Request) -> dict[str, int | None]:
-        """{class: its value in the label map, or None} of the classes asked for, in the model's order."""
-        return {n: value for n, value in numbers_in(request.numbering, self.classes).items() if n in request.names}
 
     def _on_model_grid(self, ct: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray, Box | None, np.ndarray]:
         """The CT as HU (D, H, W) on the model's grid, its affine (4, 4), the body mask, the box of the windows, and the
@@ -275,8 +246,62 @@ class Segmenter:
             shown = continued(hu, outside, body, self.preprocessing.spacing_mm)
         return hu, affine, body, box, shown
 
-    def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request,
-                     progress: bool | str) -> list[list[Crop]]:
+    def _find(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, box: Box, request: Request,
+              progress: bool | str) -> tuple[list[Crop | None], list[str] | None]:
+        """The bytes of each class on the model's grid, and the organs that alone were looked at; None: the whole body.
+
+        hu, body: (D, H, W); box: of the windows
+        """
+        organs, near = self._near(hu, affine, box, request)
+        if near is not None:
+            crops = self._crops(hu, body, box, request, progress, near)
+            if found_whole(dict(zip(request.names, crops)), organs, near, body, affine, self.in_pieces):
+                return crops, list(organs)
+        return self._crops(hu, body, box, request, progress), None
+
+    def _near(self, hu: np.ndarray, affine: np.ndarray, box: Box,
+              request: Request) -> tuple[dict[str, Organ], np.ndarray | None]:
+        """The organs that the classes asked for lie in, and the boxes around them, (D, H, W) bool.
+
+        The boxes are None where all classes are asked for, where the whole body has few windows, and where an organ is
+        not found or the locator does not know it.
+        """
+        parents = organs_of(request.names)
+        wanted = {organ for organs in parents.values() for organ in organs}
+        if not request.focus or self.locator is None or not set(request.names) < set(self.offered):
+            return {}, None
+        locator = self.locator()
+        if not wanted <= set(locator.offered) or not is_worth_it(
+                [part.stop - part.start for part in box], self.preprocessing.window, self.preprocessing.spacing_mm,
+                request.overlap, locator.preprocessing.window, locator.preprocessing.spacing_mm):
+            return {}, None
+        organs, coarse_affine = locator.locate(hu, affine, sorted(wanted), request.precision)
+        if not wanted <= set(organs):
+            return {}, None
+        return organs, around(organs.values(), coarse_affine, affine, hu.shape)
+
+    def locate(self, hu: np.ndarray, affine: np.ndarray, classes: Sequence[str],
+               precision: str) -> tuple[dict[str, Organ], np.ndarray]:
+        """Where the organs are, from one pass without overlap; the organs that are found, and the grid's affine (4, 4).
+
+        hu: (D, H, W) on any grid whose axes are RAS+
+        """
+        coarse, coarse_affine = resample(hu, affine, self.preprocessing.spacing_mm, antialias=True)
+        body, box = find_body(coarse, coarse_affine, self.preprocessing.window)
+        if box is None:
+            return {}, coarse_affine
+        request = make_request(self, classes, overlap=0.0, postprocess=False, precision=precision, fast=True)
+        bits = masks_of(self._crops(coarse, body, box, request, False), coarse.shape)
+        return located(bits, request.names, coarse_affine, self.in_pieces), coarse_affine
+
+    def _crops(self, hu: np.ndarray, body: np.ndarray, box: Box, request: Request, progress: bool | str,
+               near: np.ndarray | None = None) -> list[Crop | None]:
+        """The bytes of each class on the model's grid (D, H, W). near: (D, H, W) bool, where to look; None: all over"""
+        slabs = self._run_network(hu[box], body[box], request, progress, None if near is None else near[box])
+        return [join_slabs(of_class, box, hu.shape) for of_class in slabs]
+
+    def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool | str,
+                     near: np.ndarray | None) -> list[list[Crop]]:
         """Per class, its bytes in each slab: cropped to where its logit is less than 4 below its threshold.
 
         With a second view, and where the CT is no smaller than a window, the logits in the body's centre are the
@@ -284,8 +309,10 @@ class Segmenter:
 
         hu:   (D, H, W) the part of the CT that the windows are laid over
         body: (D, H, W) bool; no organ is found outside it
+        near: (D, H, W) bool, the part of the body to search; None: all of it
         """
         names = request.names
+        searched = body if near is None else body & near
         channels = None if names == self.classes else [self.classes.index(n) for n in names]
         image = scale_hu(hu, self.preprocessing.hu_window)
 
@@ -295,17 +322,17 @@ class Segmenter:
 
         def run(part: Box, pad: str, progress: bool | str) -> Iterator[tuple[int, torch.Tensor]]:
             return sliding_window(image[part], predict, len(names), self.preprocessing.window, request.overlap,
-                                  body=body[part], device=self.device, pad=pad, progress=progress)
+                                  body=searched[part], device=self.device, pad=pad, progress=progress)
 
         runs = [run(np.s_[:, :], self.preprocessing.pad, progress)]
-        if self.second_view is not None and self._has_second_view(image.shape):
+        if self.second_view is not None and self._has_second_view(image.shape, request):
             centre = central_part(body, self.second_view)
             weight = view_weight([part.stop - part.start for part in centre])
             runs.append(run(centre, "edge", False))
 
         slabs: list[list[Crop]] = [[] for _ in names]
         for (z, logits), *second in zip(*runs):              # neither run is padded or cut along z: the same slabs
-            inside, values = body[:, :, z:z + logits.shape[3]], logits.numpy()                  # (K, D, H, dz)
+            inside, values = searched[:, :, z:z + logits.shape[3]], logits.numpy()                  # (K, D, H, dz)
             for _, again in second:
                 for of_class, once_more in zip(values, again.numpy()):
                     of_class[centre] += weight * (once_more - of_class[centre])
@@ -322,28 +349,27 @@ class Segmenter:
                     slabs[k].append(Crop(start, np.asfortranarray(likely[box])))
         return slabs
 
-    def _has_second_view(self, shape: Sequence[int]) -> bool:
-        """Whether a CT of this shape gets a second view; one smaller than a window does not."""
-        return self.second_view is not None and all(n >= w for n, w in zip(shape, self.preprocessing.window))
+    def _has_second_view(self, shape: Sequence[int], request: Request) -> bool:
+        """Whether a CT of this shape gets a second view; one smaller than a window does not, nor does a fast run."""
+        return (self.second_view is not None and not request.fast
+                and all(n >= w for n, w in zip(shape, self.preprocessing.window)))
 
     def _model(self) -> dict[str, Any]:
         """What the statistics state about the model."""
         preprocessing = {"pad": self.preprocessing.pad, **self.preprocessing.to_dict()}     # "pad" is first in the file
         return {"weights": self.weights, "backbone": self.network.config.backbone, "preprocessing": preprocessing}
 
-    def _settings(self, request: Request, box: Box | None) -> dict[str, Any]:
-        """What the statistics state about this run. box: the part that the windows were laid over"""
+    def _settings(self, request: Request, box: Box | None, focused: list[str] | None) -> dict[str, Any]:
+        """What the statistics state about this run.
+
+        box:     the part that the windows were laid over
+        focused: the organs that alone were looked at, or None
+        """
         in_box = [part.stop - part.start for part in box] if box is not None else [0, 0, 0]
         all_or_none = request.steps in ((), ALL_STEPS)
         return {"overlap": request.overlap, "threshold": request.threshold,
                 "postprocess": bool(request.steps) if all_or_none else list(request.steps),
                 "in_pieces": [n for n in request.names if n in self.in_pieces and "components" in request.steps],
-                "second_view": self.second_view if self._has_second_view(in_box) else None,
+                "second_view": self.second_view if self._has_second_view(in_box, request) else None,
+                "fast": request.fast, "focus": request.focus, "focused_on": focused,
                 "precision": request.precision, "numbers": request.numbering, "device": str(self.device)}
-
-
-def logit(probability: float, name: str) -> float:
-    """The logit of a class's threshold. Raises ValueError for what is not a probability between 0 and 1."""
-    if not 0 < probability < 1:
-        raise ValueError(f"threshold {probability} of {name}: choose a probability between 0 and 1.")
-    return float(np.log(probability / (1 - probability)))
