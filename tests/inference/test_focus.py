@@ -42,7 +42,7 @@ def run(network, model, *args, **options):
 
 
 @pytest.mark.parametrize("asked, looked_at", [("spleen", ["spleen"]), ("liver_tumor", ["liver"]),
-                                              ("spleen, liver_tumor", ["liver", "spleen"])])
+                                              ("spleen, liver_tumor", ["spleen", "liver"])])
 def test_near_the_organs_asked_for_the_result_is_that_of_the_whole_run_and_windows_are_left_out(asked, looked_at):
     hu, _, affine = paint((64, 56, 60), FINE)
     network, model = with_locator()
