@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..imaging.bits import Box, bounding_box, get_bit
-from ..imaging.components import largest_components
+from ..imaging.components import CONNECTED_26, largest_components
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..sliding_window import plan_windows
 from ..taxonomy import BY_NAME
@@ -27,6 +27,7 @@ LEAST_SAVING = 4         # times as many windows as the coarse pass; with fewer,
 LEAST_ML = 1.0           # a smaller organ is not believed
 ADULT_SHARE = 0.2        # of an adult's organ, where taxonomy.py knows its volume; a smaller one is not believed
 AGREEING_SHARE = 0.5     # of the volume of the coarse pass, which the fine one has to find
+CUT_SHARE = 0.01         # of its volume that a class may be estimated to have where the fine pass did not look
 
 
 class Organ(NamedTuple):
@@ -99,8 +100,8 @@ def found_whole(crops: Mapping[str, Crop | None], organs: Mapping[str, Organ], n
     crops:  the bytes of each class on the fine grid (D, H, W)
     organs: what the coarse pass found, also the parents of tumours
     near:   (D, H, W) bool, where the fine pass looked, within the body
-    returns: False where a class that the coarse pass found is missing or has less than half of its volume, or where
-             its largest component reaches the side of `near` within the body
+    returns: False where a class that the coarse pass found is missing or has less than AGREEING_SHARE of its volume, or
+             where more than CUT_SHARE of its largest component is estimated to be cut off
     """
     inner = ndimage.binary_erosion(near | ~body, border_value=1)
     for name, crop in crops.items():
@@ -114,6 +115,18 @@ def found_whole(crops: Mapping[str, Crop | None], organs: Mapping[str, Organ], n
         if name in organs and mask.sum() * voxel_volume_mm3(affine) / 1000 < AGREEING_SHARE * organs[name].ml:
             return False
         part = tuple(slice(s, s + n) for s, n in zip(crop.start, crop.values.shape))
-        if (mask & ~inner[part]).any():
+        if cut_off(mask & ~inner[part]) > CUT_SHARE * mask.sum():
             return False
     return True
+
+
+def cut_off(at_side: np.ndarray) -> float:
+    """An estimate of the voxels that go on beyond a side: each connected piece goes on for as long as it is wide.
+
+    at_side: (D, H, W) bool, the voxels of a mask beside which the fine pass did not look, one voxel deep
+
+    >>> cut_off(np.ones((5, 5, 1), bool)), cut_off(np.eye(5, dtype=bool)[..., None] & False)
+    (125.0, 0.0)
+    """
+    pieces, _ = ndimage.label(at_side, structure=CONNECTED_26)
+    return float((np.bincount(pieces.ravel())[1:] ** 1.5).sum())
