@@ -7,8 +7,9 @@ Without --weights the built-in network is put on a grid twice as fine, 1.5 mm: a
 cost. With a network of the full cost, what is saved is a larger share.
 
 Every CT is segmented in the whole body for all classes named (--no-focus), and then for each group of them near the
-organs that the coarse pass finds. The table has the seconds of `Segmenter.segment`, and the least Dice of the group's
-classes with the run over the whole body. One process, with no other work beside it.
+organs that the coarse pass finds. The table has the windows of either run, those of the coarse pass, the seconds of
+`Segmenter.segment`, and the least Dice of the group's classes with the run over the whole body. One process, with no
+other work beside it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class TwiceAsFine(torch.nn.Module):
 
     def forward(self, image: torch.Tensor, only: Sequence[int] | None = None) -> torch.Tensor:
         """(B, 1, D, H, W), even sizes -> logits (B, K, D, H, W)"""
-        logits = self.network(F.avg_pool3d(image, 2), only)
+        logits = self.network.forward(F.avg_pool3d(image, 2), only)
         return F.interpolate(logits, scale_factor=2, mode="trilinear")
 
 
@@ -51,18 +52,36 @@ def built_in_twice_as_fine() -> uniseg.Segmenter:
                             built_in.experimental, built_in.in_pieces, locator=lambda: built_in)
 
 
-def row(model: uniseg.Segmenter, ct: Path, asked: str, whole: Segmentation, precision: str) -> str:
-    """One line of the table. whole: the result of the whole body"""
-    near = model.segment(ct, classes=asked, precision=precision)
+class Counted:
+    """A Segmenter and its locator, whose windows are counted."""
+
+    def __init__(self, model: uniseg.Segmenter) -> None:
+        self.model, self.fine, self.coarse = model, 0, 0
+        assert model.locator is not None
+        locator = model.locator()
+        model.locator = lambda: locator
+        model.network.register_forward_hook(lambda _, inputs, __: self._add(fine=len(inputs[0])))
+        locator.network.register_forward_hook(lambda _, inputs, __: self._add(coarse=len(inputs[0])))
+
+    def _add(self, fine: int = 0, coarse: int = 0) -> None:
+        self.fine, self.coarse = self.fine + fine, self.coarse + coarse
+
+    def segment(self, ct: Path, classes: str, focus: bool, precision: str) -> tuple[Segmentation, int, int]:
+        """(result, windows of the fine network, windows of the coarse pass)"""
+        self.fine = self.coarse = 0
+        result = self.model.segment(ct, classes=classes, focus=focus, precision=precision)
+        return result, self.fine, self.coarse
+
+
+def row(model: Counted, ct: Path, asked: str, whole: Segmentation, windows: int, precision: str) -> str:
+    """One line of the table. whole: the result of the whole body; windows: its"""
+    near, some, coarse = model.segment(ct, asked, True, precision)
     found = [name for name in near.classes if whole.mask(name).any() or near.mask(name).any()]
     least = f"{min(dice(near.mask(name), whole.mask(name)) for name in found):.4f}" if found else "both empty"
     looked_at = ", ".join(near.stats["settings"]["focused_on"] or ["whole body"])
-    return (f"| {case_name(ct.name)} | {asked} | {seconds(whole):.1f} | {seconds(near):.1f} | "
-            f"{seconds(whole) / seconds(near):.1f} | {looked_at} | {least} |")
-
-
-def seconds(result: Segmentation) -> float:
-    return float(result.stats["seconds"]["total"])
+    times = [float(result.stats["seconds"]["total"]) for result in (whole, near)]
+    return (f"| {case_name(ct.name)} | {asked} | {looked_at} | {windows} | {some} + {coarse} | {times[0]:.1f} | "
+            f"{times[1]:.1f} | {times[0] / times[1]:.1f} | {least} |")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,12 +93,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="float32")
     args = parser.parse_args(argv)
     model = uniseg.load(args.weights) if args.weights else built_in_twice_as_fine()
-    print("| CT | classes | whole body, s | near the organs, s | ratio | looked at | least Dice |")
-    print("|--|--|--|--|--|--|--|")
+    counted = Counted(model)
+    print("| CT | classes | looked at | windows, whole body | near + coarse | whole body, s | near, s | ratio | Dice |")
+    print("|--|--|--|--|--|--|--|--|--|")
     for ct in args.cts:
-        whole = model.segment(ct, classes=",".join(args.classes), focus=False, precision=args.precision)
+        whole, windows, _ = counted.segment(ct, ",".join(args.classes), False, args.precision)
         for asked in args.classes:
-            print(row(model, ct, asked, whole, args.precision), flush=True)
+            print(row(counted, ct, asked, whole, windows, args.precision), flush=True)
     return 0
 
 

@@ -28,7 +28,7 @@ from .imaging.resampling import resample
 from .imaging.spine import SpineSearch
 from .imaging.volume import Volume, affine_in_mm, from_ras, hu_planes, read_ct, scale_hu
 from .inference.finished import Asked, stamp
-from .inference.focus import Organ, around, found_whole, is_worth_it, located, organs_of
+from .inference.focus import Organ, around, found_whole, is_worth_it, located, organs_of, saves_windows
 from .inference.making import Case, make_all
 from .inference.measures import measure
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
@@ -252,19 +252,19 @@ class Segmenter:
 
         hu, body: (D, H, W); box: of the windows
         """
-        organs, near = self._near(hu, affine, box, request)
+        organs, near = self._near(hu, affine, body, box, request)
         if near is not None:
             crops = self._crops(hu, body, box, request, progress, near)
             if found_whole(dict(zip(request.names, crops)), organs, near, body, affine, self.in_pieces):
                 return crops, list(organs)
         return self._crops(hu, body, box, request, progress), None
 
-    def _near(self, hu: np.ndarray, affine: np.ndarray, box: Box,
+    def _near(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, box: Box,
               request: Request) -> tuple[dict[str, Organ], np.ndarray | None]:
         """The organs that the classes asked for lie in, and the boxes around them, (D, H, W) bool.
 
-        The boxes are None where all classes are asked for, where the whole body has few windows, and where an organ is
-        not found or the locator does not know it.
+        The boxes are None where all classes are asked for, where they would save few windows, and where an organ is not
+        found or the locator does not know it.
         """
         parents = organs_of(request.names)
         wanted = {organ for organs in parents.values() for organ in organs}
@@ -278,7 +278,9 @@ class Segmenter:
         organs, coarse_affine = locator.locate(hu, affine, sorted(wanted), request.precision)
         if not wanted <= set(organs):
             return {}, None
-        return organs, around(organs.values(), coarse_affine, affine, hu.shape)
+        near = around(organs.values(), coarse_affine, affine, hu.shape)
+        worth_it = saves_windows(near[box], body[box], self.preprocessing.window, request.overlap)
+        return organs, near if worth_it else None
 
     def locate(self, hu: np.ndarray, affine: np.ndarray, classes: Sequence[str],
                precision: str) -> tuple[dict[str, Organ], np.ndarray]:

@@ -13,7 +13,7 @@ from test_infer import save_weights
 from test_segmenter import BANDS, Bands, image, paint, same, stand_in
 from uniseg.imaging.bits import pack
 from uniseg.inference import focus, plausibility
-from uniseg.inference.focus import Organ, around, is_worth_it, located, organs_of
+from uniseg.inference.focus import Organ, around, is_worth_it, located, organs_of, saves_windows
 from uniseg.segmenter import Segmenter
 from uniseg.sliding_window import plan_windows
 
@@ -22,8 +22,9 @@ FINE, COARSE = (2.0, 2.0, 2.0), (8.0, 8.0, 8.0)
 
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch):
-    """The stand-in's organs are of no adult's size."""
+    """The stand-in's organs are of no adult's size, and most of its windows touch its liver."""
     monkeypatch.setattr(plausibility, "ADULT_ML", {})
+    monkeypatch.setattr(focus, "MOST_WINDOWS", 1)
     monkeypatch.setattr(focus, "ADULT_SHARE", 0)
 
 
@@ -112,12 +113,25 @@ def test_it_is_worth_it_from_four_times_as_many_windows_on():
     assert not is_worth_it((133, 100, 200), (96,) * 3, (3.0,) * 3, 0.5, (96,) * 3, (3.0,) * 3)
 
 
-def test_the_box_of_an_organ_gets_a_margin_of_20_mm_within_the_volume():
-    """6 mm to 2 mm: coarse voxels 5 and 6 are fine voxels 15 to 20; 20 mm are 10 voxels; 30 is the end."""
+def test_a_box_that_most_windows_touch_saves_nothing(monkeypatch):
+    """Windows of 4 along an axis of 16 begin at 0, 2, ... 12: seven. Voxel 0 is in the first; 0 to 6 are in four."""
+    monkeypatch.undo()
+    body = np.ones((16, 4, 4), bool)
+    near = np.zeros_like(body)
+    near[:1] = True
+    assert saves_windows(near, body, (4, 4, 4), 0.5)
+    near[:7] = True                                                       # the first four of seven: 0.57
+    assert saves_windows(near, body, (4, 4, 4), 0.5)
+    near[:9] = True                                                       # five of seven
+    assert not saves_windows(near, body, (4, 4, 4), 0.5)
+
+
+def test_the_box_of_an_organ_gets_a_margin_of_10_mm_within_the_volume():
+    """6 mm to 2 mm: coarse voxels 5 and 6 are fine voxels 15 to 20; 10 mm are 5 voxels; 24 and 22 are the ends."""
     coarse, fine = np.diag([6.0, 6, 6, 1]), np.diag([2.0, 2, 2, 1])
     coarse[:3, 3], fine[:3, 3] = 3, 1                                     # both begin at 0 mm
-    near = around([Organ((slice(5, 7),) * 3, 1.0)], coarse, fine, (40, 30, 28))
-    assert near.sum() == 26 * 25 * 23 and near[5:31, 5:30, 5:28].all()
+    near = around([Organ((slice(5, 7),) * 3, 1.0)], coarse, fine, (40, 24, 22))
+    assert near.sum() == 16 * 14 * 12 and near[10:26, 10:24, 10:22].all()
 
 
 def test_the_largest_component_is_the_organ_unless_it_comes_in_pieces_and_a_speck_is_none():

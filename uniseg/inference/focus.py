@@ -22,8 +22,9 @@ from ..sliding_window import plan_windows
 from ..taxonomy import BY_NAME
 from .native_grid import AT_THRESHOLD, Crop
 
-MARGIN_MM = 20.0         # around the box of an organ
+MARGIN_MM = 10.0         # around the box of an organ
 LEAST_SAVING = 4         # times as many windows as the coarse pass; with fewer, the coarse pass costs what it saves
+MOST_WINDOWS = 0.6       # of those of the whole body; with more, little would be saved
 LEAST_ML = 1.0           # a smaller organ is not believed
 ADULT_SHARE = 0.2        # of an adult's organ, where taxonomy.py knows its volume; a smaller one is not believed
 AGREEING_SHARE = 0.5     # of the volume of the coarse pass, which the fine one has to find
@@ -55,6 +56,13 @@ def is_worth_it(shape: Sequence[int], window: Sequence[int], spacing_mm: Sequenc
     coarse_shape = [round(n * mm / coarse_mm) for n, mm, coarse_mm in zip(shape, spacing_mm, coarse_spacing_mm)]
     fine, coarse = plan_windows(shape, window, overlap), plan_windows(coarse_shape, coarse_window, 0.0)
     return sum(map(len, fine.values())) >= LEAST_SAVING * sum(map(len, coarse.values()))
+
+
+def saves_windows(near: np.ndarray, body: np.ndarray, window: Sequence[int], overlap: float) -> bool:
+    """Whether few enough windows touch `near`. near, body: (D, H, W) bool, in the box of the windows"""
+    some, whole = (sum(map(len, plan_windows(body.shape, window, overlap, where).values()))
+                   for where in (body & near, body))
+    return some <= MOST_WINDOWS * whole
 
 
 def located(bits: np.ndarray, names: Sequence[str], affine: np.ndarray,
