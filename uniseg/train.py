@@ -29,12 +29,12 @@ from .machine.processes import (
     any_signal,
     barrier,
     end_processes,
-    launched,
     leave,
     start_processes,
     workers_end_with,
 )
 from .machine.progress import Progress
+from .machine.ranks import launched
 from .machine.signals import signals_noted
 from .training import demo, first_command, report
 from .training.batches import make_loader, make_patches
