@@ -42,7 +42,7 @@ from .inference.statistics import Clock, record
 from .machine.console import quietly
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
-from .machine.memory import keep_freed_memory
+from .machine.memory import keep_freed_memory, returning_freed_memory
 from .machine.threads import in_threads
 from .postprocess import ALL_STEPS
 from .postprocess import postprocess as refine
@@ -136,6 +136,7 @@ class Segmenter:
                 chosen.append(resolved)
         return tuple(n for n in self.classes if n in chosen)
 
+    @returning_freed_memory
     def segment(self, source: Source | np.ndarray, classes: str | Sequence[str] | None = None,
                 overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
                 postprocess: bool | Collection[str] = True,
