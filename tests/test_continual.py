@@ -19,7 +19,7 @@ from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import write_volume
 from uniseg.model import ModelConfig, UniversalModel
 from uniseg.phantom import make_phantom
-from uniseg.training.extension import cost, kept_of, lines, summary
+from uniseg.training.extension import cost, kept_of, lines, smaller_patches, summary
 from uniseg.training.objective import PartialLabels
 from uniseg.training.options import make_config
 from uniseg.training.recipe import TrainConfig
@@ -299,6 +299,17 @@ def extend(root, out, *more, data="new", classes="aorta,superior mesenteric arte
     return train.main(["--extend", str(root / start), "--data-root", str(root / data), "--val-root", str(root / "val"),
                        "--out", str(out),
                        "--cache", str(root / "cache"), *chosen, *EXTEND, *map(str, more)])
+
+
+@pytest.mark.parametrize("size, warned", [((64, 64, 64), True), ((96, 96, 80), True), ((96, 96, 96), False),
+                                          ((128, 96, 96), False)])
+def test_patches_smaller_than_those_of_the_old_model_are_warned_about_in_one_line(size, warned):
+    """Beside a smaller part of the body, the old network is unsure of the old classes: its targets get worse."""
+    content = {"preprocessing": Preprocessing(window=(96, 96, 96)).to_dict()}
+    said = smaller_patches(TrainConfig(patch_size=size), content)
+    assert said == (f"--patch-size {' '.join(map(str, size))}: smaller than the window 96 96 96 of the checkpoint, whose "
+                    "old classes then get worse. Leave the option out." if warned else "")
+    assert smaller_patches(TrainConfig(patch_size=size), None) == ""
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from uniseg.imaging.anatomy import Plane
-from uniseg.imaging.bits import bit_dtype, get_bit, pack, set_bit
+from uniseg.imaging.bits import bit_dtype, bounding_box, bounding_boxes, get_bit, pack, set_bit
 from uniseg.phantom import make_phantom
-from uniseg.postprocess import ALL_STEPS, STEPS, keep_lesions, postprocess
+from uniseg.postprocess import ALL_STEPS, NOT_BELOW, STEPS, keep_lesions, postprocess
 from uniseg.taxonomy import CLASSES, NAMES, VOXEL_MM3
 
 AT_1_5_MM = np.diag([1.5, 1.5, 1.5, 1.0])
@@ -55,6 +56,15 @@ def test_the_highest_bit_of_32_and_of_64_classes_works():
     assert bit_dtype(1) == bit_dtype(32) == np.uint32 and bit_dtype(33) == bit_dtype(64) == np.uint64
     with pytest.raises(ValueError, match="65 classes do not fit"):
         bit_dtype(65)
+
+
+@pytest.mark.parametrize("margin", [0, 1])
+@pytest.mark.parametrize("order", "FC")
+def test_the_boxes_of_all_classes_at_once_are_those_of_their_masks_one_by_one(order, margin):
+    rng = np.random.default_rng(0)
+    for _ in range(20):                                        # few voxels, so that some classes have none
+        bits = np.asarray((rng.random((7, 6, 5)) < 0.02) * rng.integers(1, 32, (7, 6, 5)), np.uint32, order=order)
+        assert bounding_boxes(bits, 5, margin) == [bounding_box(get_bit(bits, k), margin) for k in range(5)]
 
 
 # --- Nothing to do
@@ -321,3 +331,35 @@ def test_the_volume_is_that_of_the_voxels_whatever_their_shape():
     flat = np.diag([5.0, 5.0, 10.0, 1.0])
     assert run({"spleen": mask}, flat, None, steps=("stubs",))[0]["spleen"].sum() == 0          # 5 % of 124 ml are 6.2
     assert run({"pancreas": mask}, flat, None, steps=("stubs",))[0]["pancreas"].sum() == 24     # of 114 ml 5.7
+
+
+# --- Several classes at a time
+
+def test_what_a_step_reads_of_other_classes_it_does_not_change():
+    """Threads begin with a class before the last one is written: regions read organs, which they never change."""
+    read = {parent for c in CLASSES for parent in c.parents} | set(NOT_BELOW.values())
+    changed = {c.name for c in CLASSES if c.parents or c.max_lesions or c.min_lesion_mm3} | set(NOT_BELOW)
+    assert read and changed and not read & changed
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_masks_and_notes_in_the_same_order(threads):
+    """All classes of Table 2, each three blobs anywhere, and a stub: every step has something to do."""
+    rng, shape = np.random.default_rng(1), (60, 50, 40)
+    masks = np.zeros((32, *shape), bool)
+    for mask in masks:
+        for centre in rng.integers(0, shape, (3, 3)):
+            mask[tuple(slice(max(0, c - r), c + r) for c, r in zip(centre, rng.integers(1, 9, 3)))] = True
+    masks[NAMES.index("stomach")], masks[NAMES.index("spleen")] = False, False
+    masks[NAMES.index("spleen"), 20:24, 20:24, :3] = True
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            found.append(postprocess(pack(masks), NAMES, AT_1_5_MM, Plane(45.0, 0.0, 0.0), ALL_STEPS))
+    finally:
+        torch.set_num_threads(before)
+    expected, (bits, notes) = found
+    assert np.array_equal(bits, expected[0]) and notes == expected[1]
+    kinds = ("remapped", "outside the two", "outside the largest", "too little", "outside liver", "below", "lesions")
+    assert all(any(kind in note for note in notes) for kind in kinds)

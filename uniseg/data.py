@@ -24,6 +24,7 @@ from .imaging.volume import AIR_HU, scale_hu
 
 SHIFT = 0.1              # R: largest intensity shift, of an image in [0, 1]
 IGNORED = np.int64(-1 << 63)     # the highest bit, and so the sign, of an ignored voxel
+PLANES = 8               # of a patch whose bits are reordered together
 BACKGROUND_TRIES = 64    # a case that is all foreground has no background voxel to find
 
 
@@ -132,7 +133,8 @@ class PatchDataset:
     def _channel_bits(self, bits: np.ndarray, case: Case) -> np.ndarray:
         """Reorder a case's bits into the network's channels: (D, H, W) int64.
 
-        Bits that are shifted by the same distance are shifted together.
+        Bits that are shifted by the same distance are shifted together, a few planes at a time, which stay in the
+        processor's cache.
         """
         masks: dict[int, int] = {}                             # channel - bit: mask of the bits that are shifted so far
         for k, name in enumerate(case.names):
@@ -141,12 +143,16 @@ class PatchDataset:
                 masks[distance] = masks.get(distance, 0) | 1 << k
         unsigned = np.promote_types(bits.dtype, bit_dtype(len(self.classes))).type
         out = np.empty(bits.shape, np.int64)
-        for plane, channels in zip(bits, out):                 # one plane at a time stays in the processor's cache
-            shifted = np.zeros(plane.shape, unsigned)
+        moved, all_moved = (np.empty((PLANES, *bits.shape[1:]), unsigned) for _ in range(2))
+        for first in range(0, len(bits), PLANES):
+            planes = bits[first:first + PLANES]
+            part, whole = moved[:len(planes)], all_moved[:len(planes)]
+            whole.fill(0)
             for distance, mask in masks.items():
-                part = plane & unsigned(mask)
-                shifted |= part << unsigned(distance) if distance >= 0 else part >> unsigned(-distance)
-            channels[:] = shifted
+                np.bitwise_and(planes, unsigned(mask), out=part)
+                shift = np.left_shift if distance >= 0 else np.right_shift
+                np.bitwise_or(whole, shift(part, unsigned(abs(distance)), out=part), out=whole)
+            out[first:first + PLANES] = whole
         if case.ignored:
             out[get_bit(bits, len(case.names))] |= IGNORED
         return out

@@ -20,12 +20,15 @@ from .imaging.limits import MAX_VOXELS
 from .inference.disk import check_disk
 from .inference.finished import remaining
 from .inference.outputs import Outputs
+from .inference.parts import part_named, part_of_this_process
 from .inference.plan import Job, plan
 from .inference.summary import class_lines
 from .inference.table import Table, table_of
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.command_line import Parser
 from .machine.console import fail, note, printable, quietly, say, warn
+from .machine.ranks import launched
+from .machine.seldom import Seldom
 from .machine.signals import ends_at_signals
 
 # The options of --help; the others are shown by --help-all.
@@ -53,6 +56,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
                        help="NIfTI files in Hounsfield units, or folders of them")
     group.add_argument("--recursive", action="store_true",
                        help="also take the CTs in folders below; their results lie in the same folders below -o")
+    group.add_argument("--part", type=part_named, metavar="I/N",
+                       help="only every N-th CT, beginning with the I-th: for N machines or jobs of a scheduler, whose "
+                       "other arguments are the same (docs/scale.md)")
     group.add_argument("--classes", help="compute only these, comma-separated, e.g. liver,spleen")
     group.add_argument("--experimental", action="store_true",
                        help="also compute the classes that the weights know but do not offer, because they scored too "
@@ -134,20 +140,23 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Segment the planned cases one after the other; returns the exit code."""
     try:
-        options = check_options(args)
+        options, part = check_options(args), part_of_this_process(args.part)
         preview = args.demo if args.preview is None else args.preview
         outputs = Outputs(args.masks, preview, args.view, args.viewer_files)
         jobs = ([make_demo(args)] if args.demo
-                else plan(args.inputs, args.output, outputs, args.overwrite or args.resume, args.recursive))
+                else plan(args.inputs, args.output, outputs, args.overwrite or args.resume, args.recursive, part.share))
         table = None if args.demo else table_of(args.inputs, args.output, jobs)
         from .inference.making import make_each
+        from .machine.processes import device_here, wait_for_all
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
-        segmenter = load(args.weights, args.device)
+        segmenter = load(args.weights, device_here(args.device))
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
-        planned, asked = jobs, segmenter.asked(**options)
+        planned, asked, jobs = jobs, segmenter.asked(**options), part.share(jobs)
+        if part.of > 1:
+            note(f"part {part}: {len(jobs)} of {len(planned)} CTs, on {segmenter.device}")
         numbers = numbers_in(options["numbers"], asked.classes)
         if left_out := [name for name, number in numbers.items() if number is None]:
             note(f"no number in {options['numbers']}, so not in the label map: {', '.join(left_out)}")
@@ -156,20 +165,26 @@ def run(args: argparse.Namespace) -> int:
         check_disk(jobs, len(asked.classes) if args.masks else 0, outputs.most_bytes)
     except (ValueError, OSError) as error:
         return fail(error, 2, args.verbose)
-    failed, table_failed = 0, not written(table, args.verbose)
+    failed, tables = 0, [written(table, args.verbose)]
+    write_table = Seldom(lambda: tables.append(written(table, args.verbose)))
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
-    for job, (stats, fault) in make_each(segmenter, jobs, planned, outputs, options, existing):
-        if fault is not None:
-            failed += 1
-            fail(fault, 1, args.verbose, job.ct)
-        elif stats is None:
-            note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
-        else:
-            report(job.ct, job.result, stats, outputs)
-        table_failed |= not written(table, args.verbose)
+    try:
+        for job, (stats, fault) in make_each(segmenter, jobs, planned, outputs, options, existing,
+                                                   progress=launched()[0] == 0):
+            if fault is not None:
+                failed += 1
+                fail(fault, 1, args.verbose, job.ct)
+            elif stats is None:
+                note(f"{printable(str(job.result))}: another run has made it meanwhile; it stays as it is")
+            else:
+                report(job.ct, job.result, stats, outputs)
+            write_table()
+    finally:
+        write_table(surely=True)
     if failed and len(jobs) > 1:
         note(f"{failed} of {len(jobs)} cases failed")
-    return 1 if failed or table_failed else 0
+    wait_for_all()
+    return 0 if not failed and all(tables) else 1
 
 
 def written(table: Table | None, verbose: bool) -> bool:
@@ -228,6 +243,8 @@ def make_demo(args: argparse.Namespace) -> Job:
     from .imaging.volume import write_volume
     from .phantom import make_phantom
 
+    if args.part:
+        raise ValueError("--demo makes one CT, which has no parts. Leave --part out.")
     if args.inputs:
         raise ValueError("--demo takes no CT; it makes its own. Leave one of the two out.")
     folder = args.output or Path(".")

@@ -1,26 +1,27 @@
 """The three refinements of binary predictions in Section 4.1.2: sides, components, anatomical regions; and one of ours.
 
 Masks are passed as a bit volume (imaging/bits.py) on one grid, so classes may overlap. The fields of taxonomy.py
-control each step. A step works on one class at a time, inside its bounding box, and leaves classes that taxonomy.py
-does not list as they are. Section 4.1.2 then merges the masks into one label map: that is in imaging/merging.py,
-which inference/native_grid.py calls on the CT's own grid.
+control each step. A step works on the bounding box of each class, on several classes at a time (machine/threads.py),
+and leaves classes that taxonomy.py does not list as they are. Section 4.1.2 then merges the masks into one label map:
+that is in imaging/merging.py, which inference/native_grid.py calls on the CT's own grid.
 
 Read taxonomy.py and imaging/anatomy.py first.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from .imaging.anatomy import Plane, split_left_right
-from .imaging.bits import bounding_box, get_bit, set_bit
+from .imaging.bits import Box, bounding_boxes, get_bit, set_bit
 from .imaging.components import keep_components, largest, largest_components
 from .imaging.grid import voxel_size_mm, voxel_volume_mm3
+from .machine.threads import in_threads
 from .taxonomy import BY_NAME, PAIRS
 
-Box = tuple[slice, ...]
 Names = Sequence[str]
+Removal = tuple[np.ndarray, str]                           # a mask after the removal of voxels, and why they went
 
 STEPS = ("sides", "components", "regions")                 # the paper's
 ALL_STEPS = ("sides", "components", "stubs", "regions")    # the paper's and ours
@@ -92,15 +93,21 @@ def correct_sides(bits: np.ndarray, names: Names, affine: np.ndarray, plane: Pla
     touches the left one and reaches a little across the middle keeps its edge. A class without its partner among
     `names` stays as it is, because no class could take its voxels.
     """
-    for right_name, left_name in _pairs(names):
-        right, left = (get_bit(bits, names.index(n)) for n in (right_name, left_name))
-        box = bounding_box(right | left)
+    pairs, boxes = _pairs(names), bounding_boxes(bits, len(names))
+
+    def divided(pair: tuple[str, ...]) -> tuple[Box, list[np.ndarray]] | None:
+        """The box of both classes; right ones that stay right, that go left, left ones that go right, that stay."""
+        right, left = (names.index(n) for n in pair)
+        box = _around([boxes[right], boxes[left]], bits.shape)
         if box is None:
+            return None
+        part, box_affine = bits[box], _moved(affine, box)
+        return box, [side for k in (right, left) for side in split_left_right(get_bit(part, k), box_affine, plane)]
+
+    for (right_name, left_name), found in zip(pairs, in_threads(divided, pairs)):
+        if found is None:
             continue
-        box_affine = _moved(affine, box)
-        right, left = right[box], left[box]
-        right_stays, right_goes = split_left_right(right, box_affine, plane)
-        left_goes, left_stays = split_left_right(left, box_affine, plane)
+        box, (right_stays, right_goes, left_goes, left_stays) = found
         if right_goes.any() or left_goes.any():
             set_bit(bits, names.index(right_name), right_stays | left_goes, box)
             set_bit(bits, names.index(left_name), left_stays | right_goes, box)
@@ -116,14 +123,12 @@ def keep_once(bits: np.ndarray, names: Names, notes: list[str], in_pieces: Colle
     pairs_of_two = [pair for pair in _pairs(names) if BY_NAME[pair[0]].components == 2]
     done = {name for pair in pairs_of_two for name in pair} | set(in_pieces)
     for pair in pairs_of_two:
-        both = get_bit(bits, names.index(pair[0])) | get_bit(bits, names.index(pair[1]))
-        kept = largest_components(both, 2)
-        for name in pair:
-            _replace(bits, names, name, lambda mask, box: mask & kept[box], "outside the two largest components", notes)
-    for name in names:
-        if name not in done and name in BY_NAME and BY_NAME[name].components:
-            _replace(bits, names, name, lambda mask, box: largest_components(mask),
-                     "outside the largest component", notes)
+        kept = largest_components(np.logical_or(*(get_bit(bits, names.index(name)) for name in pair)), 2)
+        _replace(bits, names, pair, notes,
+                 lambda name, mask, box: [(mask & kept[box], "outside the two largest components")])
+    once = [name for name in names if name not in done and name in BY_NAME and BY_NAME[name].components]
+    _replace(bits, names, once, notes,
+             lambda name, mask, box: [(largest_components(mask), "outside the largest component")])
 
 
 def drop_stubs(bits: np.ndarray, names: Names, voxel_mm3: float, notes: list[str]) -> None:
@@ -134,15 +139,13 @@ def drop_stubs(bits: np.ndarray, names: Names, voxel_mm3: float, notes: list[str
     slice is removed; where it was correct, that little is lost. In a thin slab an organ reaches both ends, and stays.
     Organs without a reference volume stay too.
     """
-    for name in names:
-        adult_ml = BY_NAME[name].adult_ml if name in BY_NAME else 0.0
-        if not adult_ml:
-            continue
-        least_voxels = STUB_SHARE * 1000 * adult_ml / voxel_mm3
-        mask = get_bit(bits, names.index(name))
-        if np.count_nonzero(mask) < least_voxels and mask[:, :, 0].any() != mask[:, :, -1].any():
-            _replace(bits, names, name, lambda mask, box: np.zeros_like(mask),
-                     "at an end of the CT, too little for the organ", notes)
+    def without_a_stub(name: str, mask: np.ndarray, box: Box) -> Iterator[Removal]:
+        least_voxels = STUB_SHARE * 1000 * BY_NAME[name].adult_ml / voxel_mm3
+        at_first, at_last = box[2].start == 0, box[2].stop == bits.shape[2]
+        if np.count_nonzero(mask) < least_voxels and at_first != at_last:
+            yield np.zeros_like(mask), "at an end of the CT, too little for the organ"
+
+    _replace(bits, names, [n for n in names if n in BY_NAME and BY_NAME[n].adult_ml], notes, without_a_stub)
 
 
 def restrict_to_regions(bits: np.ndarray, names: Names, spacing_mm: Sequence[float] | np.ndarray,
@@ -154,24 +157,22 @@ def restrict_to_regions(bits: np.ndarray, names: Names, spacing_mm: Sequence[flo
     a tumour in the left kidney is misplaced. If the parents are empty, the class becomes empty too.
     """
     voxel_mm3 = float(np.prod(spacing_mm))
-    for name in names:
-        entry = BY_NAME.get(name)
-        if entry is None:
-            continue
+    boxes = bounding_boxes(bits, len(names))             # of parents and of the pancreas, which this step never changes
+
+    def restricted(name: str, mask: np.ndarray, box: Box) -> Iterator[Removal]:
+        entry, floor = BY_NAME[name], NOT_BELOW.get(name)
         if entry.parents and set(entry.parents) <= set(names):
-            region = _region([get_bit(bits, names.index(p)) for p in entry.parents], spacing_mm)
-            _replace(bits, names, name, lambda mask, box: mask & region[box],
-                     f"outside {' or '.join(entry.parents)}", notes)
-        floor = NOT_BELOW.get(name)
-        if floor in names:
-            floor_box = bounding_box(get_bit(bits, names.index(floor)))
-            if floor_box is not None:
-                _replace(bits, names, name, lambda mask, box: mask & _from_plane(box, floor_box[2].start),
-                         f"below {floor}", notes)
+            mask = mask & _region(bits, [names.index(p) for p in entry.parents], boxes, spacing_mm)[box]
+            yield mask, f"outside {' or '.join(entry.parents)}"
+        floor_box = boxes[names.index(floor)] if floor in names else None
+        if floor_box is not None:
+            mask = mask & _from_plane(box, floor_box[2].start)
+            yield mask, f"below {floor}"
         if entry.max_lesions or entry.min_lesion_mm3:
-            _replace(bits, names, name,
-                     lambda mask, box: keep_lesions(mask, entry.max_lesions, entry.min_lesion_mm3 / voxel_mm3),
-                     "in lesions too small or too many", notes)
+            mask = keep_lesions(mask, entry.max_lesions, entry.min_lesion_mm3 / voxel_mm3)
+            yield mask, "in lesions too small or too many"
+
+    _replace(bits, names, [name for name in names if name in BY_NAME], notes, restricted)
 
 
 def keep_lesions(mask: np.ndarray, most: int, min_voxels: float) -> np.ndarray:
@@ -182,21 +183,33 @@ def keep_lesions(mask: np.ndarray, most: int, min_voxels: float) -> np.ndarray:
     return keep_components(mask, choose)
 
 
-def _region(parents: Sequence[np.ndarray], spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The union of the parents, closed and then dilated by a box of REGION_MARGIN_MM; empty if the parents are."""
-    union = np.logical_or.reduce(parents)
+def _region(bits: np.ndarray, parents: Sequence[int], boxes: Sequence[Box | None],
+            spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The union of the parents, closed and then dilated by a box of REGION_MARGIN_MM; empty if the parents are.
+
+    parents: their positions among the bits; boxes: of all masks
+    """
     radii = [max(1, round(REGION_MARGIN_MM / s)) for s in spacing_mm]
-    box = bounding_box(union, margin=2 * max(radii))
-    region = np.zeros(union.shape, bool, order="F")
+    box = _around([boxes[k] for k in parents], bits.shape, margin=2 * max(radii))
+    region = np.zeros(bits.shape, bool, order="F")
     if box is None:
         return region
-    inside = union[box].astype(np.uint8)
+    inside = np.logical_or.reduce([get_bit(bits[box], k) for k in parents]).astype(np.uint8)
     dilate, erode = (ndimage.maximum_filter1d, 0), (ndimage.minimum_filter1d, 1)
     for change, outside in (dilate, erode, dilate):      # a closing is a dilation and an erosion
         for axis, radius in enumerate(radii):            # a box element is separable: one pass per axis
             inside = change(inside, 2 * radius + 1, axis=axis, mode="constant", cval=outside)
     region[box] = inside.astype(bool)
     return region
+
+
+def _around(boxes: Sequence[Box | None], shape: Sequence[int], margin: int = 0) -> Box | None:
+    """The smallest box around some boxes, grown by `margin` voxels within the shape; None where all are None."""
+    some = [box for box in boxes if box is not None]
+    if not some:
+        return None
+    return tuple(slice(max(0, min(s.start for s in of_axis) - margin), min(n, max(s.stop for s in of_axis) + margin))
+                 for of_axis, n in zip(zip(*some), shape))
 
 
 def _pairs(names: Names) -> list[tuple[str, ...]]:
@@ -216,20 +229,30 @@ def _moved(affine: np.ndarray, box: Box) -> np.ndarray:
     return affine
 
 
-def _replace(bits: np.ndarray, names: Names, name: str, change: Callable[[np.ndarray, Box], np.ndarray],
-             reason: str, notes: list[str]) -> None:
-    """Replace the mask of a class by change(mask in its bounding box, box), and note how many voxels that removes."""
-    k = names.index(name)
-    mask = get_bit(bits, k)
-    box = bounding_box(mask)
-    if box is None:
-        return
-    before = mask[box]
-    after = change(before, box)
-    removed = int(before.sum()) - int(after.sum())
-    if removed:
-        set_bit(bits, k, after, box)
-        _note(notes, name, removed, f"removed {reason}")
+def _replace(bits: np.ndarray, names: Names, chosen: Names, notes: list[str],
+             change: Callable[[str, np.ndarray, Box], Iterable[Removal]]) -> None:
+    """Replace the masks of the chosen classes, several at a time, and note how many voxels that removes.
+
+    change: (name, mask in its bounding box, box) -> the mask after each removal, and the reason; none: it stays
+    """
+    boxes = bounding_boxes(bits, len(names))
+
+    def changed(name: str) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
+        box, after, removed = boxes[names.index(name)], None, []
+        if box is not None:
+            mask = get_bit(bits[box], names.index(name))
+            left = int(mask.sum())
+            for after, reason in change(name, mask, box):
+                removed.append((left - int(after.sum()), reason))
+                left -= removed[-1][0]
+        return after, removed
+
+    for name, (after, removed) in zip(chosen, in_threads(changed, chosen)):
+        box = boxes[names.index(name)]
+        if box is not None and after is not None and any(voxels for voxels, _ in removed):
+            set_bit(bits, names.index(name), after, box)
+        for voxels, reason in removed:
+            _note(notes, name, voxels, f"removed {reason}")
 
 
 def _note(notes: list[str], name: str, voxels: int, what: str) -> None:

@@ -42,7 +42,8 @@ from .inference.statistics import Clock, record
 from .machine.console import quietly
 from .machine.device import autocast, choose_device
 from .machine.files import file_sha256
-from .machine.memory import keep_freed_memory
+from .machine.memory import keep_freed_memory, returning_freed_memory
+from .machine.threads import in_threads
 from .postprocess import ALL_STEPS
 from .postprocess import postprocess as refine
 from .sliding_window import sliding_window
@@ -135,6 +136,7 @@ class Segmenter:
                 chosen.append(resolved)
         return tuple(n for n in self.classes if n in chosen)
 
+    @returning_freed_memory
     def segment(self, source: Source | np.ndarray, classes: str | Sequence[str] | None = None,
                 overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
                 postprocess: bool | Collection[str] = True,
@@ -300,7 +302,7 @@ class Segmenter:
                near: np.ndarray | None = None) -> list[Crop | None]:
         """The bytes of each class on the model's grid (D, H, W). near: (D, H, W) bool, where to look; None: all over"""
         slabs = self._run_network(hu[box], body[box], request, progress, None if near is None else near[box])
-        return [join_slabs(of_class, box, hu.shape) for of_class in slabs]
+        return list(in_threads(lambda of_class: join_slabs(of_class, box, hu.shape), slabs))
 
     def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool | str,
                      near: np.ndarray | None) -> list[list[Crop]]:

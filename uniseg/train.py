@@ -29,17 +29,17 @@ from .machine.processes import (
     any_signal,
     barrier,
     end_processes,
-    launched,
     leave,
     start_processes,
     workers_end_with,
 )
 from .machine.progress import Progress
+from .machine.ranks import launched
 from .machine.signals import signals_noted
 from .training import demo, first_command, report
 from .training.batches import make_loader, make_patches
 from .training.enough_memory import check_memory
-from .training.extension import end_of_extension, kept_of, options, refuse_another_network
+from .training.extension import end_of_extension, kept_of, options, refuse_another_network, smaller_patches
 from .training.learner import Learner, make_learner, set_lr
 from .training.objective import Objective, class_weights, make_objective
 from .training.options import build_parser, config_before_cases, make_config
@@ -106,8 +106,9 @@ def train(args: argparse.Namespace, process: Process) -> int:
     learned = args.old["network"]["classes"] if args.old else ()
     planned = config_before_cases(args)
     check_memory(planned, max(1, len(learned)), process.device)                      # before hours of preprocessing
-    if process.rank == 0 and (doubt := never_leaves_warmup(planned)):
-        warn(doubt)
+    for doubt in (never_leaves_warmup(planned), smaller_patches(planned, args.old)):
+        if doubt and process.rank == 0:
+            warn(doubt)
     train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)
     classes = choose_classes(args, train_cases, learned)
     config = make_config(args, len(train_cases), process.world)

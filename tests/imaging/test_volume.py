@@ -22,7 +22,7 @@ from scipy.ndimage import map_coordinates
 
 from uniseg.imaging.byte_stream import VolumeError
 from uniseg.imaging.grid import voxel_size_mm
-from uniseg.imaging.resampling import resample, resample_back, resample_mask, resampled_shape
+from uniseg.imaging.resampling import resample, resample_mask, resampled_shape, way_back
 from uniseg.imaging.volume import Volume, from_ras, read_ct, read_label_map, scale_hu, to_ras, write_label_map
 from uniseg.machine.files import FileError, atomic_write
 
@@ -706,58 +706,65 @@ def test_axes_of_one_voxel_resample(shape):
     assert np.allclose(out, 7) and min(out.shape) == 1
 
 
+def brought_back(model, model_affine, native_shape, native_affine, box=None, planes=7):
+    """A volume of the model's grid on the native grid, a few planes at a time; outside `box` it counts as 0."""
+    box = box or tuple(slice(0, n) for n in model.shape)
+    way, native = way_back(box, model.shape, native_shape, model_affine, native_affine), np.zeros(native_shape)
+    for first in range(0, native_shape[2], planes):
+        here = slice(first, min(first + planes, native_shape[2]))
+        part = way.within(here)
+        if part is not None:
+            native[:, :, here][part.native] = part.resample(model[box][:, :, part.needs])
+    return native
+
+
 def test_there_and_back_keeps_a_smooth_field():
     shape = (40, 44, 30)
     x, y, z = world(shape, AFFINE)
     field = np.sin(x / 9) + np.cos(y / 7) + np.sin(z / 20)
-    model, model_affine = resample(field, AFFINE, 1.5)
-    back = np.zeros(shape)
-    for native, block in resample_back(model, (0, 0, 0), model.shape, shape, model_affine, AFFINE):
-        back[native] = block
+    back = brought_back(*resample(field, AFFINE, 1.5), shape, AFFINE)
     assert np.abs(back - field)[2:-2, 3:-3, 2:-2].max() < 0.05
 
 
-def test_resample_back_returns_every_world_coordinate_to_its_place():
+def test_the_way_back_returns_every_world_coordinate_to_its_place():
     shape = (30, 28, 20)
     model, model_affine = resample(np.zeros(shape), AFFINE, 1.5)
     for axis in range(3):                                     # beyond the outermost model voxels they are repeated
         ramp = world(model.shape, model_affine)[axis].astype(np.float32)
         at = world(shape, AFFINE)[axis]
         inside = (at >= ramp.min()) & (at <= ramp.max())
-        back = np.full(shape, np.nan)
-        for native, block in resample_back(ramp, (0, 0, 0), model.shape, shape, model_affine, AFFINE):
-            back[native] = block
+        back = brought_back(ramp, model_affine, shape, AFFINE)
         assert inside.mean() > 0.8 and np.allclose(back[inside], at[inside], atol=1e-4)
 
 
-def test_resample_back_on_the_same_grid_is_the_identity():
+def test_the_way_back_on_the_same_grid_is_the_identity():
     values = RNG.random((9, 10, 70), np.float32)
-    blocks = list(resample_back(values, (0, 0, 0), values.shape, values.shape, AFFINE, AFFINE))
-    assert [block.shape[2] for _, block in blocks] == [32, 32, 6]
-    for native, block in blocks:
-        assert np.array_equal(block, values[native]) and block.dtype == np.float32
+    assert np.array_equal(brought_back(values, AFFINE, values.shape, AFFINE), values)
+    way = way_back((slice(0, 9), slice(0, 10), slice(0, 70)), values.shape, values.shape, AFFINE, AFFINE)
+    part = way.within(slice(32, 64))
+    assert part.needs.start in (31, 32) and part.needs.stop in (64, 65)       # it needs hardly more than these planes
+    assert part.native == (slice(0, 9), slice(0, 10), slice(0, 32))           # counted from plane 32
+    assert part.resample(values[:, :, part.needs]).dtype == np.float32
 
 
 @pytest.mark.parametrize("native_spacing", [(0.7, 0.8, 1.0), (2.0, 1.5, 5.0)])
-def test_resample_back_of_a_box_equals_that_of_the_whole(native_spacing):
+def test_the_way_back_of_a_box_equals_that_of_the_whole_in_blocks_of_any_size(native_spacing):
     native_affine = np.diag([*native_spacing, 1.0])
     native_shape = (50, 40, 45)
     model, model_affine = resample(np.zeros(native_shape), native_affine, 1.5)
     box = tuple(slice(n // 4, n // 2) for n in model.shape)
     model[box] = RNG.random(model[box].shape)
-    whole, part = np.zeros(native_shape, np.float32), np.zeros(native_shape, np.float32)
-    for native, block in resample_back(model, (0, 0, 0), model.shape, native_shape, model_affine, native_affine):
-        whole[native] = block
-    crop = np.ascontiguousarray(model[box])
-    start = [side.start for side in box]
-    for native, block in resample_back(crop, start, model.shape, native_shape, model_affine, native_affine):
-        part[native] = block
-    assert whole.max() > 0 and np.array_equal(whole, part)
+    whole = brought_back(model, model_affine, native_shape, native_affine, planes=45)
+    assert whole.max() > 0
+    for planes in (1, 8, 45):
+        assert np.array_equal(whole, brought_back(model, model_affine, native_shape, native_affine, box, planes))
 
 
-def test_resample_back_of_a_box_between_coarse_native_voxels_yields_nothing():
-    one = np.ones((1, 1, 1), np.float32)
-    assert list(resample_back(one, (8, 8, 8), (40, 40, 40), (4, 4, 4), np.eye(4), np.diag([10., 10, 10, 1]))) == []
+def test_a_box_between_coarse_native_voxels_reaches_none_of_them():
+    coarse = np.diag([10.0, 10.0, 10.0, 1.0])
+    one, all_of_it = slice(8, 9), slice(0, 40)
+    for box in ((one, one, one), (all_of_it, all_of_it, one), (one, all_of_it, all_of_it)):
+        assert way_back(box, (40, 40, 40), (4, 4, 4), np.eye(4), coarse).within(slice(0, 4)) is None
 
 
 def test_resample_mask_keeps_the_volume():

@@ -7,6 +7,7 @@ of /proc/self/status; ru_maxrss would be inherited through fork and exec.
 import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -248,3 +249,45 @@ def test_scoring_a_pair_of_512_by_512_by_600_voxels_and_32_classes_needs_less_th
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     print(json.dumps(measure_evaluation(**options) if "pred" in options else measure(**options)))
+
+
+# --- What the C library keeps
+
+KEEPS = """
+import numpy as np
+from uniseg.machine.memory import keep_freed_memory, returning_freed_memory
+def resident():
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) >> 10
+def work():
+    blocks = [np.ones(1 << 20) for _ in range(50)]              # 8 MiB each
+    return blocks[-1]
+keep_freed_memory()
+seen = [resident()]
+for function in (work, returning_freed_memory(work)):
+    last = function()
+    seen.append(resident())
+print(*seen)
+"""
+
+
+@pytest.mark.skipif("glibc" not in "".join(platform.libc_ver()), reason="the C library is not glibc")
+def test_freed_memory_is_kept_for_the_next_step_and_returned_at_the_end_of_a_ct():
+    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    before, kept, returned = map(int, done.stdout.split())
+    assert kept - before > 300 and returned - before < 60
+
+
+def test_segment_returns_it(monkeypatch):
+    import torch
+
+    from uniseg.imaging.preprocessing import Preprocessing
+    from uniseg.machine import memory
+    from uniseg.segmenter import Segmenter
+
+    calls = []
+    monkeypatch.setattr(memory, "_of_glibc", lambda *call: calls.append(call))
+    segmenter = Segmenter(bands(2), Preprocessing((5.0,) * 3, window=(16,) * 3), torch.device("cpu"),
+                          {"file": "bands", "sha256": ""})
+    segmenter.segment(np.full((30, 30, 30), 40, np.int16), affine=np.diag([5.0, 5.0, 5.0, 1.0]))
+    assert calls == [("malloc_trim", 0)]

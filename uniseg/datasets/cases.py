@@ -25,7 +25,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,9 @@ class Case:
 
     def array(self, name: str) -> np.ndarray:
         """One of the folder's arrays, memory-mapped. Raises OSError where its file is missing or truncated."""
-        path = self.folder / f"{name}.npy"
+        path = os.path.join(self.folder, f"{name}.npy")        # a pathlib.Path takes a tenth of a patch's time
         try:
-            stat = path.stat()
+            stat = os.stat(path)
             return _mapped(path, stat.st_size, stat.st_mtime_ns)
         except (OSError, ValueError, EOFError) as error:
             raise OSError(f"{path}: the cached case {self.id} is damaged ({error}). "
@@ -92,7 +92,7 @@ class Case:
 
 
 @functools.lru_cache(maxsize=256)
-def _mapped(path: Path, size: int, changed: int) -> np.ndarray:
+def _mapped(path: str, size: int, changed: int) -> np.ndarray:
     """Memory-map a file; recent maps stay open, as remapping costs a fifth of a patch's time.
 
     Size and time are part of the cache key: reading past the end of a truncated file would crash the process.
@@ -117,6 +117,14 @@ def prepare(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cac
                 meta["content"], tuple(meta["warnings"]), meta["ignored"])
 
 
+def is_cached(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cache: Path) -> bool:
+    """Whether `prepare` finds this case made, as far as a look tells that reads none of its images."""
+    try:
+        return _meta(Path(cache) / _cache_key(dataset, case, preprocessing, cache, _known_hash)) is not None
+    except (LookupError, ValueError, OSError):             # `prepare` says what is wrong
+        return False
+
+
 def _meta(folder: Path) -> dict[str, Any] | None:
     """The meta.json of a cached case; None where it is missing or damaged, so that the case is made again."""
     try:
@@ -131,24 +139,27 @@ def _meta(folder: Path) -> dict[str, Any] | None:
 
 # -------------------------------------------------------------------------------------------------------------- the key
 
-def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cache: Path) -> str:
-    """Name of the case's folder: a hash of everything that decides what is in it (see the module)."""
+def _cache_key(dataset: Dataset, case: CaseFiles, preprocessing: Preprocessing, cache: Path,
+               hash_of: Callable[[Path, Path], str] | None = None) -> str:
+    """Name of the case's folder: a hash of everything that decides what is in it (see the module).
+
+    hash_of: (file, cache) -> sha256 of the file; default: _content_hash
+    """
+    hash_of = hash_of or _content_hash
     if case.label.is_dir():
         label_files = layouts.mask_files(case.label, case.annotated or ())
     else:
         label_files = {"": (case.label,)}
-    labels = [(name, [_content_hash(path, cache) for path in paths]) for name, paths in label_files.items()]
+    labels = [(name, [hash_of(path, cache) for path in paths]) for name, paths in label_files.items()]
     meanings = [(label.values, label.classes) for label in dataset.labels]
-    parts = [FORMAT, _content_hash(case.image, cache), labels, preprocessing.spacing_mm, preprocessing.antialias,
+    parts = [FORMAT, hash_of(case.image, cache), labels, preprocessing.spacing_mm, preprocessing.antialias,
              preprocessing.pad, meanings, dataset.ignored, dataset.annotated_in(case)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def _content_hash(path: Path, cache: Path) -> str:
     """sha256 of a file's bytes, remembered by path, size and time: a second start does not read the file again."""
-    stat = Path(path).stat()
-    stamp = f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    memo = Path(cache) / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
+    memo = _memo(path, cache)
     if memo.is_file():
         return memo.read_text()
     digest = file_sha256(path)
@@ -156,6 +167,21 @@ def _content_hash(path: Path, cache: Path) -> str:
     with atomic_write(memo) as temporary:
         Path(temporary).write_text(digest)
     return digest
+
+
+def _known_hash(path: Path, cache: Path) -> str:
+    """`_content_hash` of a file that was read before. Raises LookupError for another one."""
+    memo = _memo(path, cache)
+    if not memo.is_file():
+        raise LookupError(f"{path}: not read yet")
+    return memo.read_text()
+
+
+def _memo(path: Path, cache: Path) -> Path:
+    """The file in which the hash of a file is remembered."""
+    stat = Path(path).stat()
+    stamp = f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return Path(cache) / "hashes" / hashlib.sha256(stamp.encode()).hexdigest()
 
 
 def array_hash(array: np.ndarray) -> str:

@@ -42,6 +42,7 @@ from .dataset_json import NameMap, read_json, read_map
 from .find import dataset_folders, find_datasets, read_folder
 from .masks import case_masks
 from .placement import Placement
+from .preparing import preparing_bytes
 
 PLAUSIBLE_MM = (0.2, 8.0)         # voxel sizes of clinical CTs
 LEAST_ML = 1.0                    # smallest structure whose side is judged; less may be a remnant at the edge of the CT
@@ -173,10 +174,8 @@ def estimate(ct: Volume, shown: np.ndarray, classes: int, spacing_mm: float) -> 
     crop = [min(n, math.ceil((b.stop - b.start) * s / spacing_mm) + 2 * MARGIN) for n, b, s in zip(shape, box, spacing)]
     labelled = np.count_nonzero(shown) * float(np.prod(spacing)) / spacing_mm ** 3
     indices = 8 * (min(labelled, FOREGROUND_KEPT) + min(labelled, classes * CLASS_VOXELS_KEPT))
-    native, model = math.prod(ct.array.shape), math.prod(shape)
-    # Measured peaks: reading and splitting the labels at native size, or cropping and indexing at the model's.
-    memory = 60e6 + max(9 * native + 6 * model, 4 * native + 17 * model)
-    return int(math.prod(crop) * (2 + bit_dtype(classes + 1).itemsize) + indices), int(memory)
+    cached = int(math.prod(crop) * (2 + bit_dtype(classes + 1).itemsize) + indices)
+    return cached, preparing_bytes(ct.array.shape, spacing, spacing_mm)
 
 
 # ---------------------------------------------------------------------------------------------------------- one dataset

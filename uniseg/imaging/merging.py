@@ -57,5 +57,5 @@ def paint_where_surer(label_map: np.ndarray, surest: np.ndarray, value: int, con
     confidence 0 outside its mask.
     """
     wins = confidence > surest
-    label_map[wins] = value
-    surest[wins] = confidence[wins]
+    np.copyto(label_map, value, where=wins, casting="unsafe")
+    np.copyto(surest, confidence, where=wins)

@@ -4,7 +4,8 @@ Two grids of one volume share the centre of their field of view. Read volume.py 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from .grid import voxel_size_mm
 from .limits import MAX_VOXELS
 from .nifti import format_mm
 
-BLOCK_PLANES = 32                                      # native planes that resample_back makes at a time
 MAX_FIELD_MM = 3000.0          # along each axis; CT scanners reach 2200 mm along the patient, and 1000 mm across
 FREE_VOXELS = 1 << 26          # a grid of up to this many voxels (0.6 m cubed at 1.5 mm) is made of any CT;
 MOST_FINER = 64                # a larger one has at most this many times the voxels of its CT: 6 mm become 1.5 mm
@@ -138,27 +138,40 @@ def _within(taps: Taps, start: int, size: int) -> tuple[slice, Taps]:
     return outputs, (np.clip(index[outputs] - start, 0, size - 1), weight[outputs])
 
 
-def resample_back(values: np.ndarray, start: Sequence[int], model_shape: Sequence[int], native_shape: Sequence[int],
-                  model_affine: np.ndarray, native_affine: np.ndarray) -> Iterator[tuple[Box, np.ndarray]]:
-    """Bring one class from the model's grid back to the native grid by linear interpolation: the inverse of `resample`.
+class WayBack(NamedTuple):
+    """How a box of the model's grid, or some of its planes, come to the native grid by linear interpolation."""
 
-    values: (d, h, w)  crop of a volume of `model_shape` that is 0 elsewhere
-    start:  (3,)       index of its first voxel in that volume
-    yields: slices into the native RAS+ array, and the values (float32, Fortran order) there, at most BLOCK_PLANES
-            planes of axis 2 at a time; native voxels that are not visited are 0
+    native: Box                    # the native voxels that the box reaches; all others are 0
+    taps: Sequence[Taps]           # of each axis, on the voxels of the box
+    needs: slice                   # the planes of the box, along axis 2, that these native voxels are made of
+
+    def within(self, planes: slice) -> "WayBack | None":
+        """The part of the way to these native planes, or None where it reaches none of them; its `native` begins at
+        the first of the planes."""
+        x, y, z = self.native
+        low, high = max(z.start, planes.start), min(z.stop, planes.stop)
+        if low >= high or x.start == x.stop or y.start == y.stop:
+            return None
+        index, weight = (of_axis[low - z.start:high - z.start] for of_axis in self.taps[2])
+        needs = slice(int(index.min()), int(index.max()) + 1)
+        return WayBack((x, y, slice(low - planes.start, high - planes.start)),
+                       (*self.taps[:2], (index - needs.start, weight)), needs)
+
+    def resample(self, values: np.ndarray) -> np.ndarray:
+        """The values (float32, Fortran order) of the voxels `native`. values: those of the planes `needs` of the box"""
+        return _separable(values, self.taps)
+
+
+def way_back(box: Box, model_shape: Sequence[int], native_shape: Sequence[int], model_affine: np.ndarray,
+             native_affine: np.ndarray) -> WayBack:
+    """The inverse of `resample` for a volume of `model_shape` that is 0 outside a box.
+
+    Where the native voxels are so coarse that none of them sees the box, it reaches no plane.
     """
     ratio = voxel_size_mm(native_affine) / voxel_size_mm(model_affine)
-    boxes, taps = zip(*(_within(_taps(n, native_n, r), low, size) for n, native_n, r, low, size
-                        in zip(model_shape, native_shape, ratio, start, values.shape)))
-    if 0 in (box.stop - box.start for box in boxes):
-        return
-    index, weight = taps[2]
-    for first in range(0, len(index), BLOCK_PLANES):
-        part = slice(first, min(first + BLOCK_PLANES, len(index)))
-        low, high = index[part].min(), index[part].max() + 1
-        block = np.asfortranarray(values[:, :, low:high])
-        native = (*boxes[:2], slice(boxes[2].start + part.start, boxes[2].start + part.stop))
-        yield native, _separable(block, [*taps[:2], (index[part] - low, weight[part])])
+    native, taps = zip(*(_within(_taps(n, native_n, r), part.start, part.stop - part.start)
+                         for n, native_n, r, part in zip(model_shape, native_shape, ratio, box)))
+    return WayBack(native, taps, slice(0, box[2].stop - box[2].start))
 
 
 def resample_mask(mask: np.ndarray, affine: np.ndarray, new_spacing_mm: Spacing) -> np.ndarray:

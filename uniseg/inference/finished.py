@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..imaging.file_names import json_path, masks_folder
 from ..machine.about import __version__
 from ..machine.console import note
-from ..machine.files import file_sha256, sync_folder
+from ..machine.files import file_sha256, file_stamp, sync_folder
 from ..machine.json_files import read_json
 from .outputs import Outputs, belongs_to
 from .plan import Job
@@ -130,11 +130,7 @@ def _half_of_a_pair(path: Path) -> bool:
 
 def stamp(ct: object) -> tuple[int, int] | None:
     """(bytes, time of the last change) of the file of a CT; None for an image in memory and for what is no file."""
-    try:
-        status = Path(ct).stat() if isinstance(ct, (str, Path)) else None
-    except (OSError, ValueError):
-        return None
-    return (status.st_size, status.st_mtime_ns) if status else None
+    return file_stamp(ct) if isinstance(ct, (str, Path)) else None
 
 
 def digests(files: Iterable[Path], folder: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ Read plan.py, finished.py and result.py first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ..imaging.file_names import json_path
 from ..machine.console import one_error_line, warn
 from ..machine.files import FileError, one_line, refused_in_one_line
 from ..machine.json_files import read_json
+from ..machine.seldom import Seldom
 from ..viewer.index_page import write_index
 from .disk import check_disk
 from .finished import remaining, why_not
@@ -53,17 +55,22 @@ def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],
 
 
 def with_index(jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs) -> Iterator[Job]:
-    """The jobs, one after the other. After each one, index.html of its folder is made anew where viewers are written.
+    """The jobs, one after the other. As they go on, index.html of each folder is made anew where viewers are written.
 
     planned: all that the user named, also those whose results are kept; a single CT gets no index.html
     """
-    wanted = outputs.view and len(planned) > 1
-    for folder in sorted({job.result.parent for job in planned} if wanted else ()):
-        _try_index(folder)
-    for job in jobs:
-        yield job
-        if wanted:
-            _try_index(job.result.parent)
+    folders = sorted({job.result.parent for job in planned} if outputs.view and len(planned) > 1 else ())
+    pages = {folder: Seldom(partial(_try_index, folder)) for folder in folders}
+    try:
+        for page in pages.values():
+            page()
+        for job in jobs:
+            yield job
+            if job.result.parent in pages:
+                pages[job.result.parent]()
+    finally:
+        for page in pages.values():
+            page(surely=True)
 
 
 def _try_index(folder: Path) -> None:
@@ -122,15 +129,17 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
     to_do = remaining(jobs, outputs, asked) if existing == "keep" else jobs
     check_disk(to_do, len(asked.classes) if outputs.masks else 0, outputs.most_bytes)
     cases: dict[Job, Case] = {}
-    if table is not None:
-        table.write()
-    for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
-        if error is not None:
-            cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
-        elif stats is not None:
-            cases[job] = Case(job.ct, job.result, stats)
-        if table is not None:
-            table.write()
+    write_table = Seldom(table.write if table is not None else lambda: None)
+    try:
+        write_table()
+        for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
+            if error is not None:
+                cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
+            elif stats is not None:
+                cases[job] = Case(job.ct, job.result, stats)
+            write_table()
+    finally:
+        write_table(surely=True)
     return [cases.get(job) or Case(job.ct, job.result, read_json(json_path(job.result))) for job in jobs]
 
 

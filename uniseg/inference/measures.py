@@ -113,7 +113,7 @@ def _add(sums: Sequence[_Sums], planes: np.ndarray, z: int, hu: np.ndarray | Non
         if hu is not None:
             values = hu[box][mask].astype(np.float64)
             of_class.hu += float(values.sum())
-            of_class.squared_hu += float(values @ values)
+            of_class.squared_hu += float(np.square(values).sum())  # values @ values would wait for threads of BLAS
 
 
 def _figures(of_class: _Sums, shape: Sequence[int], affine: np.ndarray, voxel_ml: float,

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..imaging.bits import Box, bit_dtype, bounding_box, get_bit, set_bit
+from ..imaging.bits import Box, bit_dtype, bounding_box, bounding_boxes, get_bit, set_bit
 from ..imaging.merging import merging_groups, paint_where_surer
-from ..imaging.resampling import resample_back
+from ..imaging.resampling import way_back
+from ..machine.threads import in_threads
 
 STEPS_PER_LOGIT = 32
 AT_THRESHOLD = 128
+BLOCK_PLANES = 16                                  # planes of the CT that are made at a time
 SURE = (254 - AT_THRESHOLD) / STEPS_PER_LOGIT      # logits above the threshold, from which on the byte is 254 or 255
 
 
@@ -100,6 +102,7 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
 
     Every class is interpolated linearly inside its bounding box. In the label map organs come first, then vessels, then
     tumours. Within one kind the class with the higher confidence (distance of the logit from its threshold) wins.
+    Several blocks of planes are made at a time (machine/threads.py).
 
     bits:    (D, H, W) the masks on the model's grid, one bit per class
     crops:   the bytes of each class
@@ -110,34 +113,40 @@ def to_native(bits: np.ndarray, crops: Sequence[Crop | None], values: Mapping[st
     native_bits = np.zeros(native_shape, bit_dtype(len(values)), order="F")
     largest = max(value or 0 for value in values.values())
     label_map = np.zeros(native_shape, np.uint8 if largest <= 255 else np.uint16, order="F")
-    surest = np.zeros(native_shape, np.uint8, order="F")
-    names = list(values)
-    for group in merging_groups(names):
-        surest.fill(0)
-        for k in group:
-            crop = _agree_with_mask(get_bit(bits, k), crops[k])
-            if crop is None:
-                continue
-            for box, block in resample_back(crop.values, crop.start, bits.shape, native_shape, affine, native_affine):
-                inside = block > AT_THRESHOLD
-                native_bits[box] |= inside.astype(native_bits.dtype) << native_bits.dtype.type(k)
-                value = values[names[k]]
-                if value is None:
+    groups, numbers = merging_groups(list(values)), list(values.values())
+    boxes = {k: box for k, box in enumerate(bounding_boxes(bits, len(values), margin=1)) if box is not None}
+    ways = {k: way_back(box, bits.shape, native_shape, affine, native_affine) for k, box in boxes.items()}
+
+    def fill(first: int) -> None:
+        """Make BLOCK_PLANES planes of both arrays; within each group, the classes compete."""
+        planes = slice(first, min(first + BLOCK_PLANES, native_shape[2]))
+        of_bits, of_map = native_bits[:, :, planes], label_map[:, :, planes]
+        for group in groups:
+            surest = np.zeros(of_map.shape, np.uint8, order="F")
+            for k in group:
+                part = ways[k].within(planes) if k in ways else None
+                if part is None:
                     continue
-                confidence = np.where(inside, np.rint(block), 0).astype(np.uint8)
-                paint_where_surer(label_map[box], surest[box], value, confidence)
+                block = part.resample(_agreeing_bytes(bits, k, boxes[k], part.needs, crops[k]))
+                inside, there = block > AT_THRESHOLD, part.native
+                of_bits[there] |= inside * native_bits.dtype.type(1 << k)
+                if (number := numbers[k]) is not None:
+                    confidence = np.multiply(np.rint(block, out=block), inside, out=block).astype(np.uint8)
+                    paint_where_surer(of_map[there], surest[there], number, confidence)
+
+    for _ in in_threads(fill, range(0, native_shape[2], BLOCK_PLANES)):     # no two blocks share a voxel
+        pass
     return native_bits, label_map
 
 
-def _agree_with_mask(mask: np.ndarray, crop: Crop | None) -> Crop | None:
-    """The bytes of a class, made to agree with its mask, which post-processing may have changed; None if it is empty.
+def _agreeing_bytes(bits: np.ndarray, k: int, box: Box, planes: slice, crop: Crop | None) -> np.ndarray:
+    """The bytes of class k, made to agree with its mask, which post-processing may have changed.
 
-    mask: (D, H, W) bool on the model's grid
-    crop: None where all voxels of the mask came from the class of the other side
+    box:     around the mask, on the model's grid; planes: those of the box that are asked for
+    crop:    None where all voxels of the mask came from the class of the other side
+    returns: (d, h, planes) uint8, Fortran order
     """
-    box = bounding_box(mask, margin=1)
-    if box is None:
-        return None
+    box = (*box[:2], slice(box[2].start + planes.start, box[2].start + planes.stop))
     field = np.zeros([s.stop - s.start for s in box], np.uint8, order="F")
     if crop is not None:
         both = [(max(b.start, s), min(b.stop, s + n)) for b, s, n in zip(box, crop.start, crop.values.shape)]
@@ -145,6 +154,5 @@ def _agree_with_mask(mask: np.ndarray, crop: Crop | None) -> Crop | None:
             into = tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(both, box))
             out_of = tuple(slice(low - s, high - s) for (low, high), s in zip(both, crop.start))
             field[into] = crop.values[out_of]
-    inside = mask[box]
-    field = np.where(inside, np.maximum(field, AT_THRESHOLD + 1), np.minimum(field, AT_THRESHOLD - 1))
-    return Crop([s.start for s in box], np.asfortranarray(field))
+    inside = get_bit(bits[box], k)
+    return np.where(inside, np.maximum(field, AT_THRESHOLD + 1), np.minimum(field, AT_THRESHOLD - 1))

@@ -5,7 +5,7 @@ numpy here, so that a wrong path is refused at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
 
 def plan(inputs: Sequence[Path], output: Path | None, outputs: Outputs = Outputs(), may_exist: bool = False,
-         recursive: bool = False) -> list[Job]:
+         recursive: bool = False, share: Callable[[Sequence[Job]], list[Job]] = list) -> list[Job]:
     """The CTs to segment and their results.
 
     inputs:    NIfTI files, or folders of them
@@ -37,10 +37,13 @@ def plan(inputs: Sequence[Path], output: Path | None, outputs: Outputs = Outputs
     outputs:   what is written besides label map and JSON
     may_exist: whether there may be former results, which are replaced or, where they are finished, kept
     recursive: whether CTs in folders below count as well; below `output` their results lie in the same folders
+    share:     the jobs of this process, where several divide them; the results of the others may exist
+    returns:   all jobs, also those of other processes
     Raises ValueError where a path cannot be used.
     """
     jobs = _with_results(find_cts(inputs, recursive), output)
-    _check_results(jobs, outputs, may_exist)
+    mine = share(jobs)
+    _check_results(jobs, outputs, () if may_exist else mine)
     return jobs
 
 
@@ -58,8 +61,12 @@ def _with_results(cts: Sequence[Found], output: Path | None) -> list[Job]:
     return [Job(ct, (output / below if output else ct.parent) / f"{stem(ct)}{RESULT}.nii.gz") for ct, below in cts]
 
 
-def _check_results(jobs: Sequence[Job], outputs: Outputs, may_exist: bool) -> None:
-    """Refuse two results of one name, a result that would replace an input or a former one, and a read-only folder."""
+def _check_results(jobs: Sequence[Job], outputs: Outputs, new: Collection[Job]) -> None:
+    """Refuse two results of one name, a result that would replace an input or a former one, and a read-only folder.
+
+    new: the jobs whose results must not exist
+    """
+    must_be_new = frozenset(new)
     taken: dict[Path, Path] = {}
     sources = {_identity(path) for job in jobs for path in (job.ct, job.ct.parent) if path.exists()}
     for ct, result in jobs:
@@ -71,7 +78,7 @@ def _check_results(jobs: Sequence[Job], outputs: Outputs, may_exist: bool) -> No
         for path in (result, json_path(result), *([masks_folder(result)] if outputs.masks else []), *further):
             if path.exists() and _identity(path) in sources:
                 raise ValueError(f"{path}: the result would replace the input. Give another -o.")
-            if path.exists() and not may_exist:
+            if Job(ct, result) in must_be_new and path.exists():
                 raise ValueError(f"{path}: exists already. Give --overwrite to replace it, --resume to keep what is "
                                  "complete, or -o for another place.")
         folder = next(p for p in (result.parent, *result.parent.parents) if p.exists())

@@ -1,7 +1,7 @@
 """`statistics.csv`: one row for each class of each result in a folder, made of the JSON files of the results.
 
-It is written anew after every case, so that it is complete whenever it is looked at: after an interruption, after
-`--resume` with the cases that were kept, and with two runs in one folder, each of which finds the results of the other.
+It is written anew as the cases are made, and at the end: complete after an interruption, after `--resume` with the
+cases that were kept, and with several runs in one folder, each of which finds the results of the others.
 docs/results.md explains the columns. Read finished.py first.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..imaging.file_names import RESULT
 from ..machine.console import printable, warn
-from ..machine.files import FileError, atomic_write, one_line
+from ..machine.files import FileError, atomic_write, file_stamp, one_line
 from ..machine.json_files import read_json
 from ..machine.locks import turn
 from .plan import Job
@@ -28,6 +28,7 @@ COLUMNS = ("case", "class", "label", "numbers", "found", "voxels", "ml", "touche
 OURS = ",".join(COLUMNS[:3])            # how the first line of every version begins
 FORMULA = ("=", "+", "-", "@", "\t", "\r")     # a spreadsheet computes a text that begins so
 Row = dict[str, Any]
+Stamp = tuple[int, int]                        # bytes, time of the last change
 
 
 class Table:
@@ -40,7 +41,7 @@ class Table:
         """
         self.path = folder / NAME
         self.folders = {folder, *(result.parent for result in results)}
-        self.known: dict[Path, tuple[tuple[int, int], list[Row]]] = {}     # JSON -> (bytes, time) and its rows
+        self.known: dict[Path, tuple[Stamp, list[Row]]] = {}               # of each JSON
         self.unreadable: set[Path] = set()
         list(self._cases_listed())
 
@@ -49,19 +50,29 @@ class Table:
         if not self.path.parent.is_dir():
             return                                                       # there is no result yet
         with turn(self.path.parent):
-            found = {path for folder in self.folders for path in folder.glob(f"*{RESULT}.json")}
-            found |= {path for path in self._cases_listed() if path.is_file()}
-            rows = [row for path in sorted(found) for row in self._rows(path)]
-            if not rows and not self.path.exists():
-                return
-            text = io.StringIO()
-            table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows({name: cell(value) for name, value in row.items()} for row in rows)
-            content = text.getvalue().encode()
-            if not (self.path.exists() and self.path.read_bytes() == content):
-                with atomic_write(self.path) as temporary:
-                    Path(temporary).write_bytes(content)
+            found = self._found()
+            self._write(found)
+            while (now := self._found()) != found:     # where the disk knows no turns, another run may have been faster
+                found = now
+                self._write(found)
+
+    def _found(self) -> dict[Path, Stamp]:
+        """The JSON files of all results: what lies in the folders, and what the present table lists."""
+        found = {path for folder in self.folders for path in folder.glob(f"*{RESULT}.json")} | {*self._cases_listed()}
+        return {path: stamp for path in sorted(found) if (stamp := file_stamp(path)) is not None}
+
+    def _write(self, found: Mapping[Path, Stamp]) -> None:
+        rows = [row for path, stamp in found.items() for row in self._rows(path, stamp)]
+        if not rows and not self.path.exists():
+            return
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+        content = text.getvalue().encode()
+        if not (self.path.exists() and self.path.read_bytes() == content):
+            with atomic_write(self.path) as temporary:
+                Path(temporary).write_bytes(content)
 
     def _cases_listed(self) -> Iterator[Path]:
         """The JSON files of the cases in the present file, some of which another run may have made elsewhere."""
@@ -76,11 +87,9 @@ class Table:
             raise FileError(one_line(self.path, f"cannot be read: {error}", "Move it away")) from None
         yield from (self.path.parent / f"{without_guard(case)}{RESULT}.json" for case in sorted(cases))
 
-    def _rows(self, path: Path) -> list[Row]:
+    def _rows(self, path: Path, stamp: Stamp) -> list[Row]:
         """The rows of one result; a JSON that has not changed is read once. One that cannot be read gives a warning."""
         try:
-            status = path.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
             if path not in self.known or self.known[path][0] != stamp:
                 case = path.relative_to(self.path.parent).as_posix().removesuffix(f"{RESULT}.json")
                 self.known[path] = stamp, rows_of(case, read_json(path))

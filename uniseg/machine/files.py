@@ -126,6 +126,15 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def file_stamp(path: str | Path) -> tuple[int, int] | None:
+    """(bytes, time of the last change) of a file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def file_sha256(path: str | Path) -> str:
     """sha256 of a file's bytes as 64 hexadecimal digits."""
     digest = hashlib.sha256()

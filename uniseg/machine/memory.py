@@ -1,12 +1,19 @@
 """Memory: what the process has used, what the C library keeps, and what shared memory has room for."""
 
+import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from .console import warn
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 def workers_that_fit(workers: int, batch_bytes: int) -> int:
@@ -33,15 +40,30 @@ def keep_freed_memory() -> None:
     By default each tensor of 32 MiB or more is a fresh mmap whose pages fault in one by one. Keeping them makes
     networks 1.2 to 1.75 times faster on a CPU.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):                     # musl has no mallopt
-        return
     m_trim_threshold, m_mmap_threshold = -1, -3           # <malloc.h>
-    mallopt(m_mmap_threshold, 1 << 30)
-    mallopt(m_trim_threshold, (1 << 31) - 1)
+    _of_glibc("mallopt", m_mmap_threshold, 1 << 30)
+    _of_glibc("mallopt", m_trim_threshold, (1 << 31) - 1)
+
+
+def returning_freed_memory(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Decorator: when the function has ended, the system gets back what keep_freed_memory has kept meanwhile.
+
+    That takes a tenth of a second for a gigabyte. Does nothing outside Linux.
+    """
+    @functools.wraps(function)
+    def run(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return function(*arguments, **options)
+        finally:
+            _of_glibc("malloc_trim", 0)
+    return run
+
+
+def _of_glibc(name: str, *arguments: int) -> None:
+    """Call a function of the C library where it is glibc; musl has none of these."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def peak_memory_bytes() -> int:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from .device import choose_device, with_tensor_cores
+from .ranks import launched, local_rank
 
 Batches = TypeVar("Batches")
 
@@ -23,10 +24,24 @@ class Process(NamedTuple):
     device: torch.device
 
 
-def launched() -> tuple[int, int]:
-    """(rank, world) of this process as torchrun or a scheduler's script set it; (0, 1) for a single process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ.get("RANK", "0")), world) if world > 1 else (0, 1)
+def device_here(name: str) -> str:
+    """The name of the device of this process: of several that torchrun started on a machine, each has its own GPU.
+
+    name: of --device
+    """
+    _, world = launched()
+    return f"cuda:{local_rank()}" if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available() else name
+
+
+def wait_for_all() -> None:
+    """Wait until all processes of torchrun have come here; nothing without torchrun.
+
+    torchrun ends the others as soon as one ends with an exit code other than 0, such as after a case that failed.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and launched()[1] > 1 and dist.is_available():
+        dist.init_process_group("gloo", timeout=timedelta(days=30))
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
@@ -44,7 +59,7 @@ def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
         raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device(device_here(device_name))
         torch.cuda.set_device(device)
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)

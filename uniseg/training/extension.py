@@ -21,6 +21,7 @@ from . import report
 from .learner import Learner
 from .network import Network
 from .objective import Objective
+from .recipe import TrainConfig
 from .run import Run
 from .run_folder import write_json
 from .validation import mean_dice, validate
@@ -53,6 +54,19 @@ def refuse_another_network(args: argparse.Namespace, content: dict[str, Any]) ->
                              "Leave the option out.")
     if len(set(content["preprocessing"]["spacing_mm"])) > 1:
         raise ValueError(f"{args.extend}: its grid is not isotropic. Extend a checkpoint of uniseg.train.")
+
+
+def smaller_patches(config: TrainConfig, content: dict[str, Any] | None) -> str:
+    """A warning where the patches of an extension are smaller than those of its checkpoint, else "".
+
+    content: of the checkpoint of --extend, or None
+    """
+    window = Preprocessing.from_dict(content["preprocessing"]).window if content else (0, 0, 0)
+    if all(new >= old for new, old in zip(config.patch_size, window)):
+        return ""
+    new, old = (" ".join(map(str, size)) for size in (config.patch_size, window))
+    return (f"--patch-size {new}: smaller than the window {old} of the checkpoint, whose old classes then get worse. "
+            "Leave the option out.")
 
 
 def kept_of(content: dict[str, Any] | None) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
                      help="sanity run: train and validate on the first N cases, without augmentation [U]")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 [U]")
     run.add_argument("--workers", type=at_least(0), default=2,
-                     help="processes that draw patches; 0: the training process draws them [U]")
+                     help="processes that preprocess cases, as many as fit into memory, and then draw patches; 0: the "
+                     "training process does both [U]")
     run.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only [U]")
 
 

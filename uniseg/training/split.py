@@ -6,6 +6,7 @@ Read datasets/find.py and datasets/cases.py first.
 import argparse
 import fnmatch
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,13 @@ from ..datasets.cases import Case, prepare
 from ..datasets.dataset import CaseFiles, DataError, Dataset, few, in_order
 from ..datasets.dataset_json import read_map
 from ..datasets.find import find_datasets
+from ..datasets.preparing import prepare_each
 from ..embeddings import PROMPTS, EmbeddingError, find_row, load_table
 from ..machine.console import note, warn
 from ..machine.json_files import read_json
 from ..machine.processes import from_all_ranks
 from ..machine.progress import each
+from ..machine.signals import ends_at_signals
 from ..taxonomy import NAMES, normalise_name, resolve
 from .options import preprocessing_of
 
@@ -98,13 +101,13 @@ def _prepare_all(args: argparse.Namespace, jobs: Sequence[Job], rank: int,
     preprocessing, cache = preprocessing_of(args), args.cache or args.out / "cache"
     bad = {}                                                                       # number of the job: reason
     mine = range(rank, len(jobs), world)
-    for i in each(mine, "preprocessing: cases", len(mine), shown=rank == 0):
-        try:
-            prepare(jobs[i].dataset, jobs[i].files, preprocessing, cache)
-        except (ValueError, OSError) as error:
-            if not args.skip_bad:
-                raise
-            bad[i] = str(error)
+    files = [(jobs[i].dataset, jobs[i].files) for i in mine]
+    with ends_at_signals(), closing(prepare_each(files, preprocessing, cache, args.workers)) as done:
+        for k, error in each(done, "preprocessing: cases", len(mine), shown=rank == 0):
+            if error is not None and not args.skip_bad:
+                raise error
+            if error is not None:
+                bad[mine[k]] = str(error)
     bad = {i: reason for of_rank in from_all_ranks(bad) for i, reason in sorted(of_rank.items())}
     cases = [(prepare(job.dataset, job.files, preprocessing, cache), job) for i, job in enumerate(jobs) if i not in bad]
     return cases, {jobs[i].name: reason for i, reason in bad.items()}

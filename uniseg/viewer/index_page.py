@@ -17,7 +17,7 @@ from ..formats.labels import own_numbers
 from ..imaging.file_names import RESULT, view_path
 from ..machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from ..machine.console import printable, warn
-from ..machine.files import atomic_write
+from ..machine.files import atomic_write, file_stamp
 from ..machine.json_files import read_json
 from ..machine.locks import turn
 from ..pictures.colors import class_color
@@ -45,13 +45,20 @@ def write_index(folder: Path) -> Path | None:
         if path.exists() and not (path.is_file() and OURS in _head(path)):
             warn(f"{path}: is no page of uniseg; it stays, and the cases of this folder get none. Rename it.")
             return None
-        cases = [_case(file) for file in sorted(folder.glob(f"*{RESULT}.json"))]
-        if not cases:
-            return None
-        text = index_page(folder.resolve().name, cases)
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        found = None
+        while (now := _results(folder)) != found:      # where the disk knows no turns, another run may have been faster
+            found = now
+            if not found:
+                return None
+            text = index_page(folder.resolve().name, [_case(file) for file in found])
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _results(folder: Path) -> dict[Path, Any]:
+    """The JSON files of a folder's results in the order of their names, each with its size and time."""
+    return {file: file_stamp(file) for file in sorted(folder.glob(f"*{RESULT}.json"))}
 
 
 def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,34 @@
+"""Threads for the long steps of numpy and scipy, which run outside Python's lock. The results do not depend on them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
+MOST_THREADS = 8       # what each thread works on takes memory, and more of them wait for each other
+
+
+def in_threads(function: Callable[[Thing], Result], things: Iterable[Thing]) -> Iterator[Result]:
+    """`map(function, things)`, by as many threads as torch may use (torch.set_num_threads, OMP_NUM_THREADS).
+
+    The results come in the order of the things. At most as many as there are threads are worked on or waiting, so
+    that memory is bounded. The next call may begin before a result is taken: `function` must not read what the caller
+    makes of the results. An error of a call is raised in its place.
+    """
+    import torch  # here, because a command that only checks its options does not need it
+
+    threads = min(torch.get_num_threads(), MOST_THREADS)
+    if threads == 1:
+        yield from map(function, things)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future[Result]] = deque()
+        for thing in things:
+            if len(begun) == threads:
+                yield begun.popleft().result()
+            begun.append(pool.submit(function, thing))
+        while begun:
+            yield begun.popleft().result()
