@@ -307,8 +307,8 @@ def test_patches_smaller_than_those_of_the_old_model_are_warned_about_in_one_lin
     """Beside a smaller part of the body, the old network is unsure of the old classes: its targets get worse."""
     content = {"preprocessing": Preprocessing(window=(96, 96, 96)).to_dict()}
     said = smaller_patches(TrainConfig(patch_size=size), content)
-    assert said == (f"--patch-size {' '.join(map(str, size))}: smaller than the window 96 96 96 of the checkpoint, whose "
-                    "old classes then get worse. Leave the option out." if warned else "")
+    assert said == (f"--patch-size {' '.join(map(str, size))}: smaller than the window 96 96 96 of the checkpoint, "
+                    "whose old classes then get worse. Leave the option out." if warned else "")
     assert smaller_patches(TrainConfig(patch_size=size), None) == ""
 
 

@@ -23,7 +23,7 @@ from .inference.outputs import Outputs
 from .inference.parts import part_named, part_of_this_process
 from .inference.plan import Job, plan
 from .inference.summary import class_lines
-from .inference.table import Table, table_of
+from .inference.table import Table, folder_of_all, table_of
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
 from .machine.command_line import Parser
 from .machine.console import fail, note, printable, quietly, say, warn
@@ -168,9 +168,10 @@ def run(args: argparse.Namespace) -> int:
     failed, tables = 0, [written(table, args.verbose)]
     write_table = Seldom(lambda: tables.append(written(table, args.verbose)))
     existing = "keep" if args.resume else "replace" if args.overwrite or args.demo else "refuse"
+    folder = None if args.demo else folder_of_all(args.inputs, args.output, planned)
     try:
         for job, (stats, fault) in make_each(segmenter, jobs, planned, outputs, options, existing,
-                                                   progress=launched()[0] == 0):
+                                             launched()[0] == 0, folder):
             if fault is not None:
                 failed += 1
                 fail(fault, 1, args.verbose, job.ct)

@@ -66,6 +66,16 @@ def test_each_case_gets_a_viewer_with_the_masks_and_volumes_of_its_result_and_al
     assert [one["view"] for one in cases] == ["./a_view.html", "./b_view.html"]
 
 
+def test_a_tree_of_cts_gets_one_page_at_its_top(infer, shared, tmp_path):
+    for name in "ab":
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "ct.nii.gz").write_bytes((shared / "in" / f"{name}.nii.gz").read_bytes())
+    assert infer("--view", "--recursive", ct=tmp_path / "in")[0] == 0
+    assert [path.parent for path in tmp_path.rglob("index.html")] == [tmp_path]
+    cases = read_page((tmp_path / "index.html").read_text(encoding="utf-8"))["cases"]
+    assert [one["view"] for one in cases] == ["./a/ct_view.html", "./b/ct_view.html"]
+
+
 def test_resume_makes_the_viewers_that_are_missing_and_a_page_of_all_cases(infer, tmp_path):
     assert infer("--view")[0] == 0
     kept = (tmp_path / "a_view.html").stat().st_mtime_ns

@@ -55,6 +55,15 @@ def test_a_case_without_a_viewer_or_with_a_changed_one_is_listed_without_a_link(
         (f"{name}.nii.gz", None, None) for name in "abc"]
 
 
+def test_one_page_over_a_tree_names_the_folders_of_the_cases_and_links_into_them(tmp_path):
+    for folder in ("s 1", "s2"):
+        (tmp_path / folder).mkdir()
+        add_case(tmp_path / folder, "ct")
+    write_index(tmp_path)
+    assert [(one["case"], one["view"]) for one in cases(tmp_path)] == [
+        ("s 1/ct.nii.gz", "./s%201/ct_view.html"), ("s2/ct.nii.gz", "./s2/ct_view.html")]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"input": "a", "warnings": 3, "classes": {}, "files": {}}',
                                      '{"input": "a", "warnings": [], "classes": {"liver": {"ml": "much"}}}'])
 def test_a_damaged_json_is_named_and_does_not_keep_the_others_from_their_page(tmp_path, content):

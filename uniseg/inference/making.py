@@ -21,7 +21,7 @@ from .finished import remaining, why_not
 from .outputs import Outputs
 from .plan import Job, plan
 from .result import Segmentation
-from .table import table_of
+from .table import folder_of_all, table_of
 
 EXISTING = ("refuse", "keep", "replace")     # what happens to former results
 # What makes a case fail without an end to the others.
@@ -54,22 +54,24 @@ def make(segmenter: Any, job: Job, outputs: Outputs, options: Mapping[str, Any],
     return segmentation
 
 
-def with_index(jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs) -> Iterator[Job]:
-    """The jobs, one after the other. As they go on, index.html of each folder is made anew where viewers are written.
+def with_index(jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs, folder: Path | None) -> Iterator[Job]:
+    """The jobs, one after the other. As they go on, index.html is made anew where viewers are written.
 
     planned: all that the user named, also those whose results are kept; a single CT gets no index.html
+    folder:  of all results (table.folder_of_all), which gets one page; None: each folder of results gets its own
     """
-    folders = sorted({job.result.parent for job in planned} if outputs.view and len(planned) > 1 else ())
-    pages = {folder: Seldom(partial(_try_index, folder)) for folder in folders}
+    wanted = outputs.view and len(planned) > 1
+    folders = sorted({job.result.parent for job in planned} if folder is None else {folder}) if wanted else []
+    pages = [Seldom(partial(_try_index, folder)) for folder in folders]
     try:
-        for page in pages.values():
+        for page in pages:
             page()
         for job in jobs:
             yield job
-            if job.result.parent in pages:
-                pages[job.result.parent]()
+            for page in pages:
+                page()
     finally:
-        for page in pages.values():
+        for page in pages:
             page(surely=True)
 
 
@@ -93,13 +95,14 @@ class Outcome(NamedTuple):
 
 
 def make_each(segmenter: Any, jobs: Sequence[Job], planned: Sequence[Job], outputs: Outputs, options: Mapping[str, Any],
-              existing: str, progress: bool = True) -> Iterator[tuple[Job, Outcome]]:
+              existing: str, progress: bool = True, folder: Path | None = None) -> Iterator[tuple[Job, Outcome]]:
     """`make` for one job after the other. One that fails does not stop the others.
 
     jobs:    those to make
     planned: all that the user named, also those whose results are kept
+    folder:  of all results, for index.html; None: each folder of results gets its own
     """
-    for number, job in enumerate(with_index(jobs, planned, outputs), start=1):
+    for number, job in enumerate(with_index(jobs, planned, outputs, folder), start=1):
         place = place_of(job, number, len(jobs)) if progress else False
         try:
             outcome = Outcome(make(segmenter, job, outputs, options, existing, place).stats)
@@ -132,7 +135,8 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
     write_table = Seldom(table.write if table is not None else lambda: None)
     try:
         write_table()
-        for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress):
+        for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress,
+                                                  folder_of_all(inputs, out, jobs)):
             if error is not None:
                 cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
             elif stats is not None:

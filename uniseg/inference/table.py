@@ -101,19 +101,23 @@ class Table:
             return []
 
 
+def folder_of_all(inputs: Sequence[Path], output: Path | None, jobs: Sequence[Job]) -> Path | None:
+    """The folder in which, or below which, all results of a run lie; None for inputs here and there without -o."""
+    folders = {job.result.parent for job in jobs}
+    if output is not None and output not in {job.result for job in jobs}:
+        return output
+    if len(folders) == 1:
+        return folders.pop()
+    return inputs[0] if len(inputs) == 1 else None
+
+
 def table_of(inputs: Sequence[Path], output: Path | None, jobs: Sequence[Job]) -> Table | None:
     """The table of a run: of its folder of results, where it has several, takes a folder, or continues a table.
 
     Raises FileError where another file has the name.
     """
-    folders = {job.result.parent for job in jobs}
-    if output is not None and output not in {job.result for job in jobs}:
-        folder = output
-    elif len(folders) == 1:
-        (folder,) = folders
-    elif len(inputs) == 1:
-        folder = inputs[0]
-    else:
+    folder = folder_of_all(inputs, output, jobs)
+    if folder is None:
         return None
     if len(jobs) < 2 and not any(path.is_dir() for path in inputs) and not (folder / NAME).is_file():
         return None

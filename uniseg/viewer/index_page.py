@@ -1,7 +1,7 @@
 """index.html: a page of all cases of a folder, with thumbnails, volumes, warnings and links to their viewers.
 
-The page is made anew from what lies in the folder: each result's JSON, and the thumbnail at the head of its viewer. So
-it is complete after an interruption and where several runs write into one folder.
+The page is made anew from what lies in the folder, and in those below it: each result's JSON, and the thumbnail at the
+head of its viewer. So it is complete after an interruption and where several runs write into one folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ THUMBNAIL = re.compile(rb'id="thumbnail">"(data:image/png;base64,[A-Za-z0-9+/=]+
 
 
 def write_index(folder: Path) -> Path | None:
-    """Write index.html for the results in a folder. An index.html of somebody else stays, with a warning.
+    """Write index.html for the results in a folder and below it. An index.html of somebody else stays, with a warning.
 
     returns: the file, or None where it was not written: without results there is nothing to show
     Raises FileError where it cannot be written.
@@ -50,7 +50,7 @@ def write_index(folder: Path) -> Path | None:
             found = now
             if not found:
                 return None
-            text = index_page(folder.resolve().name, [_case(file) for file in found])
+            text = index_page(folder.resolve().name, [_case(file, folder) for file in found])
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     return path
@@ -58,7 +58,7 @@ def write_index(folder: Path) -> Path | None:
 
 def _results(folder: Path) -> dict[Path, Any]:
     """The JSON files of a folder's results in the order of their names, each with its size and time."""
-    return {file: file_stamp(file) for file in sorted(folder.glob(f"*{RESULT}.json"))}
+    return {file: file_stamp(file) for file in sorted(folder.rglob(f"*{RESULT}.json"))}
 
 
 def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
@@ -68,19 +68,24 @@ def index_page(name: str, cases: Sequence[Mapping[str, Any]]) -> str:
                     {"data": as_json({"folder": printable(name), "cases": list(cases), "about": about})})
 
 
-def _case(path: Path) -> dict[str, Any]:
-    """What the page shows of one result: its JSON may be damaged, or come from somebody else."""
-    case: dict[str, Any] = {"case": printable(path.stem.removesuffix(RESULT)), "view": None, "thumbnail": None,
-                            "classes": [], "absent": 0, "warnings": []}
+def _case(path: Path, folder: Path) -> dict[str, Any]:
+    """What the page shows of one result: its JSON may be damaged, or come from somebody else.
+
+    path: of the JSON; folder: of the page
+    """
+    below = path.parent.relative_to(folder)
+    name = str(below / path.stem.removesuffix(RESULT))
+    case: dict[str, Any] = {"case": printable(name), "view": None, "thumbnail": None, "classes": [], "absent": 0,
+                            "warnings": []}
     try:
         stats = read_json(path)
-        case["case"] = printable(str(stats["input"]))
+        case["case"] = printable(str(below / str(stats["input"])))
         case["warnings"] = [printable(str(warning)) for warning in stats["warnings"]]
         classes, numbers = stats["classes"], own_numbers(stats["classes"])
         found = [name for name in sorted(numbers, key=lambda n: numbers[n]) if classes[name]["voxels"] > 0]
         case["classes"] = [_class(name, numbers[name], classes[name]) for name in found]
         case["absent"] = len(classes) - len(found)
-        case.update(_view(path, stats))
+        case.update(_view(path, stats, below))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         case["warnings"] = [*case["warnings"], f"{path.name}: cannot be read. Segment this CT again."]
     return case
@@ -91,10 +96,10 @@ def _class(name: str, number: int, figures: Mapping[str, Any]) -> dict[str, Any]
             "experimental": printable(str(figures.get("experimental", ""))), "border": bool(figures["touches_border"])}
 
 
-def _view(path: Path, stats: Mapping[str, Any]) -> dict[str, str]:
+def _view(path: Path, stats: Mapping[str, Any], below: Path) -> dict[str, str]:
     """The link to the viewer of a result and its thumbnail; nothing where it has none, or not the one it was made with.
 
-    path: of the JSON
+    path: of the JSON; below: its folder, as seen from that of the page
     """
     view = view_path(path.with_suffix(".nii.gz"))
     written = stats["files"].get(view.name)
@@ -102,16 +107,18 @@ def _view(path: Path, stats: Mapping[str, Any]) -> dict[str, str]:
         return {}
     found = THUMBNAIL.search(_head(view))
     shown = {"thumbnail": found[1].decode()} if found else {}
-    return {"view": link(view.name), **shown}
+    return {"view": link(below / view.name), **shown}
 
 
-def link(name: str) -> str:
-    """The relative address of a file of this name in the same folder (RFC 3986): all but plain characters as %XX.
+def link(file: Path) -> str:
+    """The relative address of a file (RFC 3986): in the names of file and folders all but plain characters as %XX.
 
-    >>> link("a b.html"), link("javascript:x")
-    ('./a%20b.html', './javascript%3Ax')
+    >>> link(Path("a b.html")), link(Path("s0001/javascript:x"))
+    ('./a%20b.html', './s0001/javascript%3Ax')
     """
-    return "./" + "".join(chr(byte) if byte in PLAIN else f"%{byte:02X}" for byte in os.fsencode(name))
+    names = ("".join(chr(byte) if byte in PLAIN else f"%{byte:02X}" for byte in os.fsencode(name))
+             for name in file.parts)
+    return "/".join([".", *names])
 
 
 def _head(path: Path) -> bytes:
