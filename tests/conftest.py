@@ -17,10 +17,11 @@ import runs
 from uniseg import train
 from uniseg.imaging.merging import merge_masks
 from uniseg.imaging.volume import write_volume
-from uniseg.machine import progress
+from uniseg.machine import device, progress
 from uniseg.phantom import make_phantom
 
 progress.EVERY_SECONDS = math.inf       # on a busy machine, lines about the progress would stand among those expected
+device.has_bf16 = lambda: False         # tests compute in float32 on every processor, unless they ask for bf16
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

@@ -36,12 +36,12 @@ def sha256_of(*arrays):
 # ------------------------------------------------------------------------------------------------------ what is pinned
 
 def demo_label_map(folder):
-    """The label map of `python -m uniseg.infer --demo` as stored, (X, Y, Z)."""
+    """The label map of `python -m uniseg.infer --demo --precision float32` as stored, (X, Y, Z)."""
     import nibabel
 
     from uniseg import infer
 
-    assert infer.main(["--demo", "-o", str(folder), "--device", "cpu"]) == 0
+    assert infer.main(["--demo", "-o", str(folder), "--device", "cpu", "--precision", "float32"]) == 0
     return np.asarray(nibabel.load(folder / "demo_ct_seg.nii.gz").dataobj)
 
 

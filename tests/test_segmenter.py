@@ -954,7 +954,7 @@ def test_lower_precision_gives_nearly_the_same_masks():
     hu, _, affine = paint()
     exact, rough = (stand_in(network).segment(image(hu, affine), precision=p) for p in ("float32", "bf16"))
     assert all(dice(exact.mask(n), rough.mask(n)) > 0.9 for n in exact.classes)
-    with pytest.raises(ValueError, match="precision fp8.*float32, bf16, fp16"):
+    with pytest.raises(ValueError, match="precision fp8.*auto, float32, bf16, fp16"):
         stand_in(network).segment(image(hu, affine), precision="fp8")
 
 

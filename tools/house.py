@@ -22,8 +22,8 @@ PACKAGE = ROOT / "uniseg"
 # imports may form a circle.
 FLOORS = (
     ("machine", "taxonomy"),
-    ("imaging", "kernels", "backbones"),
-    ("embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures",
+    ("imaging", "kernels"),
+    ("backbones", "embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures",
      "formats"),
     ("viewer",),
     ("model", "baselines", "datasets", "inference"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import kernels
 from .kernels import class_heads
+from .machine.device import without_autocast
 
 HEAD_CHANNELS = 8                  # output channels of the first two layers, Section 3.2.3
 SIZES = (64, 64, 8, 8, 8, 1)       # number of values in w1, w2, w3, b1, b2, b3
@@ -113,7 +114,7 @@ def class_logits(features: Tensor, theta: Tensor) -> Tensor:
     """
     if kernels.ENABLED:
         return class_heads.class_logits(features, theta, SIZES)
-    with class_heads.without_autocast(features.device.type):
+    with without_autocast(features.device.type):
         return plain_class_logits(features.float(), theta.float())
 
 

@@ -113,8 +113,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", metavar="STEP,...",
                        help="only these steps of post-processing: sides, components, stubs, regions (default: all; the "
                        "paper's are sides,components,regions)")
-    group.add_argument("--precision", choices=("float32", "bf16", "fp16"), default="float32",
-                       help="number type of the network's products (default: float32)")
+    group.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), default="auto",
+                       help="number type of the backbone's products (default: auto, which is bf16 on a CPU with "
+                       "AVX512_BF16 or AMX, else float32; the JSON says what it was)")
 
 
 def _add_about(group: argparse._ArgumentGroup) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .backbones import BACKBONES
 from .backbones.build import build_backbone, input_channels
 from .heads import HEAD_CHANNELS, LPGS, SIZES, THETA, class_logits, global_average_pooling, reduce_features
+from .machine.device import without_autocast
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ class UniversalModel(nn.Module):
         """
         image = input_channels(image, self.config.input_windows)
         bottleneck, features = self.backbone(image)           # F_E (B, E, d, h, w), F_D (B, C, D, H, W): Section 3.2.1
-        pooled = self.GAP(bottleneck).flatten(1)              # f (B, 256):                               Section 3.2.2
-        theta = self.lpg(pooled, self.organ_embedding, only)  # (B, K, 153):                              Eq. (1)
-        shared = self.precls_conv(features)                   # (B, 8, D, H, W)
-        return class_logits(shared, theta)                    # (B, K, D, H, W):                          Eq. (2)
+        with without_autocast(image.device.type):                     # the heads cost little: always in float32
+            pooled = self.GAP(bottleneck.float()).flatten(1)          # f (B, 256):                       Section 3.2.2
+            theta = self.lpg(pooled, self.organ_embedding, only)      # (B, K, 153):                      Eq. (1)
+            shared = self.precls_conv(features.float())               # (B, 8, D, H, W)
+            return class_logits(shared, theta)                        # (B, K, D, H, W):                  Eq. (2)
 
     def set_prior(self, probability: float) -> None:
         """Start every sigmoid near `probability`: the last bias in theta becomes its log-odds.

@@ -140,7 +140,7 @@ class Segmenter:
     def segment(self, source: Source | np.ndarray, classes: str | Sequence[str] | None = None,
                 overlap: float = 0.5, threshold: float | Mapping[str, float] = 0.5,
                 postprocess: bool | Collection[str] = True,
-                precision: str = "float32", progress: bool | str = False, experimental: bool = False,
+                precision: str = "auto", progress: bool | str = False, experimental: bool = False,
                 max_voxels: int = MAX_VOXELS, numbers: str = TABLE_2, affine: np.ndarray | None = None,
                 fast: bool = False, focus: bool = True) -> Segmentation:
         """Segment one CT.
@@ -153,7 +153,7 @@ class Segmenter:
                       classes that are not named have 0.5
         postprocess:  whether to run the three steps of Section 4.1.2 and postprocess.drop_stubs, or the names of those
                       to run; postprocess.STEPS are the paper's three
-        precision:    float32, or autocast to bf16 or fp16
+        precision:    float32, autocast to bf16 or fp16, or auto: bf16 on a CPU that multiplies in it, else float32
         progress:     show how far the work is: a bar on a terminal, else a line on stderr now and then; a text, such
                       as the name of the case, stands in front of it
         experimental: also compute experimental classes, or allow them to be named

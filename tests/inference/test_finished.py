@@ -107,9 +107,22 @@ def content(path, data=b""):
     ({}, None), ({"threshold": {"liver": 0.5}}, None), ({"max_voxels": 10 ** 6}, None),
     ({"threshold": 0.4}, "made with another threshold"), ({"threshold": {"liver": 0.4}}, "made with another threshold"),
     ({"overlap": 0.25}, "made with another overlap"), ({"postprocess": False}, "made with post-processing"),
-    ({"precision": "bf16"}, "made with another precision"), ({"classes": ["liver"]}, "made with other classes")])
+    ({"precision": "float32"}, None),
+    ({"precision": "bf16"}, "made in float32, not bf16 (--precision float32 keeps them)"),
+    ({"classes": ["liver"]}, "made with other classes")])
 def test_o19_a_result_is_kept_where_all_that_decides_it_is_as_asked(here, loaded, options, reason):
     assert why_not(Path("ct.nii.gz"), Path("ct_seg.nii.gz"), Outputs(masks=True), loaded.asked(**options)) == reason
+
+
+def test_on_another_processor_the_default_precision_makes_results_again_and_the_reason_says_what_keeps_them(
+        here, loaded, monkeypatch):
+    # Results of one folder are all of one precision: here made in float32 on a processor without bf16, then resumed on
+    # one that has it.
+    job = Path("ct.nii.gz"), Path("ct_seg.nii.gz"), Outputs(masks=True)
+    assert why_not(*job, loaded.asked()) is None
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: True)
+    assert why_not(*job, loaded.asked()) == "made in float32, not bf16 (--precision float32 keeps them)"
+    assert why_not(*job, loaded.asked(precision="float32")) is None
 
 
 CHANGED, UNREADABLE = "with files that are missing or changed", "not readable in their JSON"

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from uniseg.machine.device import OLDEST_TORCH, PRECISIONS, autocast, choose_device
+from uniseg.machine.device import (
+    OLDEST_TORCH,
+    PRECISIONS,
+    autocast,
+    choose_device,
+    choose_precision,
+    multiplies_in_bf16,
+)
 
 CPU = torch.device("cpu")
 
@@ -22,11 +29,36 @@ def test_a_block_multiplies_in_the_precision_it_is_given(precision, dtype):
 
 def test_the_commands_offer_precisions_that_exist():
     from uniseg import infer
+    from uniseg.evaluation import options as evaluation
     from uniseg.training import options
 
-    for parser, option in ((infer.build_parser(), "precision"), (options.build_parser(), "amp")):
+    for parser, option in ((infer.build_parser(), "precision"), (evaluation.build_parser(), "precision"),
+                           (options.build_parser(), "amp")):
         [choices] = [action.choices for action in parser._actions if action.dest == option]
-        assert set(choices) <= set(PRECISIONS)
+        assert set(choices) <= {"auto", *PRECISIONS}
+
+
+@pytest.mark.parametrize("flags, bf16", [
+    ("fpu avx512f avx512_bf16 avx512vl", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx2 fma", False),
+    ("fpu avx512f not_avx512_bf16", False), ("", False)])
+def test_linux_tells_whether_a_processor_multiplies_in_bf16(flags, bf16, tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor : 0\nmodel name : A\nflags\t\t: {flags}\nprocessor : 1\nflags\t\t: {flags}\n")
+    assert multiplies_in_bf16(file) is bf16
+
+
+def test_a_system_that_does_not_tell_has_no_bf16(tmp_path):
+    assert not multiplies_in_bf16(tmp_path / "nothing")
+    (tmp_path / "cpuinfo").write_bytes(b"\xff\xfe")
+    assert not multiplies_in_bf16(tmp_path / "cpuinfo")
+
+
+@pytest.mark.parametrize("name, device, bf16, chosen", [
+    ("auto", "cpu", True, "bf16"), ("auto", "cpu", False, "float32"), ("auto", "cuda", True, "float32"),
+    ("auto", "mps", True, "float32"), ("float32", "cpu", True, "float32"), ("bf16", "cpu", False, "bf16")])
+def test_bf16_is_the_default_on_a_cpu_that_has_it(name, device, bf16, chosen, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: bf16)
+    assert choose_precision(name, torch.device(device)) == chosen
 
 
 @pytest.mark.parametrize("name", ["mps", "vulkan", "cuda:99", "xpu", "hpu", "cuda:99999999999", "cpu:-1", "meta", "",

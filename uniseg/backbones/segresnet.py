@@ -12,15 +12,17 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import ImageConv
 from .window_size import check_window_size
 
 BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks per level, from full resolution to 1/8
 BLOCKS_UP = (1, 1, 1)        # residual blocks per level, from 1/4 to full resolution
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1,
+         kind: type[nn.Conv3d] = nn.Conv3d) -> nn.Sequential:
     """A convolution without bias, wrapped in a module because the released names read `<name>.conv.weight`."""
-    layer = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    layer = kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=layer))
 
 
@@ -63,7 +65,7 @@ class SegResNet(nn.Module):
         self.in_channels = in_channels
         self.bottleneck_channels = 8 * c
         self.decoder_channels = c
-        self.convInit = conv(in_channels, c)
+        self.convInit = conv(in_channels, c, kind=ImageConv)
         self.down_layers = nn.ModuleList()
         for level, blocks in enumerate(BLOCKS_DOWN):
             enter = nn.Identity() if level == 0 else conv(c << (level - 1), c << level, stride=2)

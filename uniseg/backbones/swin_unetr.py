@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .. import kernels
+from ..kernels.layers import window_attention
+from .layers import DoubleSize, ImageConv, instance_norm
 from .window_size import check_window_size
 
 WINDOW = 7              # tokens along each axis of an attention window
@@ -96,6 +99,32 @@ def relative_position_index() -> Tensor:
     return (difference * torch.tensor([side * side, side, 1], device="cpu")).sum(-1)   # (343, 343)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention within windows, softmax(q k^T / sqrt(c) + bias) v.
+
+    q, k, v: (B * N, heads, n, c)  queries, keys and values of the n tokens of each window
+    bias:    (heads, n, n)         of two tokens' relative position
+    mask:    (N, n, n) bool or None, see `shift_mask`
+    returns: (B * N, heads, n, c)
+
+    On a CPU, inference computes it by kernels/layers.py, faster.
+    """
+    if kernels.on_cpu_without_gradient(q):
+        return window_attention(q, k, v, bias, mask, MASKED)
+    return plain_attention(q, k, v, bias, mask)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """`attention` as the formula reads."""
+    q = q / math.sqrt(q.shape[-1])
+    scores = q @ k.transpose(-2, -1)                                          # (B * N, heads, n, n), the largest one,
+    scores += bias.to(scores.dtype)                                           # so added to in place
+    if mask is not None:
+        by_image = scores.unflatten(0, (-1, len(mask)))                       # (B, N, heads, n, n)
+        by_image.add_(mask[:, None].to(scores.dtype), alpha=MASKED)
+    return scores.softmax(dim=-1) @ v                                         # (B * N, heads, n, c)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside each window, with a learned bias for the relative position of two tokens."""
 
@@ -125,12 +154,7 @@ class WindowAttention(nn.Module):
         n = x.shape[1]
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))                  # (B * N, n, 3, heads, C / heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)                                  # each (B * N, heads, n, C / heads)
-        q = q / math.sqrt(q.shape[-1])
-        scores = q @ k.transpose(-2, -1)                                      # (B * N, heads, n, n), the largest one,
-        scores += self.bias(n)                                                # so added to in place
-        if mask is not None:
-            scores.unflatten(0, (-1, len(mask))).add_(mask[:, None], alpha=MASKED)  # seen as (B, N, heads, n, n)
-        x = scores.softmax(dim=-1) @ v                                        # (B * N, heads, n, C / heads)
+        x = attention(q, k, v, self.bias(n), mask)                            # (B * N, heads, n, C / heads)
         x = x.transpose(1, 2).flatten(2)                                      # (B * N, n, C)
         return self.proj(x)                                                   # (B * N, n, C)
 
@@ -212,7 +236,7 @@ class SwinTransformer(nn.Module):
 
     def __init__(self, in_channels: int, width: int, corners: Corners):
         super().__init__()
-        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv3d(in_channels, width, kernel_size=2, stride=2)))
+        self.patch_embed = nn.Sequential(OrderedDict(proj=ImageConv(in_channels, width, kernel_size=2, stride=2)))
         # One list per stage, because the released names read `layers1.0.blocks...`.
         self.layers1, self.layers2, self.layers3, self.layers4 = (
             nn.ModuleList([Stage(width << level, heads, corners)]) for level, heads in enumerate(HEADS))
@@ -232,37 +256,37 @@ class SwinTransformer(nn.Module):
         return F.layer_norm(x, x.shape[-1:]).permute(0, 4, 1, 2, 3).contiguous()
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3, kind: type[nn.Conv3d] = nn.Conv3d) -> nn.Sequential:
     """A convolution without bias, wrapped in a module because the released names read `<name>.conv.weight`."""
-    layer = nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    layer = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=layer))
 
 
 class ResBlock(nn.Module):
     """Two 3x3x3 convolutions with a residual. Where the channels change, a 1x1x1 convolution adapts the residual."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
         super().__init__()
-        self.conv1 = conv(in_channels, out_channels)
+        self.conv1 = conv(in_channels, out_channels, kind=first)
         self.conv2 = conv(out_channels, out_channels)
-        self.conv3 = conv(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else None
+        self.conv3 = conv(in_channels, out_channels, 1, first) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D, H, W)."""
-        y = F.instance_norm(self.conv1(x))                                    # (B, out, D, H, W)
+        y = instance_norm(self.conv1(x))                                    # (B, out, D, H, W)
         y = F.leaky_relu(y, 0.01, inplace=True)                               # (B, out, D, H, W)
-        y = F.instance_norm(self.conv2(y))                                    # (B, out, D, H, W)
+        y = instance_norm(self.conv2(y))                                    # (B, out, D, H, W)
         if self.conv3 is not None:
-            x = F.instance_norm(self.conv3(x))                                # (B, out, D, H, W)
+            x = instance_norm(self.conv3(x))                                # (B, out, D, H, W)
         return F.leaky_relu(x + y, 0.01, inplace=True)                        # (B, out, D, H, W)
 
 
 class Encoder(nn.Module):
     """Residual block between the transformer (or the image) and the decoder; the size of the map stays."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
         super().__init__()
-        self.layer = ResBlock(in_channels, out_channels)
+        self.layer = ResBlock(in_channels, out_channels, first)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D, H, W)."""
@@ -274,8 +298,7 @@ class Decoder(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        up = nn.ConvTranspose3d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
-        self.transp_conv = nn.Sequential(OrderedDict(conv=up))
+        self.transp_conv = nn.Sequential(OrderedDict(conv=DoubleSize(in_channels, out_channels, bias=False)))
         self.conv_block = ResBlock(2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -307,7 +330,7 @@ class SwinUNETR(nn.Module):
         self.bottleneck_channels = 16 * c
         self.decoder_channels = c
         self.swinViT = SwinTransformer(in_channels, c, CORNERS[merging])
-        self.encoder1 = Encoder(in_channels, c)
+        self.encoder1 = Encoder(in_channels, c, first=ImageConv)
         self.encoder2 = Encoder(c, c)
         self.encoder3 = Encoder(2 * c, 2 * c)
         self.encoder4 = Encoder(4 * c, 4 * c)

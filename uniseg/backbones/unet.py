@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import DoubleSize, ImageConv, InstanceNorm
 from .window_size import check_window_size
 
 
@@ -23,10 +24,10 @@ class ConvNormReLU(nn.Module):
     depend on the other windows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, conv: type[nn.Conv3d] = nn.Conv3d):
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.bn1 = nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True)
+        self.conv1 = conv(in_channels, out_channels, kernel_size=3, padding=1)
+        self.bn1 = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D, H, W)."""
@@ -37,9 +38,9 @@ class ConvNormReLU(nn.Module):
 class Down(nn.Module):
     """The two convolutions of one level. The caller keeps the result for the skip and pools it for the next level."""
 
-    def __init__(self, in_channels: int, middle_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, middle_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
         super().__init__()
-        self.ops = nn.Sequential(ConvNormReLU(in_channels, middle_channels),
+        self.ops = nn.Sequential(ConvNormReLU(in_channels, middle_channels, first),
                                  ConvNormReLU(middle_channels, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class Up(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int):
         super().__init__()
-        self.up_conv = nn.ConvTranspose3d(in_channels, in_channels, kernel_size=2, stride=2)
+        self.up_conv = DoubleSize(in_channels, in_channels)
         self.ops = nn.Sequential(ConvNormReLU(in_channels + skip_channels, skip_channels),
                                  ConvNormReLU(skip_channels, skip_channels))
 
@@ -79,7 +80,7 @@ class UNet(nn.Module):
         self.in_channels = in_channels
         self.bottleneck_channels = 8 * c
         self.decoder_channels = c
-        self.down_tr64 = Down(in_channels, c // 2, c)
+        self.down_tr64 = Down(in_channels, c // 2, c, first=ImageConv)
         self.down_tr128 = Down(c, c, 2 * c)
         self.down_tr256 = Down(2 * c, 2 * c, 4 * c)
         self.down_tr512 = Down(4 * c, 4 * c, 8 * c)

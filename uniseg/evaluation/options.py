@@ -105,6 +105,9 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
                          help="with --data-root: only these steps of post-processing, as in uniseg.infer")
     results.add_argument("--device", default="auto",
                          help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
+    results.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), default="auto",
+                         help="with --data-root: number type of the backbone's products, as in uniseg.infer (default "
+                         "%(default)s)")
     results.add_argument("-q", "--quiet", action="store_true",
                          help="print warnings and errors only; the tables are in --out")
     results.add_argument("-v", "--verbose", action="store_true", help="show where in the program an error came from")

@@ -47,7 +47,8 @@ def segmented(args: argparse.Namespace, segmenter: Any, references: Sequence[Rea
         outcome["notes"].append(
             f"experimental in these weights, computed all the same: {', '.join(segmenter.experimental)}")
     _refuse_one_result_for_two(jobs)
-    options = {"postprocess": asked_steps(args.steps, args.no_postprocess), "experimental": True}
+    options = {"postprocess": asked_steps(args.steps, args.no_postprocess), "precision": args.precision,
+               "experimental": True}
     to_do = [job for job in jobs if not is_made(job[1], job[2], segmenter.asked(**options), args.overwrite)]
     if len(to_do) < len(jobs):
         note(f"{len(jobs) - len(to_do)} of {len(jobs)} predictions are complete and stay as they are")

@@ -95,6 +95,8 @@ def _other_settings(stats: Mapping[str, Any], asked: Asked) -> str | None:
         if name == "threshold":
             made, wanted = _of_each_class(made, asked.classes), _of_each_class(wanted, asked.classes)
         if made != wanted:
+            if name == "precision":
+                return f"made in {made}, not {wanted} (--precision {made} keeps them)"
             words = name.replace("postprocess", "post-processing").replace("numbers", "label numbering")
             words = words.replace("_", " ")
             if isinstance(wanted, bool) and isinstance(made, bool):

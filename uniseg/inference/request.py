@@ -7,9 +7,10 @@ import numpy as np
 
 from ..formats.numbers import TABLE_2, find_numbering, numbers_in
 from ..imaging.limits import MAX_VOXELS
+from ..machine.device import choose_precision
 from ..postprocess import chosen_steps
 
-PRECISIONS = ("float32", "bf16", "fp16")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
 FAST_OVERLAP = 0.25      # of the windows of a fast run at most, where the paper has 0.5
 
 
@@ -21,7 +22,7 @@ class Request(NamedTuple):
     threshold: float | dict[str, float]
     overlap: float
     steps: tuple[str, ...]         # of post-processing, in the order in which they run
-    precision: str
+    precision: str                 # float32, bf16 or fp16
     numbering: str                 # whose numbers the label map has, one of formats.numbers.NUMBERINGS
     numbers: dict[str, int | None]  # of the classes in the label map; None: not in it
     fast: bool                     # one view instead of two
@@ -30,7 +31,7 @@ class Request(NamedTuple):
 
 def make_request(segmenter: Any, classes: str | Sequence[str] | None = None, overlap: float = 0.5,
                  threshold: float | Mapping[str, float] = 0.5, postprocess: bool | Collection[str] = True,
-                 precision: str = "float32", experimental: bool = False, max_voxels: int = MAX_VOXELS,
+                 precision: str = "auto", experimental: bool = False, max_voxels: int = MAX_VOXELS,
                  numbers: str = TABLE_2, fast: bool = False, focus: bool = True) -> Request:
     """The arguments of Segmenter.segment as a Request; `max_voxels` is none of it. Raises ValueError.
 
@@ -52,7 +53,7 @@ def make_request(segmenter: Any, classes: str | Sequence[str] | None = None, ove
         raise ValueError(f"none of the classes asked for has a label number in {numbering}. "
                          "Name others in --classes, or leave out --numbers.")
     return Request(names, limits, threshold, min(overlap, FAST_OVERLAP) if fast else overlap,
-                   chosen_steps(postprocess), precision, numbering, values, fast, focus)
+                   chosen_steps(postprocess), choose_precision(precision, segmenter.device), numbering, values, fast, focus)
 
 
 def logit(probability: float, name: str) -> float:

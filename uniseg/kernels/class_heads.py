@@ -8,14 +8,15 @@ computes the hidden layers again instead of keeping them.
 then spreads to its group.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 1024, "cuda": 1 << 18}     # voxels at a time
+from ..machine.device import without_autocast
+
+CHUNK = {"cpu": 768, "cuda": 1 << 18}     # voxels at a time
 GROUP = {"cuda": 32}                       # most classes combined in one matrix product; 1 on devices not listed
 
 
@@ -89,13 +90,6 @@ def _where_positive(gradient: Tensor, hidden: Tensor) -> Tensor:
     This operator passes over the memory once; a product with a mask would pass three times.
     """
     return torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-
-
-def without_autocast(device: str) -> contextlib.AbstractContextManager:
-    """Turn autocast off within the block. Some devices, such as meta, have none; nothing is turned off there."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
 
 
 class ClassHeads(torch.autograd.Function):

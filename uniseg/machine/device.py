@@ -1,6 +1,8 @@
 """The device that computes, and the precision it computes in."""
 
+import contextlib
 import re
+from pathlib import Path
 
 import torch
 
@@ -55,6 +57,37 @@ def with_tensor_cores(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies in bfloat16. Only Linux tells; elsewhere the answer is no."""
+    return multiplies_in_bf16(Path("/proc/cpuinfo"))
+
+
+def multiplies_in_bf16(cpuinfo: Path) -> bool:
+    """Whether Linux lists the instructions for it, AVX512_BF16 or AMX. Without them PyTorch imitates it, slowly."""
+    try:
+        line = next(line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
+    except (OSError, ValueError, StopIteration):
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """A key of PRECISIONS for "auto": bf16 on a CPU that has it, else float32. Other names stay as they are.
+
+    A GPU keeps float32, in which its convolutions run in TF32: fast enough, and what results were scored with.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cpu" and has_bf16() else "float32"
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager:
+    """Turn autocast off within the block. Some devices, such as meta, have none; nothing is turned off there."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

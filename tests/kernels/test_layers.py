@@ -1,0 +1,115 @@
+"""The fast forms of three layers of the backbones against the readable ones: results, gradients, which of them runs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uniseg import kernels
+from uniseg.backbones import BACKBONES, swin_unetr
+from uniseg.backbones.layers import DoubleSize, ImageConv, InstanceNorm
+from uniseg.backbones.swin_unetr import MASKED, plain_attention, shift_mask
+from uniseg.kernels.layers import double_size, instance_norm, same_masks, window_attention
+
+
+def both(readable, fast, *inputs):
+    """Compare two functions of the same tensors: the results, and the gradients of a random weighting of them."""
+    results = []
+    for function in (readable, fast):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        out = function(*leaves)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        results.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("images, channels, size", [(1, 3, (4, 5, 6)), (2, 5, (1, 1, 2)), (3, 1, (7, 2, 3))])
+def test_a_channel_is_normalised_alike(images, channels, size):
+    torch.manual_seed(0)
+    x, weight, bias = 3 * torch.randn(images, channels, *size) + 2, torch.randn(channels), torch.randn(channels)
+    both(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), instance_norm, x, weight, bias)
+    both(F.instance_norm, lambda x: instance_norm(x, None, None), x)
+
+
+def test_a_transposed_convolution_puts_each_product_in_its_place():
+    # One voxel of value 2, two output channels: a cell is 2 x the kernel of its channel, plus the bias.
+    kernel = torch.arange(16.0).view(1, 2, 2, 2, 2)
+    out = double_size(torch.full((1, 1, 1, 1, 1), 2.0), kernel, torch.tensor([0.0, 100.0]))
+    assert out[0, 0].flatten().tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert out[0, 1].flatten().tolist() == [116, 118, 120, 122, 124, 126, 128, 130]
+
+
+@pytest.mark.parametrize("images, i, o, size", [(1, 4, 3, (2, 3, 4)), (2, 1, 5, (1, 1, 1)), (3, 2, 1, (3, 1, 2))])
+def test_a_transposed_convolution_is_one_product(images, i, o, size):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(images, i, *size), torch.randn(i, o, 2, 2, 2), torch.randn(o)
+    both(lambda x, w, b: F.conv_transpose3d(x, w, b, stride=2), double_size, x, weight, bias)
+    both(lambda x, w: F.conv_transpose3d(x, w, stride=2), lambda x, w: double_size(x, w, None), x, weight)
+
+
+def test_windows_with_the_same_mask_are_found_where_they_are_neighbours():
+    # A grid of 2 x 2 x 3 windows that is shifted along all axes: only the first two of a row share their mask.
+    mask = shift_mask((14, 14, 21), (7, 7, 7), (3, 3, 3))
+    assert same_masks(mask) == [(0, 2), (2, 3), (3, 5), (5, 6), (6, 8), (8, 9), (9, 11), (11, 12)]
+    assert same_masks(mask[:1]) == [(0, 1)]
+
+
+@pytest.mark.parametrize("images, masked", [(1, False), (2, False), (1, True), (2, True)])
+def test_attention_in_windows_is_the_same_without_the_matrix_of_scores(images, masked):
+    torch.manual_seed(0)
+    mask = shift_mask((4, 4, 6), (2, 2, 2), (1, 1, 1)) if masked else None             # 12 windows of 8 tokens
+    q, k, v = torch.randn(3, 12 * images, 3, 8, 4)
+    both(lambda *tensors: plain_attention(*tensors, mask),
+         lambda *tensors: window_attention(*tensors, mask, MASKED), q, k, v, torch.randn(3, 8, 8))
+
+
+@pytest.mark.parametrize("name, width", [("swin_unetr", 12), ("unet", 8)])
+@pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_a_backbone_gives_the_same_features_with_either_form(name, width, precision, tolerance, monkeypatch):
+    torch.manual_seed(0)
+    backbone, image, results = BACKBONES[name](width=width).eval(), torch.rand(2, 1, 64, 32, 32), []
+    for enabled in (True, False):
+        monkeypatch.setattr(kernels, "ENABLED", enabled)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            results.append(backbone(image))
+    for fast, readable in zip(*results):
+        assert fast.dtype == readable.dtype == precision
+        assert (fast - readable).float().square().mean().sqrt() <= tolerance * readable.float().std()
+
+
+@pytest.mark.parametrize("layer, form, trains", [
+    (InstanceNorm(2), "instance_norm", True), (DoubleSize(2, 3), "double_size", False)])
+def test_the_fast_form_of_a_layer_runs_where_it_is_faster(layer, form, trains, monkeypatch):
+    calls = []
+    monkeypatch.setattr(f"uniseg.kernels.layers.{form}", lambda x, weight, bias: calls.append(form) or x)
+    x = torch.randn(1, 2, 2, 2, 2)
+    layer(x)
+    assert calls == [form] * trains                              # with gradients
+    with torch.no_grad():
+        layer(x)
+        assert calls == [form] * (trains + 1)
+        monkeypatch.setattr(kernels, "ENABLED", False)
+        layer(x), layer.to("meta")(x.to("meta"))
+    assert calls == [form] * (trains + 1)
+
+
+def test_attention_runs_the_fast_form_in_inference_only(monkeypatch):
+    calls = []
+    monkeypatch.setattr(swin_unetr, "window_attention", lambda q, *rest: calls.append("fast") or q)
+    monkeypatch.setattr(swin_unetr, "plain_attention", lambda q, *rest: calls.append("plain") or q)
+    attention, x = swin_unetr.WindowAttention(channels=6, heads=3), torch.randn(2, 5, 6)
+    attention(x, None)
+    with torch.no_grad():
+        attention(x, None)
+    assert calls == ["plain", "fast"]
+
+
+def test_the_image_enters_in_float32_whatever_autocast_says():
+    # 0.5 and 0.501 are the same number in bfloat16. Their difference reaches the output, which is in bfloat16.
+    conv = ImageConv(1, 1, kernel_size=1)                        # takes away one half
+    torch.nn.init.ones_(conv.weight), torch.nn.init.constant_(conv.bias, -0.5)
+    image = torch.tensor([0.5, 0.501]).view(2, 1, 1, 1, 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = conv(image)
+    assert out.dtype == torch.bfloat16
+    assert out.flatten().tolist() == pytest.approx([0, 0.001], rel=0.01)
+    assert conv(image).dtype == torch.float32

@@ -1,0 +1,54 @@
+"""Three layers that more than one backbone has. kernels/layers.py has fast forms of two of them for a CPU."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import kernels
+from ..kernels import layers as fast
+from ..machine.device import without_autocast
+
+
+def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Each channel of each image gets mean 0 and variance 1, then weight and bias (C,): (B, C, D, H, W) -> the same."""
+    if kernels.on_cpu(x):
+        return fast.instance_norm(x, weight, bias)
+    return F.instance_norm(x, weight=weight, bias=bias)
+
+
+class InstanceNorm(nn.InstanceNorm3d):
+    """Instance normalisation with a weight and a bias for each channel."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
+        return instance_norm(x, self.weight, self.bias)
+
+
+class DoubleSize(nn.ConvTranspose3d):
+    """Transposed convolution with kernel 2 and stride 2: each voxel becomes 2x2x2 voxels."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+        super().__init__(in_channels, out_channels, kernel_size=2, stride=2, bias=bias)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, in, D, H, W) -> (B, out, 2D, 2H, 2W)."""
+        if kernels.on_cpu_without_gradient(x):
+            return fast.double_size(x, self.weight, self.bias)
+        return super().forward(x, output_size)
+
+
+class ImageConv(nn.Conv3d):
+    """A convolution that takes the image itself. It multiplies in float32 whatever autocast says.
+
+    Between 0.5 and 1 bfloat16 has steps of 1/256: 8 HU in a window of 2000 HU. What comes out is in autocast's type.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in, D, H, W) -> (B, out, D', H', W')."""
+        device = image.device.type
+        with without_autocast(device):
+            x = super().forward(image.float())
+        return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

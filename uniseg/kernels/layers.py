@@ -1,0 +1,65 @@
+"""Three layers of the backbones for CPUs: instance normalisation, transposed convolution, attention in windows.
+
+The readable forms are in backbones/layers.py and backbones/swin_unetr.py. PyTorch's own operators of the first two pass
+over the memory several times; those of the third would write and read a matrix of scores of 480 MB for one image of
+96^3 voxels.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """F.instance_norm as a group normalisation with one channel per group, which is the same: (B, C, D, H, W) -> same.
+
+    PyTorch's operator for groups is about four times faster in float32, as it adds up in vectors.
+    """
+    return F.group_norm(x, x.shape[1], weight, bias)
+
+
+def double_size(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv_transpose3d with kernel 2 and stride 2: x (B, I, D, H, W), weight (I, O, 2, 2, 2) -> (B, O, 2D, 2H, 2W).
+
+    The kernels of neighbours do not overlap: each voxel becomes 2x2x2 voxels of its own. So this is one matrix product
+    from I channels to 8 O numbers per voxel, which are then put in their places.
+    """
+    (b, _, d, h, w), out_channels = x.shape, weight.shape[1]
+    x, matrix = x.flatten(2), weight.flatten(1).T.expand(b, -1, -1)            # (B, I, N), (B, 8 O, I)
+    if bias is None:
+        cells = matrix @ x                                                     # (B, 8 O, N)
+    else:
+        cells = torch.baddbmm(bias.repeat_interleave(8)[:, None], matrix, x)   # (B, 8 O, N)
+    cells = cells.view(b, out_channels, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return cells.reshape(b, out_channels, 2 * d, 2 * h, 2 * w)
+
+
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, masked: float) -> Tensor:
+    """swin_unetr.plain_attention without the matrix of scores, for inference; the arguments and the result are its own.
+
+    PyTorch's fused operator wants one bias for all windows that it is given. So neighbouring windows with the same mask
+    go through it together: 98 calls for the 343 windows of a 96^3 image. In training the operator would store the
+    scores like the plain form, and be slower.
+    """
+    bias = bias.to(q.dtype)[None]                                              # (1, heads, n, n)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    parts = []
+    for image in range(0, len(q), len(mask)):
+        for first, end in same_masks(mask):
+            windows = slice(image + first, image + end)
+            parts.append(F.scaled_dot_product_attention(q[windows], k[windows], v[windows],
+                                                        attn_mask=bias + masked * mask[first].to(q.dtype)))
+    return torch.cat(parts)
+
+
+def same_masks(mask: Tensor) -> list[tuple[int, int]]:
+    """The runs [first, end) of neighbouring windows with the same mask (N, n, n).
+
+    >>> same_masks(torch.tensor([0, 0, 1, 0]).view(4, 1, 1))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    changes = (mask[1:] != mask[:-1]).flatten(1).any(dim=1).nonzero().flatten() + 1
+    return list(itertools.pairwise([0, *changes.tolist(), len(mask)]))
