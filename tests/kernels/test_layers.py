@@ -1,4 +1,4 @@
-"""The fast forms of three layers of the backbones against the readable ones: results, gradients, which of them runs."""
+"""The fast forms of four layers of the backbones against the readable ones: results, gradients, which of them runs."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from uniseg import kernels
 from uniseg.backbones import BACKBONES, swin_unetr
-from uniseg.backbones.layers import DoubleSize, ImageConv, InstanceNorm
+from uniseg.backbones.layers import Conv, DoubleSize, ImageConv, InstanceNorm
 from uniseg.backbones.swin_unetr import MASKED, plain_attention, shift_mask
-from uniseg.kernels.layers import double_size, instance_norm, same_masks, window_attention
+from uniseg.kernels.layers import conv3d, double_size, instance_norm, same_masks, window_attention
 
 
 def both(readable, fast, *inputs):
@@ -28,6 +28,15 @@ def test_a_channel_is_normalised_alike(images, channels, size):
     x, weight, bias = 3 * torch.randn(images, channels, *size) + 2, torch.randn(channels), torch.randn(channels)
     both(lambda x, w, b: F.instance_norm(x, weight=w, bias=b), instance_norm, x, weight, bias)
     both(F.instance_norm, lambda x: instance_norm(x, None, None), x)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("images, i, o, size", [(1, 1, 4, (6, 7, 8)), (2, 3, 1, (1, 2, 3)), (1, 32, 8, (4, 4, 4))])
+def test_a_convolution_is_the_same_without_the_slow_loop(images, i, o, size, stride):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(images, i, *size), torch.randn(o, i, 3, 3, 3), torch.randn(o)
+    both(lambda x, w, b: F.conv3d(x, w, b, stride, padding=1),
+         lambda x, w, b: conv3d(x, w, b, stride, (1, 1, 1)), x, weight, bias)
 
 
 def test_a_transposed_convolution_puts_each_product_in_its_place():
@@ -77,10 +86,10 @@ def test_a_backbone_gives_the_same_features_with_either_form(name, width, precis
 
 
 @pytest.mark.parametrize("layer, form, trains", [
-    (InstanceNorm(2), "instance_norm", True), (DoubleSize(2, 3), "double_size", False)])
+    (InstanceNorm(2), "instance_norm", True), (DoubleSize(2, 3), "double_size", False), (Conv(2, 2), "conv3d", False)])
 def test_the_fast_form_of_a_layer_runs_where_it_is_faster(layer, form, trains, monkeypatch):
     calls = []
-    monkeypatch.setattr(f"uniseg.kernels.layers.{form}", lambda x, weight, bias: calls.append(form) or x)
+    monkeypatch.setattr(f"uniseg.kernels.layers.{form}", lambda x, *rest: calls.append(form) or x)
     x = torch.randn(1, 2, 2, 2, 2)
     layer(x)
     assert calls == [form] * trains                              # with gradients

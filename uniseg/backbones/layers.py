@@ -1,4 +1,4 @@
-"""Three layers that more than one backbone has. kernels/layers.py has fast forms of two of them for a CPU."""
+"""Layers that more than one backbone has. kernels/layers.py has fast forms of them for a CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,21 @@ class DoubleSize(nn.ConvTranspose3d):
         return super().forward(x, output_size)
 
 
-class ImageConv(nn.Conv3d):
+class Conv(nn.Conv3d):
+    """A convolution. With a kernel of 3 (or 1) it keeps the size, which a stride divides."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, bias: bool = True):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, D, H, W) -> (B, out, D', H', W')."""
+        if (kernels.on_cpu_without_gradient(x) and self.kernel_size == (3, 3, 3) and x.dtype == torch.float32
+                and not torch.is_autocast_enabled("cpu") and fast.has_conv3d()):
+            return fast.conv3d(x, self.weight, self.bias, self.stride, (1, 1, 1))
+        return super().forward(x)
+
+
+class ImageConv(Conv):
     """A convolution that takes the image itself. It multiplies in float32 whatever autocast says.
 
     Between 0.5 and 1 bfloat16 has steps of 1/256: 8 HU in a window of 2000 HU. What comes out is in autocast's type.

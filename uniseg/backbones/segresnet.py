@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import ImageConv
+from .layers import Conv, ImageConv
 from .window_size import check_window_size
 
 BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks per level, from full resolution to 1/8
@@ -20,9 +20,9 @@ BLOCKS_UP = (1, 1, 1)        # residual blocks per level, from 1/4 to full resol
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1,
-         kind: type[nn.Conv3d] = nn.Conv3d) -> nn.Sequential:
+         kind: type[Conv] = Conv) -> nn.Sequential:
     """A convolution without bias, wrapped in a module because the released names read `<name>.conv.weight`."""
-    layer = kind(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    layer = kind(in_channels, out_channels, kernel_size, stride, bias=False)
     return nn.Sequential(OrderedDict(conv=layer))
 
 

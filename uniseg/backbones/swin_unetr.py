@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import kernels
 from ..kernels.layers import window_attention
-from .layers import DoubleSize, ImageConv, instance_norm
+from .layers import Conv, DoubleSize, ImageConv, instance_norm
 from .window_size import check_window_size
 
 WINDOW = 7              # tokens along each axis of an attention window
@@ -256,16 +256,16 @@ class SwinTransformer(nn.Module):
         return F.layer_norm(x, x.shape[-1:]).permute(0, 4, 1, 2, 3).contiguous()
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int = 3, kind: type[nn.Conv3d] = nn.Conv3d) -> nn.Sequential:
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3, kind: type[Conv] = Conv) -> nn.Sequential:
     """A convolution without bias, wrapped in a module because the released names read `<name>.conv.weight`."""
-    layer = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    layer = kind(in_channels, out_channels, kernel_size, bias=False)
     return nn.Sequential(OrderedDict(conv=layer))
 
 
 class ResBlock(nn.Module):
     """Two 3x3x3 convolutions with a residual. Where the channels change, a 1x1x1 convolution adapts the residual."""
 
-    def __init__(self, in_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
+    def __init__(self, in_channels: int, out_channels: int, first: type[Conv] = Conv):
         super().__init__()
         self.conv1 = conv(in_channels, out_channels, kind=first)
         self.conv2 = conv(out_channels, out_channels)
@@ -284,7 +284,7 @@ class ResBlock(nn.Module):
 class Encoder(nn.Module):
     """Residual block between the transformer (or the image) and the decoder; the size of the map stays."""
 
-    def __init__(self, in_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
+    def __init__(self, in_channels: int, out_channels: int, first: type[Conv] = Conv):
         super().__init__()
         self.layer = ResBlock(in_channels, out_channels, first)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import DoubleSize, ImageConv, InstanceNorm
+from .layers import Conv, DoubleSize, ImageConv, InstanceNorm
 from .window_size import check_window_size
 
 
@@ -24,9 +24,9 @@ class ConvNormReLU(nn.Module):
     depend on the other windows.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, conv: type[nn.Conv3d] = nn.Conv3d):
+    def __init__(self, in_channels: int, out_channels: int, conv: type[Conv] = Conv):
         super().__init__()
-        self.conv1 = conv(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = conv(in_channels, out_channels)
         self.bn1 = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class ConvNormReLU(nn.Module):
 class Down(nn.Module):
     """The two convolutions of one level. The caller keeps the result for the skip and pools it for the next level."""
 
-    def __init__(self, in_channels: int, middle_channels: int, out_channels: int, first: type[nn.Conv3d] = nn.Conv3d):
+    def __init__(self, in_channels: int, middle_channels: int, out_channels: int, first: type[Conv] = Conv):
         super().__init__()
         self.ops = nn.Sequential(ConvNormReLU(in_channels, middle_channels, first),
                                  ConvNormReLU(middle_channels, out_channels))

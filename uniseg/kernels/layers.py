@@ -1,15 +1,29 @@
-"""Three layers of the backbones for CPUs: instance normalisation, transposed convolution, attention in windows.
+"""Four layers of the backbones for CPUs: convolution, instance norm, transposed convolution, attention in windows.
 
-The readable forms are in backbones/layers.py and backbones/swin_unetr.py. PyTorch's own operators of the first two pass
-over the memory several times; those of the third would write and read a matrix of scores of 480 MB for one image of
-96^3 voxels.
+The readable forms are in backbones/layers.py and backbones/swin_unetr.py, and say when these run.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def has_conv3d() -> bool:
+    """Whether this build of PyTorch has oneDNN."""
+    return torch.backends.mkldnn.is_available()
+
+
+def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """F.conv3d by oneDNN, in float32: (B, in, D, H, W) -> (B, out, D', H', W').
+
+    For one image of few channels or voxels, PyTorch takes a slow loop instead (the 20480 in
+    https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/Convolution.cpp, use_mkldnn). In all other cases
+    this is what F.conv3d does.
+    """
+    return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation=(1, 1, 1), groups=1)
 
 
 def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -39,9 +53,9 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, masked: float) -> Tensor:
     """swin_unetr.plain_attention without the matrix of scores, for inference; the arguments and the result are its own.
 
-    PyTorch's fused operator wants one bias for all windows that it is given. So neighbouring windows with the same mask
-    go through it together: 98 calls for the 343 windows of a 96^3 image. In training the operator would store the
-    scores like the plain form, and be slower.
+    For one image of 96^3 voxels the matrix has 480 MB. PyTorch's fused operator wants one bias for all windows that it
+    is given, so neighbouring windows with the same mask go through it together: 98 calls for the 343 windows of that
+    image. In training the operator would store the scores like the plain form, and be slower.
     """
     bias = bias.to(q.dtype)[None]                                              # (1, heads, n, n)
     if mask is None:
