@@ -8,7 +8,7 @@ from uniseg import kernels
 from uniseg.backbones import BACKBONES, swin_unetr
 from uniseg.backbones.layers import Conv, DoubleSize, ImageConv, InstanceNorm
 from uniseg.backbones.swin_unetr import MASKED, plain_attention, shift_mask
-from uniseg.kernels.layers import conv3d, double_size, instance_norm, same_masks, window_attention
+from uniseg.kernels.layers import conv3d, conv_of_doubled, double_size, instance_norm, same_masks, window_attention
 
 
 def both(readable, fast, *inputs):
@@ -53,6 +53,18 @@ def test_a_transposed_convolution_is_one_product(images, i, o, size):
     x, weight, bias = torch.randn(images, i, *size), torch.randn(i, o, 2, 2, 2), torch.randn(o)
     both(lambda x, w, b: F.conv_transpose3d(x, w, b, stride=2), double_size, x, weight, bias)
     both(lambda x, w: F.conv_transpose3d(x, w, stride=2), lambda x, w: double_size(x, w, None), x, weight)
+
+
+@pytest.mark.parametrize("images, i, c, s, o, size", [
+    (1, 3, 4, 2, 5, (3, 4, 5)), (2, 2, 1, 3, 1, (1, 2, 1)), (3, 1, 2, 1, 4, (1, 1, 1))])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_decoders_first_convolution_is_the_same_without_the_doubled_map(images, i, c, s, o, size, kernel, bias):
+    torch.manual_seed(0)
+    x, skip = torch.randn(images, i, *size), torch.randn(images, s, *(2 * n for n in size))
+    up, conv = DoubleSize(i, c, bias), Conv(c + s, o, kernel, bias=bias)
+    both(lambda x, skip: conv(torch.cat([up(x), skip], dim=1)),
+         lambda x, skip: conv_of_doubled(x, skip, up, conv), x, skip)
 
 
 def test_windows_with_the_same_mask_are_found_where_they_are_neighbours():

@@ -14,6 +14,7 @@ use (B, C, D, H, W). N is the number of windows in a grid, n the number of token
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import kernels
-from ..kernels.layers import window_attention
+from ..kernels.layers import conv_of_doubled, window_attention
 from .layers import Conv, DoubleSize, ImageConv, instance_norm
 from .window_size import check_window_size
 
@@ -273,11 +274,14 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D, H, W)."""
-        y = instance_norm(self.conv1(x))                                    # (B, out, D, H, W)
-        y = F.leaky_relu(y, 0.01, inplace=True)                               # (B, out, D, H, W)
-        y = instance_norm(self.conv2(y))                                    # (B, out, D, H, W)
+        return self.after_conv(self.conv1(x), x if self.conv3 is None else self.conv3(x))
+
+    def after_conv(self, y: Tensor, x: Tensor) -> Tensor:
+        """What follows the first convolution y and the one of the residual x: (B, out, D, H, W) -> the same shape."""
+        y = F.leaky_relu(instance_norm(y), 0.01, inplace=True)                # (B, out, D, H, W)
+        y = instance_norm(self.conv2(y))                                      # (B, out, D, H, W)
         if self.conv3 is not None:
-            x = instance_norm(self.conv3(x))                                # (B, out, D, H, W)
+            x = instance_norm(x)                                              # (B, out, D, H, W)
         return F.leaky_relu(x + y, 0.01, inplace=True)                        # (B, out, D, H, W)
 
 
@@ -303,6 +307,11 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x (B, in, D, H, W), skip (B, out, 2D, 2H, 2W) -> (B, out, 2D, 2H, 2W)."""
+        if kernels.on_cpu_without_gradient(x):
+            up: Any = self.transp_conv
+            convs: Any = self.conv_block.conv1, self.conv_block.conv3
+            y, residual = (conv_of_doubled(x, skip, up.conv, wrapped.conv) for wrapped in convs)
+            return self.conv_block.after_conv(y, residual)                    # (B, out, 2D, 2H, 2W)
         x = self.transp_conv(x)                                               # (B, out, 2D, 2H, 2W)
         x = torch.cat([x, skip], dim=1)                                       # (B, 2 out, 2D, 2H, 2W), upsampled first
         return self.conv_block(x)                                             # (B, out, 2D, 2H, 2W)

@@ -5,10 +5,14 @@ https://github.com/MrGiovanni/ModelsGenesis/blob/master/pytorch/unet3d.py. Submo
 weights (`down_tr64.ops.0.conv1`, `up_tr256.up_conv`, ...); 64 to 512 are the channels at the paper's width of 64.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import kernels
+from ..kernels.layers import conv_of_doubled
 from .layers import Conv, DoubleSize, ImageConv, InstanceNorm
 from .window_size import check_window_size
 
@@ -31,8 +35,11 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D, H, W)."""
-        x = self.bn1(self.conv1(x))                              # (B, out, D, H, W)
-        return F.relu(x, inplace=True)                           # (B, out, D, H, W)
+        return self.after_conv(self.conv1(x))                    # (B, out, D, H, W)
+
+    def after_conv(self, x: Tensor) -> Tensor:
+        """(B, out, D, H, W) -> (B, out, D, H, W)."""
+        return F.relu(self.bn1(x), inplace=True)                 # (B, out, D, H, W)
 
 
 class Down(nn.Module):
@@ -59,6 +66,10 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x (B, in, D, H, W), skip (B, skip, 2D, 2H, 2W) -> (B, skip, 2D, 2H, 2W)."""
+        if kernels.on_cpu_without_gradient(x):
+            first: Any = self.ops[0]
+            x = conv_of_doubled(x, skip, self.up_conv, first.conv1)  # (B, skip, 2D, 2H, 2W)
+            return self.ops[1](first.after_conv(x))              # (B, skip, 2D, 2H, 2W)
         x = self.up_conv(x)                                      # (B, in, 2D, 2H, 2W)
         x = torch.cat([x, skip], dim=1)                          # (B, in + skip, 2D, 2H, 2W), upsampled part first
         return self.ops(x)                                       # (B, skip, 2D, 2H, 2W)

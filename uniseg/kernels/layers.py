@@ -1,4 +1,4 @@
-"""Four layers of the backbones for CPUs: convolution, instance norm, transposed convolution, attention in windows.
+"""Layers of the backbones for inference on CPUs; the instance norm also for training.
 
 The readable forms are in backbones/layers.py and backbones/swin_unetr.py, and say when these run.
 """
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..machine.device import without_autocast
 
 
 def has_conv3d() -> bool:
@@ -48,6 +50,31 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         cells = torch.baddbmm(bias.repeat_interleave(8)[:, None], matrix, x)   # (B, 8 O, N)
     cells = cells.view(b, out_channels, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return cells.reshape(b, out_channels, 2 * d, 2 * h, 2 * w)
+
+
+def conv_of_doubled(x: Tensor, skip: Tensor, up: nn.ConvTranspose3d, conv: nn.Conv3d) -> Tensor:
+    """conv(cat([up(x), skip])) with 8 products for 27 in its first part: how each level of a decoder begins.
+
+    x (B, I, D, H, W), skip (B, S, 2D, 2H, 2W) -> (B, O, 2D, 2H, 2W); up doubles the size (I -> C), conv has a kernel of
+    3 or 1 (C + S -> O).
+
+    A convolution of a sum is the sum of the convolutions, so that the two parts need not lie in one tensor. And `up`
+    and `conv` together are one transposed convolution: what a voxel of x adds to the result is what `conv` makes of the
+    2x2x2 cell that `up` makes of the voxel. With a kernel of 3 this response is 4x4x4 voxels wide. A voxel of the
+    result lies in 8 responses of I channels, where the convolution would multiply 27 voxels of C channels. A channel of
+    ones carries the bias of `up`, which the zeros beyond the border do not have.
+    """
+    cell, weight, reach = up.weight, conv.weight, conv.kernel_size[0] - 1      # (I, C, 2, 2, 2), (O, C + S, k, k, k)
+    channels = cell.shape[1]
+    if up.bias is not None:
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)                   # (B, I + 1, D, H, W)
+        cell = torch.cat([cell, up.bias[None, :, None, None, None].expand(1, -1, 2, 2, 2)])  # (I + 1, C, 2, 2, 2)
+    with without_autocast(x.device.type):
+        response = F.conv3d(cell, weight[:, :channels], padding=reach)         # (I + 1, O, 2 + reach, ...)
+    out = F.conv3d(skip, weight[:, channels:], conv.bias, padding=reach // 2)  # (B, O, 2D, 2H, 2W)
+    if reach == 0:
+        return out.add_(double_size(x, response, None))
+    return out.add_(F.conv_transpose3d(x, response, stride=2, padding=reach // 2))
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, masked: float) -> Tensor:
