@@ -53,7 +53,8 @@ def make_request(segmenter: Any, classes: str | Sequence[str] | None = None, ove
         raise ValueError(f"none of the classes asked for has a label number in {numbering}. "
                          "Name others in --classes, or leave out --numbers.")
     return Request(names, limits, threshold, min(overlap, FAST_OVERLAP) if fast else overlap,
-                   chosen_steps(postprocess), choose_precision(precision, segmenter.device), numbering, values, fast, focus)
+                   chosen_steps(postprocess), choose_precision(precision, segmenter.device), numbering, values, fast,
+                   focus)
 
 
 def logit(probability: float, name: str) -> float:
