@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels import layers as fast
-from ..machine.device import without_autocast
+from ..machine.device import autocast_type, without_autocast
 
 
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -27,19 +27,6 @@ class InstanceNorm(nn.InstanceNorm3d):
         return instance_norm(x, self.weight, self.bias)
 
 
-class DoubleSize(nn.ConvTranspose3d):
-    """Transposed convolution with kernel 2 and stride 2: each voxel becomes 2x2x2 voxels."""
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
-        super().__init__(in_channels, out_channels, kernel_size=2, stride=2, bias=bias)
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(B, in, D, H, W) -> (B, out, 2D, 2H, 2W)."""
-        if kernels.on_cpu_without_gradient(x):
-            return fast.double_size(x, self.weight, self.bias)
-        return super().forward(x, output_size)
-
-
 class Conv(nn.Conv3d):
     """A convolution. With a kernel of 3 (or 1) it keeps the size, which a stride divides."""
 
@@ -49,7 +36,7 @@ class Conv(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D', H', W')."""
         if (kernels.on_cpu_without_gradient(x) and self.kernel_size == (3, 3, 3) and x.dtype == torch.float32
-                and not torch.is_autocast_enabled("cpu") and fast.has_conv3d()):
+                and autocast_type("cpu") is None and fast.has_conv3d()):
             return fast.conv3d(x, self.weight, self.bias, self.stride, (1, 1, 1))
         return super().forward(x)
 
@@ -62,7 +49,6 @@ class ImageConv(Conv):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D', H', W')."""
-        device = image.device.type
-        with without_autocast(device):
+        with without_autocast(image.device.type):
             x = super().forward(image.float())
-        return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+        return x.to(autocast_type(image.device.type) or x.dtype)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import kernels
 from ..kernels.layers import conv_of_doubled, window_attention
-from .layers import Conv, DoubleSize, ImageConv, instance_norm
+from .layers import Conv, ImageConv, instance_norm
 from .window_size import check_window_size
 
 WINDOW = 7              # tokens along each axis of an attention window
@@ -302,7 +302,8 @@ class Decoder(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.transp_conv = nn.Sequential(OrderedDict(conv=DoubleSize(in_channels, out_channels, bias=False)))
+        up = nn.ConvTranspose3d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
+        self.transp_conv = nn.Sequential(OrderedDict(conv=up))
         self.conv_block = ResBlock(2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

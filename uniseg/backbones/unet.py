@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.layers import conv_of_doubled
-from .layers import Conv, DoubleSize, ImageConv, InstanceNorm
+from .layers import Conv, ImageConv, InstanceNorm
 from .window_size import check_window_size
 
 
@@ -60,7 +60,7 @@ class Up(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int):
         super().__init__()
-        self.up_conv = DoubleSize(in_channels, in_channels)
+        self.up_conv = nn.ConvTranspose3d(in_channels, in_channels, kernel_size=2, stride=2)
         self.ops = nn.Sequential(ConvNormReLU(in_channels + skip_channels, skip_channels),
                                  ConvNormReLU(skip_channels, skip_channels))
 

@@ -36,20 +36,15 @@ def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tens
     return F.group_norm(x, x.shape[1], weight, bias)
 
 
-def double_size(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def double_size(x: Tensor, weight: Tensor) -> Tensor:
     """F.conv_transpose3d with kernel 2 and stride 2: x (B, I, D, H, W), weight (I, O, 2, 2, 2) -> (B, O, 2D, 2H, 2W).
 
     The kernels of neighbours do not overlap: each voxel becomes 2x2x2 voxels of its own. So this is one matrix product
     from I channels to 8 O numbers per voxel, which are then put in their places.
     """
     (b, _, d, h, w), out_channels = x.shape, weight.shape[1]
-    x, matrix = x.flatten(2), weight.flatten(1).T.expand(b, -1, -1)            # (B, I, N), (B, 8 O, I)
-    if bias is None:
-        cells = matrix @ x                                                     # (B, 8 O, N)
-    else:
-        cells = torch.baddbmm(bias.repeat_interleave(8)[:, None], matrix, x)   # (B, 8 O, N)
-    cells = cells.view(b, out_channels, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return cells.reshape(b, out_channels, 2 * d, 2 * h, 2 * w)
+    cells = (weight.flatten(1).T @ x.flatten(2)).view(b, out_channels, 2, 2, 2, d, h, w)
+    return cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, out_channels, 2 * d, 2 * h, 2 * w)
 
 
 def conv_of_doubled(x: Tensor, skip: Tensor, up: nn.ConvTranspose3d, conv: nn.Conv3d) -> Tensor:
@@ -73,7 +68,7 @@ def conv_of_doubled(x: Tensor, skip: Tensor, up: nn.ConvTranspose3d, conv: nn.Co
         response = F.conv3d(cell, weight[:, :channels], padding=reach)         # (I + 1, O, 2 + reach, ...)
     out = F.conv3d(skip, weight[:, channels:], conv.bias, padding=reach // 2)  # (B, O, 2D, 2H, 2W)
     if reach == 0:
-        return out.add_(double_size(x, response, None))
+        return out.add_(double_size(x, response))
     return out.add_(F.conv_transpose3d(x, response, stride=2, padding=reach // 2))
 
 

@@ -90,6 +90,13 @@ def without_autocast(device: str) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def autocast_type(device: str) -> torch.dtype | None:
+    """The number type that autocast has on this kind of device now; None where it is off, or where there is none."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Context in which convolutions and matrix products run in `precision`, a key of PRECISIONS.
 
