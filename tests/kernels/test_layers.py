@@ -38,6 +38,8 @@ def test_a_convolution_is_the_same_without_the_slow_loop(images, i, o, size, str
     x, weight, bias = torch.randn(images, i, *size), torch.randn(o, i, 3, 3, 3), torch.randn(o)
     both(lambda x, w, b: F.conv3d(x, w, b, stride, padding=1),
          lambda x, w, b: conv3d(x, w, b, stride, (1, 1, 1)), x, weight, bias)
+    both(lambda x, w, b: F.conv3d(x.mT, w, b, stride, padding=1),        # of which the memory is in another order
+         lambda x, w, b: conv3d(x.mT, w, b, stride, (1, 1, 1)), x, weight, bias)
 
 
 def test_a_transposed_convolution_puts_each_product_in_its_place():

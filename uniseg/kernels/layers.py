@@ -25,7 +25,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]
     https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/Convolution.cpp, use_mkldnn). In all other cases
     this is what F.conv3d does.
     """
-    return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation=(1, 1, 1), groups=1)
+    return torch.mkldnn_convolution(x.contiguous(), weight, bias, padding, stride, dilation=(1, 1, 1), groups=1)
 
 
 def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
