@@ -1,4 +1,4 @@
-"""Fast forms of Eq. (2), of Eq. (4) and of four layers of the backbones. They compute what the readable forms compute.
+"""Fast forms of Eq. (2), of Eq. (4) and of layers of the backbones. They compute what the readable forms compute.
 
 The readable forms are in heads.py, losses.py and backbones/. They follow the paper, one line per layer or term, and
 autograd computes their gradients. The fast forms of the equations neither repeat feature maps nor store intermediate
