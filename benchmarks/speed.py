@@ -1,0 +1,429 @@
+"""Speed and memory of whole pieces of work, beside what people use: networks, training, a CT, data, scores, growth.
+
+    pip install monai einops && python benchmarks/speed.py                       all rows, an hour and a half on two cores
+    python benchmarks/speed.py --only window --minutes 4                         some rows, the rest another time
+
+The peer is MONAI with the obvious heads and loss (peers.py). Every turn of a side runs in a process of its own, the sides
+one after the other, and the table has the medians. Finished turns are kept in --out, so that the command goes on where it
+stopped. Without MONAI only uniseg is measured.
+
+    MONAI           float32, everything as its documentation has it
+    MONAI, tuned    bf16 autocast, and the C library keeps freed memory as in uniseg's commands (machine/memory.py)
+    uniseg float32, uniseg bf16   what the commands run with --precision or --amp
+
+Seconds are wall seconds of one call after the imports; in brackets CPU seconds of all threads; the memory is the peak
+(VmHWM) of the whole process; the factor is the first column's time by this one's. Results: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import growth
+import inputs
+import peers
+import torch
+from measuring import Results, Row, Side, Work, machine, measure, run_rows, table, today
+
+from uniseg import evaluate, infer
+from uniseg.data import PatchDataset
+from uniseg.datasets.cases import Case, prepare
+from uniseg.datasets.dataset import Dataset
+from uniseg.datasets.find import find_datasets
+from uniseg.heads import THETA, class_logits, plain_class_logits
+from uniseg.losses import masked_loss, plain_masked_sum, unpack_bits
+from uniseg.machine.device import PRECISIONS, autocast
+from uniseg.machine.processes import Process
+from uniseg.paper.complexity import count, meta_network, total
+from uniseg.taxonomy import NAMES
+from uniseg.training.learner import Learner, make_learner
+from uniseg.training.recipe import TrainConfig
+from uniseg.training.steps import all_finite, training_step
+from uniseg.training.validation import validate
+
+BACKBONES = {"Swin UNETR": "swin_unetr", "U-Net": "unet", "SegResNet": "segresnet"}
+LABELLED = 14                                              # classes that the patch of a training step annotates
+CPU = torch.device("cpu")
+
+
+def sides(peer: Callable[..., Work], ours: Callable[..., Work], **more: int) -> dict[str, Side]:
+    """The four columns: peer(args, dtype) and ours(args, precision) prepare the work."""
+    return {"MONAI": Side(lambda args: peer(args, None), peer=True, keep_memory=False, **more),
+            "MONAI, tuned": Side(lambda args: peer(args, torch.bfloat16), peer=True, **more),
+            "uniseg float32": Side(lambda args: ours(args, "float32"), **more),
+            "uniseg bf16": Side(lambda args: ours(args, "bf16"), **more)}
+
+
+def model_of(args: argparse.Namespace, backbone: str, peer: bool = False) -> torch.nn.Module:
+    """The network of the paper's width with 32 classes, or its peer."""
+    model = inputs.untrained(backbone, args.widths.get(backbone, 0), len(args.classes))
+    return peers.PeerModel.like(model) if peer else model
+
+
+# ------------------------------------------------------------------------------------------------ one window, one step
+
+def window_rows() -> Iterator[Row]:
+    """One window of 96^3 through network and 32 heads."""
+    for title, backbone in BACKBONES.items():
+        def ours(args: argparse.Namespace, precision: str, backbone: str = backbone) -> Work:
+            return _forward(args, model_of(args, backbone), autocast, CPU, precision)
+
+        def peer(args: argparse.Namespace, dtype: torch.dtype | None, backbone: str = backbone) -> Work:
+            return _forward(args, model_of(args, backbone, True), peers.cast_to, dtype)
+
+        yield Row(f"{title}: window", sides(peer, ours, calls=2, warm_ups=1), turns=3,
+                  gflops=lambda args, backbone=backbone: total(
+                      count(meta_network(backbone, classes=len(args.classes), width=args.widths.get(backbone, 0),
+                                         text_width=384), args.window)).flops / 1e9)
+
+
+def _forward(args: argparse.Namespace, model: torch.nn.Module, cast: Callable[..., Any], *how: Any) -> Work:
+    image, model = torch.rand(1, 1, *args.window), model.eval()
+
+    def work() -> None:
+        with torch.inference_mode(), cast(*how):
+            model(image)
+    return work
+
+
+def learner_of(args: argparse.Namespace, backbone: str, precision: str) -> tuple[Learner, TrainConfig]:
+    """What `uniseg.train` makes of its options, and these."""
+    config = TrainConfig(backbone=backbone, width=args.widths.get(backbone, 0), patch_size=args.window,
+                         amp="off" if precision == "float32" else precision)
+    options = argparse.Namespace(old=None, init=None, embeddings=None)
+    learner = make_learner(options, config, args.classes, Process(0, 1, CPU))
+    learner.network.train()
+    return learner, config
+
+
+def one_step(learner: Learner, config: TrainConfig, batch: dict[str, Any]) -> None:
+    """A step as in train.loop."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss = training_step(learner.network, [batch], config).item()
+    if all_finite(loss, learner.network):
+        learner.take_step()
+
+
+def peer_of(args: argparse.Namespace, backbone: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """The peer's network and optimiser."""
+    model = model_of(args, backbone, True).train()
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-5)
+
+
+def step_rows() -> Iterator[Row]:
+    """A training step on one patch of 96^3, 14 of 32 classes annotated."""
+    for title, backbone in BACKBONES.items():
+        def ours(args: argparse.Namespace, precision: str, backbone: str = backbone) -> Work:
+            learner, config = learner_of(args, backbone, precision)
+            batch = _random_batch(args)
+            return lambda: one_step(learner, config, batch)
+
+        def peer(args: argparse.Namespace, dtype: torch.dtype | None, backbone: str = backbone) -> Work:
+            model, optimizer = peer_of(args, backbone)
+            batch = _random_batch(args)
+            target = unpack_bits(batch["bits"], len(args.classes))
+            return lambda: peers.peer_step(model, optimizer, batch["image"], target, batch["labelled"], dtype)
+
+        yield Row(f"{title}: training step, {LABELLED} of 32 classes", sides(peer, ours, calls=1, warm_ups=1))
+
+
+def _random_batch(args: argparse.Namespace) -> dict[str, Any]:
+    size, random = args.window, torch.Generator().manual_seed(0)
+    return {"image": torch.rand(1, 1, *size, generator=random),
+            "bits": torch.randint(0, 2 ** len(args.classes), (1, *size), generator=random),
+            "labelled": torch.arange(len(args.classes))[None] < LABELLED, "case": ["random"]}
+
+
+# ------------------------------------------------------------------------------------------------ files to results
+
+def ct_row() -> Row:
+    """A CT from file to label map, SegResNet, 32 classes at 1.5 mm."""
+    def ct_of(args: argparse.Namespace) -> Path:
+        return args.ct or inputs.made(args.work / "ct.nii.gz", inputs.make_ct, args.ct_shape, (0.74, 0.74, 1.6))
+
+    def ours(args: argparse.Namespace, precision: str) -> Work:
+        weights = inputs.made(args.work / "segresnet.pt", inputs.make_weights, "segresnet",
+                              args.widths.get("segresnet", 0), len(args.classes), args.window)
+        command = [str(ct_of(args)), "--weights", str(weights), "-o", str(args.work / "seg.nii.gz"), "--overwrite",
+                   "--precision", precision, "--quiet"]
+        return lambda: infer.main(command)
+
+    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
+        model, ct = model_of(args, "segresnet", True).eval(), ct_of(args)
+        return lambda: peers.segment(ct, args.work / "peer.nii.gz", model, args.window, dtype)
+
+    return Row("SegResNet: CT of 512x512x119, file to label map", sides(peer, ours), turns=1)
+
+
+def datasets_of(args: argparse.Namespace) -> list[Dataset]:
+    """Two datasets of a CT each."""
+    return find_datasets(args.data_root or inputs.made(args.work / "data", inputs.make_datasets, args.coarse_shape))
+
+
+def files_of(datasets: Sequence[Dataset]) -> list[dict[str, str]]:
+    """The same as MONAI wants them."""
+    return [{"image": str(case.image), "label": str(case.label)} for one in datasets for case in one.cases]
+
+
+def cases_of(args: argparse.Namespace, datasets: Sequence[Dataset], cache: str = "cache") -> list[Case]:
+    """The cases in uniseg's cache."""
+    pre = TrainConfig(patch_size=args.window).preprocessing
+    return [prepare(one, case, pre, args.work / cache) for one in datasets for case in one.cases]
+
+
+def our_patches(args: argparse.Namespace, config: TrainConfig, samples: int) -> Iterator[dict[str, Any]]:
+    """Endless batches from uniseg's cache."""
+    numbers = (range(first, first + samples) for first in itertools.count(0, samples))
+    patches = PatchDataset(cases_of(args, datasets_of(args)), args.classes, config)
+    return iter(torch.utils.data.DataLoader(patches, batch_sampler=numbers))
+
+
+def peer_target(label: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (B, K, D, H, W) from MONAI's label maps (B, 1, D, H, W), and (B, K), what is annotated."""
+    annotated = torch.arange(classes)[None] < len(inputs.ORGANS)
+    target = torch.cat([(label == k + 1).float() for k in range(classes)], dim=1)
+    return target, annotated.expand(len(label), -1)
+
+
+def training_row(samples: int = 2) -> Row:
+    """From patches in the cache to the optimiser, two patches a step."""
+    def ours(args: argparse.Namespace, precision: str) -> Work:
+        learner, config = learner_of(args, "segresnet", precision)
+        batches = our_patches(args, config, samples)
+        return lambda: one_step(learner, config, next(batches))
+
+    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
+        (model, optimizer), size = peer_of(args, "segresnet"), args.window
+        data = peers.patches_data(files_of(datasets_of(args)), cached=True, patch=size)
+        batches = peers.patches(data, samples, patch=size)
+
+        def work() -> None:
+            batch = next(batches)
+            peers.peer_step(model, optimizer, batch["image"], *peer_target(batch["label"], len(args.classes)), dtype)
+        return work
+
+    return Row("SegResNet: training from the cache, a patch", sides(peer, ours, calls=2, warm_ups=1), units=samples)
+
+
+def validation_row() -> Row:
+    """A case of 144^3 voxels on the network's grid: eight windows, and the Dice of 13 classes."""
+    def block(args: argparse.Namespace) -> list[Dataset]:
+        return find_datasets(inputs.made(args.work / "block", inputs.make_block, args.window[-1] * 3 // 2))
+
+    def ours(args: argparse.Namespace, precision: str) -> Work:
+        learner, config = learner_of(args, "segresnet", precision)
+        cases = cases_of(args, block(args))
+        return lambda: validate(learner.network, cases, config, Process(0, 1, CPU))
+
+    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
+        from monai.metrics import compute_dice
+
+        model, window = model_of(args, "segresnet", True).eval(), args.window
+        case = peers.patches_data(files_of(block(args)), cached=True, patch=window)._cache[0]
+        image, label = (case[key].as_tensor()[None] for key in ("image", "label"))
+        target, annotated = peer_target(label, len(args.classes))
+
+        def work() -> None:
+            with torch.inference_mode(), peers.cast_to(dtype):
+                logits = peers.windows(image, model, window)
+            predicted = torch.sigmoid(logits.float()) > 0.5
+            compute_dice(predicted[annotated][None], target[annotated][None])
+        return work
+
+    return Row("SegResNet: validation, a case of 8 windows", sides(peer, ours))
+
+
+def preparing_row() -> Row:
+    """A dataset made ready for training, a case."""
+    def ours(args: argparse.Namespace) -> Work:
+        datasets = datasets_of(args)
+
+        def work() -> None:
+            shutil.rmtree(args.work / "fresh", ignore_errors=True)
+            cases_of(args, datasets, "fresh")
+        return work
+
+    def peer(args: argparse.Namespace) -> Work:
+        files = files_of(datasets_of(args))
+        return lambda: peers.patches_data(files, cached=True, patch=args.window)
+
+    return Row("preparing a training case of 512x512x200", turns=3, units=2, sides={
+        "MONAI": Side(peer, peer=True, keep_memory=False), "uniseg": Side(ours)})
+
+
+def scoring_row() -> Row:
+    """Dice, NSD and HD95 of a case."""
+    def readings(args: argparse.Namespace) -> Path:
+        return inputs.made(args.work / "readings", inputs.make_readings, args.coarse_shape)
+
+    def ours(args: argparse.Namespace) -> Work:
+        folder = readings(args)
+        command = ["--pred", str(folder / "pred"), "--ref", str(folder / "ref"), "--out", str(args.work / "scores"),
+                   "--overwrite", "--quiet"]
+        return lambda: evaluate.main(command)
+
+    def peer(args: argparse.Namespace) -> Work:
+        folder = readings(args)
+        files = folder / "pred" / "case.nii.gz", folder / "ref" / "case.nii.gz"
+        return lambda: peers.scores(*files, values=range(1, len(NAMES) + 1))
+
+    return Row("scoring a case of 512x512x200, Dice, NSD and HD95", turns=2, sides={
+        "MONAI": Side(peer, peer=True, keep_memory=False), "uniseg": Side(ours)})
+
+
+def patches_row(draws: int = 20) -> Row:
+    """Training patches from prepared cases, batches of two."""
+    def ours(args: argparse.Namespace) -> Work:
+        batches = our_patches(args, TrainConfig(patch_size=args.window), 2)
+        return lambda: [next(batches) for _ in range(draws // 2)]
+
+    def peer(args: argparse.Namespace, tuned: bool) -> Work:
+        size = args.window
+        data = peers.patches_data(files_of(datasets_of(args)), cached=True, tuned=tuned, patch=size)
+        batches = peers.patches(data, 2, tuned, size)
+        return lambda: [next(batches) for _ in range(draws // 2)]
+
+    return Row("drawing a training patch", turns=3, units=draws, sides={
+        "MONAI CacheDataset": Side(lambda args: peer(args, False), 5, 1, peer=True),
+        "the same, tuned beyond the released code": Side(lambda args: peer(args, True), 5, 1, peer=True),
+        "uniseg": Side(ours, 5, 1)})
+
+
+# ------------------------------------------------------------------------------------------------ heads, loss, the peak
+
+def kernel_rows() -> Iterator[Row]:
+    """Heads and loss of one patch: the obvious form, the readable one (UNISEG_KERNELS=0), and the kernel."""
+    forms = {"obvious": peers.repeated_class_logits, "readable": plain_class_logits, "kernel": class_logits}
+    losses = {"obvious": peers.looped_loss, "readable": _readable_loss, "kernel": masked_loss}
+
+    def heads(args: argparse.Namespace, form: Callable[..., Any], backward: bool) -> Work:
+        features, theta = torch.randn(1, 8, *args.window), 0.3 * torch.randn(1, len(args.classes), THETA)
+        gradient = torch.full((1, len(args.classes), *args.window), 1e-6)
+
+        def work() -> None:
+            if not backward:
+                with torch.inference_mode():
+                    form(features, theta)
+                return
+            form(features.requires_grad_(), theta.requires_grad_()).backward(gradient)
+            features.grad = theta.grad = None
+        return work
+
+    def loss(args: argparse.Namespace, form: Callable[..., Any]) -> Work:
+        batch = _random_batch(args)
+        target = unpack_bits(batch["bits"], len(args.classes))
+        logits = torch.randn(1, len(args.classes), *args.window)
+
+        def work() -> None:
+            form(logits.requires_grad_(), target, batch["labelled"]).backward()
+            logits.grad = None
+        return work
+
+    for name, backward in (("forward", False), ("forward and backward", True)):
+        yield Row(f"class heads, {name}", turns=2, sides={
+            who: Side(lambda args, form=form, backward=backward: heads(args, form, backward), 3, 1)
+            for who, form in forms.items()})
+    yield Row(f"masked loss, {LABELLED} of 32 classes, forward and backward", turns=2, sides={
+        who: Side(lambda args, form=form: loss(args, form), 3, 1) for who, form in losses.items()})
+
+
+def _readable_loss(logits: torch.Tensor, target: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    return plain_masked_sum(logits, target, labelled)[0] / labelled.sum()
+
+
+PRODUCT = 2048                                             # rows and columns of the matrices
+
+
+def peak_row() -> Row:
+    """The processor's measured peak: a product of two matrices."""
+    def product(args: argparse.Namespace, precision: str) -> Work:
+        a, b = (torch.randn(PRODUCT, PRODUCT, dtype=PRECISIONS[precision] or torch.float32) for _ in range(2))
+        return lambda: a @ b
+
+    return Row(f"product of two matrices of {PRODUCT}^2", turns=2, gflops=lambda _: 2 * PRODUCT ** 3 / 1e9, sides={
+        precision: Side(lambda args, precision=precision: product(args, precision), 20, 5)
+        for precision in ("float32", "bf16")})
+
+
+def share_lines(rows: Sequence[Row], results: Results, args: argparse.Namespace) -> Iterator[str]:
+    """The roofline: what share of the measured peak each window reaches, float32 beside float32, bf16 beside bf16."""
+    peak = peak_row()
+    rates = {precision: peak.gflops(args) / spent.seconds for precision in ("float32", "bf16")
+             if (spent := results.median(peak.name, precision))}
+    if len(rates) < 2:
+        return
+    yield (f"Peak, by a {peak.name}: float32 {rates['float32']:.0f} GFLOP/s, bf16 {rates['bf16']:.0f} GFLOP/s.\n")
+    yield "| share of the peak | GFLOP | MONAI | MONAI, tuned | uniseg float32 | uniseg bf16 |\n" + "|--" * 6 + "|"
+    for row in rows:
+        if row.gflops is None or row.name == peak.name:
+            continue
+        cells = []
+        for side in row.sides:
+            rate = rates["bf16" if side in ("MONAI, tuned", "uniseg bf16") else "float32"]
+            spent = results.median(row.name, side)
+            cells.append(f"{100 * row.gflops(args) / spent.seconds / rate:.0f} %" if spent else "not measured")
+        yield f"| {row.name} | {row.gflops(args):.0f} | {' | '.join(cells)} |"
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+ROWS = [*window_rows(), *step_rows(), training_row(), validation_row(), ct_row(), preparing_row(), scoring_row(),
+        patches_row(), *kernel_rows(), peak_row(), *growth.rows()]
+FULL: Mapping[str, Any] = {"window": (96, 96, 96), "classes": NAMES, "widths": {}, "ct_shape": (512, 512, 119),
+                           "coarse_shape": (128, 128, 100), "share": 1.0}
+TINY: Mapping[str, Any] = {"window": (32, 32, 64), "classes": NAMES[:6], "ct_shape": (64, 64, 32),
+                           "widths": {"swin_unetr": 12, "unet": 8, "segresnet": 8},
+                           "coarse_shape": (40, 40, 30), "share": 0.1}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/speed"), help="folder of inputs and results (default %(default)s)")
+    add("--only", default="", metavar="TEXT", help="only the rows whose name contains this")
+    add("--minutes", type=float, default=1e9, help="begin no turn after so many minutes")
+    add("--threads", type=int, default=2, help="of torch (default %(default)s)")
+    add("--ct", type=Path, help="CT for the row from file to label map (default: a synthetic one)")
+    add("--data-root", type=Path, help="datasets for preparing and drawing (default: two synthetic ones)")
+    add("--tiny", action="store_true", help="small networks and files: whether it runs, not how fast")
+    add("--turn", nargs=2, metavar=("ROW", "SIDE"), help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, or one turn for --turn, and print the tables. Returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(argv)
+    vars(args).update(TINY if args.tiny else FULL, work=args.out / "work")
+    torch.set_num_threads(args.threads)
+    if args.turn:
+        row, side = args.turn
+        print(json.dumps(measure(next(one for one in ROWS if one.name == row).sides[side], args)))
+        return 0
+    if not peers.available():
+        print("speed.py: MONAI is not installed, only uniseg is measured. pip install monai einops", file=sys.stderr)
+    args.work.mkdir(parents=True, exist_ok=True)
+    try:
+        results = Results(args.out / "results.json", f"{machine()}{', tiny' if args.tiny else ''}")
+    except ValueError as error:
+        print(f"speed.py: error: {error}", file=sys.stderr)
+        return 2
+    rows = [row._replace(turns=1) if args.tiny else row for row in ROWS if args.only.lower() in row.name.lower()]
+    run_rows(rows, results, [sys.executable, __file__, *argv, "--turn"], time.monotonic() + 60 * args.minutes,
+             peers.available())
+    print(f"{today()}, {results.content['machine']}\n")
+    print("\n".join([*table(rows, results), "", *share_lines(rows, results, args)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
