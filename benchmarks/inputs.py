@@ -107,7 +107,7 @@ def write_case(folder: Path, shown: Sequence[str], hu: np.ndarray, labels: np.nd
 
 
 def make_readings(folder: Path, coarse_shape: Sequence[int]) -> None:
-    """Label maps numbered as in Table 2: the phantom as `ref/case.nii.gz`, moved by two voxels as `pred/case.nii.gz`."""
+    """Label maps numbered as in Table 2: ref/case.nii.gz is the phantom, pred/case.nii.gz is moved by two voxels."""
     _, masks, affine = make_phantom(COARSE_MM, shape=coarse_shape)
     labels = np.zeros(coarse_shape, np.uint8)
     for value, name in enumerate(NAMES, 1):
@@ -137,6 +137,6 @@ def untrained(backbone: str, width: int = 0, classes: int = len(NAMES)) -> Unive
 
 
 def make_weights(path: Path, backbone: str, width: int, classes: int, window: Sequence[int]) -> None:
-    """A checkpoint of `untrained`, at 1.5 mm. Its masks fill the body: the worst case for memory and post-processing."""
+    """A checkpoint of `untrained`, at 1.5 mm. Its masks fill the body, the worst case for memory and refinement."""
     pre = Preprocessing(window=tuple(window))
     checkpoint.save(path, untrained(backbone, width, classes), pre)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -70,7 +71,8 @@ def measure(side: Side, args: argparse.Namespace) -> Spent:
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         spent.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return Spent(*(statistics.median(values) for values in zip(*spent)), peak_memory_bytes() / 2 ** 20)
+    seconds, cpu = (statistics.median(values) for values in zip(*spent))
+    return Spent(seconds, cpu, peak_memory_bytes() / 2 ** 20)
 
 
 class Results:
@@ -80,7 +82,8 @@ class Results:
     """
 
     def __init__(self, path: Path, machine: str) -> None:
-        self.path, self.content = path, {"machine": machine, "rows": {}}
+        self.path = path
+        self.content: dict[str, Any] = {"machine": machine, "rows": {}}
         if path.is_file():
             self.content = read_json(path)
             if self.content.get("machine") != machine:
@@ -117,7 +120,8 @@ def run_rows(rows: Sequence[Row], results: Results, command: Sequence[str], unti
                 if time.monotonic() > until:
                     print("stopped: the rest is measured when the command is called again", file=sys.stderr)
                     return
-                done = subprocess.run([*command, row.name, name], stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run([*command, row.name, name], stdout=subprocess.PIPE, text=True, check=True,
+                                      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
                 spent = Spent(*json.loads(done.stdout.splitlines()[-1]))
                 results.add(row.name, name, spent)
                 print(f"{row.name}, {name}: {spent.seconds:.2f} s, {spent.cpu:.2f} CPU s, {spent.peak_mib:.0f} MiB",
@@ -154,7 +158,7 @@ def machine() -> str:
     """One line: processor, threads, system, versions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         processor = f"{found['model name']} (family {found['cpu family']}, model {found['model']})"
     except (OSError, KeyError):
         processor = platform.processor() or platform.machine()

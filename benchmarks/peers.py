@@ -8,7 +8,6 @@ compute the same numbers. Nothing in uniseg needs MONAI: `pip install monai eino
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.util
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from uniseg.backbones.build import PAPER_WIDTH
 from uniseg.heads import SIZES
+from uniseg.machine.device import autocast
 from uniseg.model import UniversalModel
 
 PATCH = (96, 96, 96)
@@ -102,7 +102,8 @@ class WithBottleneck(nn.Module):
 
     def __init__(self, network: nn.Module, output_layer: str, bottleneck: nn.Module) -> None:
         super().__init__()
-        self.network, self.kept = network, []
+        self.network = network
+        self.kept: list[Tensor] = []
         setattr(network, output_layer, nn.Identity())
         bottleneck.register_forward_hook(lambda module, inputs, output: self.kept.append(output))
 
@@ -126,15 +127,29 @@ def monai_backbone(name: str, width: int = 0, downsample: Any = "merging") -> nn
     return WithBottleneck(network, "out", network.encoder10)
 
 
+def share_weights(ours: nn.Module, theirs: nn.Module) -> nn.Module:
+    """MONAI's network, with the weights of ours of the same name and width."""
+    if isinstance(theirs, MonaiUNet):
+        with torch.no_grad():
+            for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+                other.copy_(mine)
+    else:
+        theirs.get_submodule("network").load_state_dict(ours.state_dict())
+    return theirs
+
+
 class PeerModel(UniversalModel):
     """The same model with MONAI's backbone and the repeated feature map."""
 
+    backbone: nn.Module
+
     @classmethod
     def like(cls, model: UniversalModel) -> PeerModel:
-        """A peer of this model, with the weights of its pooling and LPG."""
+        """A peer of this model, with its weights."""
         peer = cls(model.config, model.organ_embedding)
         peer.load_state_dict(model.state_dict())
-        peer.backbone = monai_backbone(model.config.backbone, model.config.width)
+        theirs = monai_backbone(model.config.backbone, model.config.width)
+        peer.backbone = share_weights(model.backbone, theirs)
         return peer
 
     def forward(self, image: Tensor, only: Sequence[int] | None = None) -> Tensor:
@@ -144,16 +159,11 @@ class PeerModel(UniversalModel):
         return repeated_class_logits(self.precls_conv(features), theta)
 
 
-def cast_to(dtype: torch.dtype | None, device: str = "cpu") -> contextlib.AbstractContextManager:
-    """autocast to this type, or nothing for None."""
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype)
-
-
-def peer_step(model: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, target: Tensor, labelled: Tensor,
-              dtype: torch.dtype | None = None) -> None:
+def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, target: Tensor, labelled: Tensor,
+             precision: str = "float32") -> None:
     """One training step as one writes it; target (B, K, D, H, W), labelled (B, K)."""
     optimizer.zero_grad(set_to_none=True)
-    with cast_to(dtype, image.device.type):
+    with autocast(image.device, precision):
         logits = model(image)
     looped_loss(logits.float(), target, labelled).backward()
     optimizer.step()
@@ -222,8 +232,8 @@ def windows(image: Tensor, model: nn.Module, window: Sequence[int], at_once: int
 
 
 @torch.inference_mode()
-def segment(ct: Path, out: Path, model: nn.Module, window: Sequence[int] = PATCH, dtype: torch.dtype | None = None,
-            device: str = "cpu", at_once: int = 1) -> None:
+def segment(ct: Path, out: Path, model: nn.Module, window: Sequence[int] = PATCH, precision: str = "float32",
+            device: torch.device = torch.device("cpu"), at_once: int = 1) -> None:
     """From a CT to a label map on its own grid, without post-processing.
 
     Masks are brought back class by class: MONAI's usual `Invertd` of all classes at once needs some 30 GiB for 32.
@@ -233,10 +243,10 @@ def segment(ct: Path, out: Path, model: nn.Module, window: Sequence[int] = PATCH
     chain = t.Compose(_preparing(["image"]))
     data = chain({"image": str(ct)})
     image = data["image"]
-    with cast_to(dtype, device):
+    with autocast(device, precision):
         logits = windows(image[None].as_tensor().to(device), model, window, at_once)[0]
     back = t.Invertd("mask", chain, orig_keys="image", nearest_interp=True, to_tensor=True)
-    source = nibabel.load(ct)
+    source: Any = nibabel.load(ct)
     labels = np.zeros(source.shape, np.uint8)
     for k, of_class in enumerate(logits):
         mask = image.clone()
@@ -246,11 +256,12 @@ def segment(ct: Path, out: Path, model: nn.Module, window: Sequence[int] = PATCH
     nibabel.save(nibabel.Nifti1Image(labels, source.affine), out)
 
 
-def scores(predicted: Path, reference: Path, values: Sequence[int], tolerance_mm: float = 2.0) -> dict[int, list[float]]:
+def scores(predicted: Path, reference: Path, values: Sequence[int],
+           tolerance_mm: float = 2.0) -> dict[int, list[float]]:
     """{value in the label maps: Dice, surface Dice, HD95} of one case, class by class."""
     from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
-    maps = [nibabel.load(path) for path in (predicted, reference)]
+    maps: list[Any] = [nibabel.load(path) for path in (predicted, reference)]
     arrays = [torch.from_numpy(np.asarray(one.dataobj)) for one in maps]
     spacing = [float(mm) for mm in maps[0].header.get_zooms()]
     found = {}

@@ -1,11 +1,11 @@
 """Speed and memory of whole pieces of work, beside what people use: networks, training, a CT, data, scores, growth.
 
-    pip install monai einops && python benchmarks/speed.py                       all rows, an hour and a half on two cores
-    python benchmarks/speed.py --only window --minutes 4                         some rows, the rest another time
+    pip install monai einops && python benchmarks/speed.py        all rows, an hour and a half on two cores
+    python benchmarks/speed.py --only window --minutes 4          some rows, the rest another time
 
-The peer is MONAI with the obvious heads and loss (peers.py). Every turn of a side runs in a process of its own, the sides
-one after the other, and the table has the medians. Finished turns are kept in --out, so that the command goes on where it
-stopped. Without MONAI only uniseg is measured.
+The peer is MONAI with the obvious heads and loss (peers.py). Every turn of a side runs in a process of its own, the
+sides one after the other, and the table has the medians. Finished turns are kept in --out, so that the command goes on
+where it stopped. Without MONAI only uniseg is measured.
 
     MONAI           float32, everything as its documentation has it
     MONAI, tuned    bf16 autocast, and the C library keeps freed memory as in uniseg's commands (machine/memory.py)
@@ -23,7 +23,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ import growth
 import inputs
 import peers
 import torch
+import works
 from measuring import Results, Row, Side, Work, machine, measure, run_rows, table, today
 
-from uniseg import evaluate, infer
+from uniseg import evaluate
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case, prepare
 from uniseg.datasets.dataset import Dataset
@@ -42,126 +43,48 @@ from uniseg.heads import THETA, class_logits, plain_class_logits
 from uniseg.losses import masked_loss, plain_masked_sum, unpack_bits
 from uniseg.machine.device import PRECISIONS, autocast
 from uniseg.machine.processes import Process
-from uniseg.paper.complexity import count, meta_network, total
 from uniseg.taxonomy import NAMES
-from uniseg.training.learner import Learner, make_learner
 from uniseg.training.recipe import TrainConfig
-from uniseg.training.steps import all_finite, training_step
 from uniseg.training.validation import validate
-
-BACKBONES = {"Swin UNETR": "swin_unetr", "U-Net": "unet", "SegResNet": "segresnet"}
-LABELLED = 14                                              # classes that the patch of a training step annotates
-CPU = torch.device("cpu")
 
 
 def sides(peer: Callable[..., Work], ours: Callable[..., Work], **more: int) -> dict[str, Side]:
-    """The four columns: peer(args, dtype) and ours(args, precision) prepare the work."""
-    return {"MONAI": Side(lambda args: peer(args, None), peer=True, keep_memory=False, **more),
-            "MONAI, tuned": Side(lambda args: peer(args, torch.bfloat16), peer=True, **more),
+    """The four columns: peer(args, precision) and ours(args, precision) prepare the work."""
+    return {"MONAI": Side(lambda args: peer(args, "float32"), peer=True, keep_memory=False, **more),
+            "MONAI, tuned": Side(lambda args: peer(args, "bf16"), peer=True, **more),
             "uniseg float32": Side(lambda args: ours(args, "float32"), **more),
             "uniseg bf16": Side(lambda args: ours(args, "bf16"), **more)}
 
 
-def model_of(args: argparse.Namespace, backbone: str, peer: bool = False) -> torch.nn.Module:
-    """The network of the paper's width with 32 classes, or its peer."""
-    model = inputs.untrained(backbone, args.widths.get(backbone, 0), len(args.classes))
-    return peers.PeerModel.like(model) if peer else model
+# ------------------------------------------------------------------------------------------------ networks, a CT
 
-
-# ------------------------------------------------------------------------------------------------ one window, one step
-
-def window_rows() -> Iterator[Row]:
+def window_row(title: str, backbone: str) -> Row:
     """One window of 96^3 through network and 32 heads."""
-    for title, backbone in BACKBONES.items():
-        def ours(args: argparse.Namespace, precision: str, backbone: str = backbone) -> Work:
-            return _forward(args, model_of(args, backbone), autocast, CPU, precision)
-
-        def peer(args: argparse.Namespace, dtype: torch.dtype | None, backbone: str = backbone) -> Work:
-            return _forward(args, model_of(args, backbone, True), peers.cast_to, dtype)
-
-        yield Row(f"{title}: window", sides(peer, ours, calls=2, warm_ups=1), turns=3,
-                  gflops=lambda args, backbone=backbone: total(
-                      count(meta_network(backbone, classes=len(args.classes), width=args.widths.get(backbone, 0),
-                                         text_width=384), args.window)).flops / 1e9)
-
-
-def _forward(args: argparse.Namespace, model: torch.nn.Module, cast: Callable[..., Any], *how: Any) -> Work:
-    image, model = torch.rand(1, 1, *args.window), model.eval()
-
-    def work() -> None:
-        with torch.inference_mode(), cast(*how):
-            model(image)
-    return work
-
-
-def learner_of(args: argparse.Namespace, backbone: str, precision: str) -> tuple[Learner, TrainConfig]:
-    """What `uniseg.train` makes of its options, and these."""
-    config = TrainConfig(backbone=backbone, width=args.widths.get(backbone, 0), patch_size=args.window,
-                         amp="off" if precision == "float32" else precision)
-    options = argparse.Namespace(old=None, init=None, embeddings=None)
-    learner = make_learner(options, config, args.classes, Process(0, 1, CPU))
-    learner.network.train()
-    return learner, config
-
-
-def one_step(learner: Learner, config: TrainConfig, batch: dict[str, Any]) -> None:
-    """A step as in train.loop."""
-    learner.optimizer.zero_grad(set_to_none=True)
-    loss = training_step(learner.network, [batch], config).item()
-    if all_finite(loss, learner.network):
-        learner.take_step()
-
-
-def peer_of(args: argparse.Namespace, backbone: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """The peer's network and optimiser."""
-    model = model_of(args, backbone, True).train()
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-5)
-
-
-def step_rows() -> Iterator[Row]:
-    """A training step on one patch of 96^3, 14 of 32 classes annotated."""
-    for title, backbone in BACKBONES.items():
-        def ours(args: argparse.Namespace, precision: str, backbone: str = backbone) -> Work:
-            learner, config = learner_of(args, backbone, precision)
-            batch = _random_batch(args)
-            return lambda: one_step(learner, config, batch)
-
-        def peer(args: argparse.Namespace, dtype: torch.dtype | None, backbone: str = backbone) -> Work:
-            model, optimizer = peer_of(args, backbone)
-            batch = _random_batch(args)
-            target = unpack_bits(batch["bits"], len(args.classes))
-            return lambda: peers.peer_step(model, optimizer, batch["image"], target, batch["labelled"], dtype)
-
-        yield Row(f"{title}: training step, {LABELLED} of 32 classes", sides(peer, ours, calls=1, warm_ups=1))
-
-
-def _random_batch(args: argparse.Namespace) -> dict[str, Any]:
-    size, random = args.window, torch.Generator().manual_seed(0)
-    return {"image": torch.rand(1, 1, *size, generator=random),
-            "bits": torch.randint(0, 2 ** len(args.classes), (1, *size), generator=random),
-            "labelled": torch.arange(len(args.classes))[None] < LABELLED, "case": ["random"]}
-
-
-# ------------------------------------------------------------------------------------------------ files to results
-
-def ct_row() -> Row:
-    """A CT from file to label map, SegResNet, 32 classes at 1.5 mm."""
-    def ct_of(args: argparse.Namespace) -> Path:
-        return args.ct or inputs.made(args.work / "ct.nii.gz", inputs.make_ct, args.ct_shape, (0.74, 0.74, 1.6))
-
     def ours(args: argparse.Namespace, precision: str) -> Work:
-        weights = inputs.made(args.work / "segresnet.pt", inputs.make_weights, "segresnet",
-                              args.widths.get("segresnet", 0), len(args.classes), args.window)
-        command = [str(ct_of(args)), "--weights", str(weights), "-o", str(args.work / "seg.nii.gz"), "--overwrite",
-                   "--precision", precision, "--quiet"]
-        return lambda: infer.main(command)
+        return works.forward(args, works.model_of(args, backbone), precision)
 
-    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
-        model, ct = model_of(args, "segresnet", True).eval(), ct_of(args)
-        return lambda: peers.segment(ct, args.work / "peer.nii.gz", model, args.window, dtype)
+    def peer(args: argparse.Namespace, precision: str) -> Work:
+        return works.forward(args, works.model_of(args, backbone, True), precision)
 
-    return Row("SegResNet: CT of 512x512x119, file to label map", sides(peer, ours), turns=1)
+    return Row(f"{title}: window", sides(peer, ours, calls=2, warm_ups=1), turns=3,
+               gflops=lambda args: works.gflops(args, backbone))
 
+
+def step_row(title: str, backbone: str) -> Row:
+    """A training step on one patch of 96^3, 14 of 32 classes annotated."""
+    return Row(f"{title}: training step, {works.LABELLED} of 32 classes", sides(
+        lambda args, precision: works.peer_step(args, backbone, precision),
+        lambda args, precision: works.our_step(args, backbone, precision), calls=1, warm_ups=1))
+
+
+def ct_row(title: str, backbone: str) -> Row:
+    """A CT from file to label map, 32 classes at 1.5 mm."""
+    return Row(f"{title}: CT of 512x512x119, file to label map", turns=1, sides=sides(
+        lambda args, precision: works.peer_ct(args, backbone, precision),
+        lambda args, precision: works.our_ct(args, backbone, precision)))
+
+
+# ------------------------------------------------------------------------------------------------ data and scores
 
 def datasets_of(args: argparse.Namespace) -> list[Dataset]:
     """Two datasets of a CT each."""
@@ -196,18 +119,19 @@ def peer_target(label: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.
 def training_row(samples: int = 2) -> Row:
     """From patches in the cache to the optimiser, two patches a step."""
     def ours(args: argparse.Namespace, precision: str) -> Work:
-        learner, config = learner_of(args, "segresnet", precision)
+        learner, config = works.learner_of(args, "segresnet", precision)
         batches = our_patches(args, config, samples)
-        return lambda: one_step(learner, config, next(batches))
+        return lambda: works.one_step(learner, config, next(batches))
 
-    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
-        (model, optimizer), size = peer_of(args, "segresnet"), args.window
+    def peer(args: argparse.Namespace, precision: str) -> Work:
+        (model, optimizer), size = works.peer_of(args, "segresnet"), args.window
         data = peers.patches_data(files_of(datasets_of(args)), cached=True, patch=size)
         batches = peers.patches(data, samples, patch=size)
 
         def work() -> None:
             batch = next(batches)
-            peers.peer_step(model, optimizer, batch["image"], *peer_target(batch["label"], len(args.classes)), dtype)
+            target, annotated = peer_target(batch["label"], len(args.classes))
+            peers.one_step(model, optimizer, batch["image"], target, annotated, precision)
         return work
 
     return Row("SegResNet: training from the cache, a patch", sides(peer, ours, calls=2, warm_ups=1), units=samples)
@@ -219,20 +143,20 @@ def validation_row() -> Row:
         return find_datasets(inputs.made(args.work / "block", inputs.make_block, args.window[-1] * 3 // 2))
 
     def ours(args: argparse.Namespace, precision: str) -> Work:
-        learner, config = learner_of(args, "segresnet", precision)
+        learner, config = works.learner_of(args, "segresnet", precision)
         cases = cases_of(args, block(args))
-        return lambda: validate(learner.network, cases, config, Process(0, 1, CPU))
+        return lambda: validate(learner.network, cases, config, Process(0, 1, args.device))
 
-    def peer(args: argparse.Namespace, dtype: torch.dtype | None) -> Work:
+    def peer(args: argparse.Namespace, precision: str) -> Work:
         from monai.metrics import compute_dice
 
-        model, window = model_of(args, "segresnet", True).eval(), args.window
+        model, window = works.model_of(args, "segresnet", True).eval(), args.window
         case = peers.patches_data(files_of(block(args)), cached=True, patch=window)._cache[0]
         image, label = (case[key].as_tensor()[None] for key in ("image", "label"))
         target, annotated = peer_target(label, len(args.classes))
 
         def work() -> None:
-            with torch.inference_mode(), peers.cast_to(dtype):
+            with torch.inference_mode(), autocast(args.device, precision):
                 logits = peers.windows(image, model, window)
             predicted = torch.sigmoid(logits.float()) > 0.5
             compute_dice(predicted[annotated][None], target[annotated][None])
@@ -318,7 +242,7 @@ def kernel_rows() -> Iterator[Row]:
         return work
 
     def loss(args: argparse.Namespace, form: Callable[..., Any]) -> Work:
-        batch = _random_batch(args)
+        batch = works.random_batch(args)
         target = unpack_bits(batch["bits"], len(args.classes))
         logits = torch.randn(1, len(args.classes), *args.window)
 
@@ -331,7 +255,7 @@ def kernel_rows() -> Iterator[Row]:
         yield Row(f"class heads, {name}", turns=2, sides={
             who: Side(lambda args, form=form, backward=backward: heads(args, form, backward), 3, 1)
             for who, form in forms.items()})
-    yield Row(f"masked loss, {LABELLED} of 32 classes, forward and backward", turns=2, sides={
+    yield Row(f"masked loss, {works.LABELLED} of 32 classes, forward and backward", turns=2, sides={
         who: Side(lambda args, form=form: loss(args, form), 3, 1) for who, form in losses.items()})
 
 
@@ -375,13 +299,9 @@ def share_lines(rows: Sequence[Row], results: Results, args: argparse.Namespace)
 
 # ------------------------------------------------------------------------------------------------ the command
 
-ROWS = [*window_rows(), *step_rows(), training_row(), validation_row(), ct_row(), preparing_row(), scoring_row(),
-        patches_row(), *kernel_rows(), peak_row(), *growth.rows()]
-FULL: Mapping[str, Any] = {"window": (96, 96, 96), "classes": NAMES, "widths": {}, "ct_shape": (512, 512, 119),
-                           "coarse_shape": (128, 128, 100), "share": 1.0}
-TINY: Mapping[str, Any] = {"window": (32, 32, 64), "classes": NAMES[:6], "ct_shape": (64, 64, 32),
-                           "widths": {"swin_unetr": 12, "unet": 8, "segresnet": 8},
-                           "coarse_shape": (40, 40, 30), "share": 0.1}
+OF_NETWORKS = [make(*backbone) for make in (window_row, step_row) for backbone in works.BACKBONES.items()]
+ROWS = [*OF_NETWORKS, training_row(), validation_row(), ct_row("SegResNet", "segresnet"), preparing_row(),
+        scoring_row(), patches_row(), *kernel_rows(), peak_row(), *growth.rows()]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -389,7 +309,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/speed"), help="folder of inputs and results (default %(default)s)")
-    add("--only", default="", metavar="TEXT", help="only the rows whose name contains this")
+    add("--only", nargs="+", default=[""], metavar="TEXT", help="only the rows whose name contains one of these")
     add("--minutes", type=float, default=1e9, help="begin no turn after so many minutes")
     add("--threads", type=int, default=2, help="of torch (default %(default)s)")
     add("--ct", type=Path, help="CT for the row from file to label map (default: a synthetic one)")
@@ -403,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or one turn for --turn, and print the tables. Returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(argv)
-    vars(args).update(TINY if args.tiny else FULL, work=args.out / "work")
+    vars(args).update(works.TINY if args.tiny else works.FULL, work=args.out / "work", device=torch.device("cpu"))
     torch.set_num_threads(args.threads)
     if args.turn:
         row, side = args.turn
@@ -417,7 +337,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"speed.py: error: {error}", file=sys.stderr)
         return 2
-    rows = [row._replace(turns=1) if args.tiny else row for row in ROWS if args.only.lower() in row.name.lower()]
+    rows = [row._replace(turns=1) if args.tiny else row for row in ROWS
+            if any(text.lower() in row.name.lower() for text in args.only)]
     run_rows(rows, results, [sys.executable, __file__, *argv, "--turn"], time.monotonic() + 60 * args.minutes,
              peers.available())
     print(f"{today()}, {results.content['machine']}\n")
