@@ -57,6 +57,10 @@ class Spent(NamedTuple):
     seconds: float
     cpu: float                      # seconds of all threads
     peak_mib: float                 # the largest of the process, imports included
+    others: float                   # cores that other processes kept busy meanwhile
+
+
+QUIET = 0.15                        # of a core, the most that others may use where a time is to count
 
 
 def measure(side: Side, args: argparse.Namespace) -> Spent:
@@ -66,13 +70,24 @@ def measure(side: Side, args: argparse.Namespace) -> Spent:
     work = side.prepare(args)
     for _ in range(0 if args.tiny else side.warm_ups):
         work()
-    spent = []
+    spent, began, busy = [], time.perf_counter(), _busy_seconds()
+    own = time.process_time()
     for _ in range(1 if args.tiny else side.calls):
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         spent.append((time.perf_counter() - wall, time.process_time() - cpu))
     seconds, cpu = (statistics.median(values) for values in zip(*spent))
-    return Spent(seconds, cpu, peak_memory_bytes() / 2 ** 20)
+    others = (_busy_seconds() - busy - (time.process_time() - own)) / (time.perf_counter() - began)
+    return Spent(seconds, cpu, peak_memory_bytes() / 2 ** 20, max(0.0, others))
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes since the start of the machine, those of other virtual machines included; Linux."""
+    try:
+        user, nice, system, _, _, irq, soft_irq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 class Results:
@@ -99,6 +114,11 @@ class Results:
         self.content["rows"].setdefault(row, {}).setdefault(side, []).append(list(spent))
         write_json(self.path, self.content)
 
+    def forget_disturbed(self, row: str, side: str) -> None:
+        """Forget the turns during which others used more than QUIET, so that they are measured again."""
+        quiet = [list(turn) for turn in self.turns(row, side) if turn.others <= QUIET]
+        self.content["rows"].setdefault(row, {})[side] = quiet
+
     def median(self, row: str, side: str) -> Spent | None:
         """Medians over the turns; None where there is none."""
         turns = self.turns(row, side)
@@ -124,8 +144,8 @@ def run_rows(rows: Sequence[Row], results: Results, command: Sequence[str], unti
                                       env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
                 spent = Spent(*json.loads(done.stdout.splitlines()[-1]))
                 results.add(row.name, name, spent)
-                print(f"{row.name}, {name}: {spent.seconds:.2f} s, {spent.cpu:.2f} CPU s, {spent.peak_mib:.0f} MiB",
-                      file=sys.stderr, flush=True)
+                print(f"{row.name}, {name}: {spent.seconds:.2f} s, {spent.cpu:.2f} CPU s, {spent.peak_mib:.0f} MiB, "
+                      f"others used {spent.others:.2f} cores", file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Row], results: Results) -> Iterator[str]:
@@ -145,7 +165,8 @@ def _cell(spent: Spent | None, first: Spent | None, units: int) -> str:
     if spent is None:
         return "not measured"
     memory = f"{spent.peak_mib / 1024:.2f} GiB"
-    cell = f"{_seconds(spent.seconds / units)} ({_seconds(spent.cpu / units)} CPU), {memory}"
+    disturbed = " (disturbed)" if spent.others > QUIET else ""
+    cell = f"{_seconds(spent.seconds / units)} ({_seconds(spent.cpu / units)} CPU), {memory}{disturbed}"
     return cell if first is None or spent == first else f"{cell}: **{first.seconds / spent.seconds:.1f} x**"
 
 

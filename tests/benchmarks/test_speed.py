@@ -19,8 +19,8 @@ from uniseg.heads import THETA, class_logits
 from uniseg.losses import masked_loss
 
 
-def spent(*seconds):
-    return [[s, 2 * s, 1024.0] for s in seconds]
+def spent(*seconds, others=0.0):
+    return [[s, 2 * s, 1024.0, others] for s in seconds]
 
 
 def results_of(tmp_path, rows, machine="here"):
@@ -70,6 +70,13 @@ def test_rows_with_other_sides_begin_another_table(tmp_path):
                                                        "| three"]
 
 
+def test_a_disturbed_turn_is_marked_and_can_be_measured_again(tmp_path):
+    results = results_of(tmp_path, {"work": {"a": spent(4.0, others=1.5)}})
+    assert list(measuring.table([speed.Row("work", {"a": None})], results))[-1].endswith("1.00 GiB (disturbed) |")
+    results.forget_disturbed("work", "a")
+    assert results.turns("work", "a") == []
+
+
 def test_the_share_of_the_peak_is_that_of_the_precision(tmp_path):
     peak = speed.peak_row()
     rows = [speed.Row("net: window", dict.fromkeys(("uniseg float32", "uniseg bf16")), gflops=lambda args: 50.0)]
@@ -86,7 +93,7 @@ def test_results_of_another_machine_are_refused(tmp_path):
 
 def test_finished_turns_are_not_repeated_and_peers_wait_for_monai(tmp_path):
     script = tmp_path / "turn.py"
-    script.write_text("import sys\nopen(sys.argv[1], 'a').write(sys.argv[3] + '\\n')\nprint('[1.0, 2.0, 3.0]')\n")
+    script.write_text("import sys\nopen(sys.argv[1], 'a').write(sys.argv[3] + '\\n')\nprint('[1.0, 2.0, 3.0, 0.0]')\n")
     rows = [speed.Row("work", {"peer": measuring.Side(None, peer=True), "ours": measuring.Side(None)}, turns=2)]
     command, log = [sys.executable, str(script), str(tmp_path / "log")], tmp_path / "log"
     results = measuring.Results(tmp_path / "results.json", "here")
@@ -95,7 +102,7 @@ def test_finished_turns_are_not_repeated_and_peers_wait_for_monai(tmp_path):
     again = measuring.Results(tmp_path / "results.json", "here")
     measuring.run_rows(rows, again, command, float("inf"), peers=True)
     assert log.read_text().split() == ["ours", "ours", "peer", "peer"]
-    assert again.median("work", "peer") == (1.0, 2.0, 3.0)
+    assert again.median("work", "peer") == (1.0, 2.0, 3.0, 0.0)
 
 
 # --- Everything runs

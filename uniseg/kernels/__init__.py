@@ -5,8 +5,8 @@ neither repeat feature maps nor store intermediate results, and their backward p
 the two: results, gradients and every way of grouping classes.
 
 The fast forms run by default. To run the readable ones, set the environment variable `UNISEG_KERNELS=0` before Python
-starts, or set `uniseg.kernels.ENABLED = False` later. docs/verification.md says what the fast forms save;
-benchmarks/heads_and_loss.py measures it.
+starts, or set `uniseg.kernels.ENABLED = False` later. docs/performance.md says what the fast forms save;
+benchmarks/speed.py measures it.
 """
 
 import os
