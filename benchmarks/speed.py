@@ -67,13 +67,13 @@ def window_row(title: str, backbone: str) -> Row:
     def peer(args: argparse.Namespace, precision: str) -> Work:
         return works.forward(args, works.model_of(args, backbone, True), precision)
 
-    return Row(f"{title}: window", sides(peer, ours, calls=2, warm_ups=1), turns=3,
+    return Row(f"{title}: window", sides(peer, ours, calls=2, warm_ups=1),
                gflops=lambda args: works.gflops(args, backbone))
 
 
 def step_row(title: str, backbone: str) -> Row:
     """A training step on one patch of 96^3, 14 of 32 classes annotated."""
-    return Row(f"{title}: training step, {works.LABELLED} of 32 classes", sides(
+    return Row(f"{title}: training step, {works.LABELLED} of 32 classes", turns=1, sides=sides(
         lambda args, precision: works.peer_step(args, backbone, precision),
         lambda args, precision: works.our_step(args, backbone, precision), calls=1, warm_ups=1))
 
@@ -300,9 +300,9 @@ def share_lines(rows: Sequence[Row], results: Results, args: argparse.Namespace)
 
 # ------------------------------------------------------------------------------------------------ the command
 
-OF_NETWORKS = [make(*backbone) for make in (window_row, step_row) for backbone in works.BACKBONES.items()]
-ROWS = [peak_row(), *OF_NETWORKS, training_row(), validation_row(), ct_row("SegResNet", "segresnet"), preparing_row(),
-        scoring_row(), patches_row(), *kernel_rows(), *growth.rows()]
+ROWS = [peak_row(), *(window_row(*backbone) for backbone in works.BACKBONES.items()),
+        step_row("Swin UNETR", "swin_unetr"), training_row(), validation_row(), ct_row("SegResNet", "segresnet"),
+        preparing_row(), scoring_row(), patches_row(), *kernel_rows(), *growth.rows()]
 
 
 def build_parser() -> argparse.ArgumentParser:
