@@ -140,8 +140,12 @@ def run_rows(rows: Sequence[Row], results: Results, command: Sequence[str], unti
                 if time.monotonic() > until:
                     print("stopped: the rest is measured when the command is called again", file=sys.stderr)
                     return
-                done = subprocess.run([*command, row.name, name], stdout=subprocess.PIPE, text=True, check=True,
+                done = subprocess.run([*command, row.name, name], stdout=subprocess.PIPE, text=True,
                                       env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+                if done.returncode:
+                    print(f"{row.name}, {name}: failed with exit code {done.returncode} (-9: too little memory)",
+                          file=sys.stderr)
+                    continue
                 spent = Spent(*json.loads(done.stdout.splitlines()[-1]))
                 results.add(row.name, name, spent)
                 print(f"{row.name}, {name}: {spent.seconds:.2f} s, {spent.cpu:.2f} CPU s, {spent.peak_mib:.0f} MiB, "

@@ -141,15 +141,13 @@ def share_weights(ours: nn.Module, theirs: nn.Module) -> nn.Module:
 class PeerModel(UniversalModel):
     """The same model with MONAI's backbone and the repeated feature map."""
 
-    backbone: nn.Module
-
     @classmethod
     def like(cls, model: UniversalModel) -> PeerModel:
         """A peer of this model, with its weights."""
         peer = cls(model.config, model.organ_embedding)
         peer.load_state_dict(model.state_dict())
         theirs = monai_backbone(model.config.backbone, model.config.width)
-        peer.backbone = share_weights(model.backbone, theirs)
+        setattr(peer, "backbone", share_weights(model.backbone, theirs))
         return peer
 
     def forward(self, image: Tensor, only: Sequence[int] | None = None) -> Tensor:
@@ -252,7 +250,8 @@ def segment(ct: Path, out: Path, model: nn.Module, window: Sequence[int] = PATCH
         merged.data[0, torch.sigmoid(of_class.float()).cpu() > 0.5] = k + 1
     back = t.Invertd("merged", chain, orig_keys="image", nearest_interp=True, to_tensor=True)
     labels = back({**data, "merged": merged})["merged"][0].numpy().astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(labels, nibabel.load(ct).affine), out)
+    source: Any = nibabel.load(ct)
+    nibabel.save(nibabel.Nifti1Image(labels, source.affine), out)
 
 
 def scores(predicted: Path, reference: Path, values: Sequence[int],

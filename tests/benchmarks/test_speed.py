@@ -78,7 +78,7 @@ def test_a_disturbed_turn_is_marked_and_can_be_measured_again(tmp_path):
 
 
 def test_the_share_of_the_peak_is_that_of_the_precision(tmp_path):
-    peak = speed.peak_row()
+    peak = next(speed.peak_rows())
     rows = [speed.Row("net: window", dict.fromkeys(("uniseg float32", "uniseg bf16")), gflops=lambda args: 50.0)]
     second = peak.gflops(None) / 100                                 # 100 GFLOP/s in float32, 400 in bf16
     results = results_of(tmp_path, {peak.name: {"float32": spent(second), "bf16": spent(second / 4)},
@@ -103,6 +103,16 @@ def test_finished_turns_are_not_repeated_and_peers_wait_for_monai(tmp_path):
     measuring.run_rows(rows, again, command, float("inf"), peers=True)
     assert log.read_text().split() == ["ours", "ours", "peer", "peer"]
     assert again.median("work", "peer") == (1.0, 2.0, 3.0, 0.0)
+
+
+def test_a_turn_that_fails_is_said_in_one_line_and_the_next_one_runs(tmp_path, capsys):
+    script = tmp_path / "turn.py"
+    script.write_text("import sys\nassert sys.argv[2] != 'peer'\nprint('[1.0, 2.0, 3.0, 0.0]')\n")
+    rows = [speed.Row("work", {"peer": measuring.Side(None, peer=True), "ours": measuring.Side(None)}, turns=1)]
+    results = measuring.Results(tmp_path / "results.json", "here")
+    measuring.run_rows(rows, results, [sys.executable, str(script)], float("inf"), peers=True)
+    assert "work, peer: failed with exit code 1" in capsys.readouterr().err
+    assert results.turns("work", "peer") == [] and len(results.turns("work", "ours")) == 1
 
 
 # --- Everything runs
