@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
         def untrained(args: argparse.Namespace, slices: int = slices) -> Work:
             return command(args, long_ct(args, slices), weights_of(args, 32))
 
-        yield Row(f"slices: CT of 512x512x{slices}", turns=1, sides={
+        yield Row(f"slices: CT of 512x512x{slices}", turns=1, compared=False, sides={
             "built-in weights": Side(built_in), "32 classes at 1.5 mm": Side(untrained)})
     for classes in CLASSES:
         def window(args: argparse.Namespace, peer: bool, classes: int = classes) -> Work:

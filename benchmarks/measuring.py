@@ -49,6 +49,7 @@ class Row(NamedTuple):
     turns: int = 2                  # processes of each side
     units: int = 1                  # by which the times are divided, such as patches or windows
     gflops: Callable[[argparse.Namespace], float] | None = None      # of one call, for the share of the peak
+    compared: bool = True           # whether the sides do the same work, so that their times have a ratio
 
 
 class Spent(NamedTuple):
@@ -159,7 +160,7 @@ def table(rows: Sequence[Row], results: Results) -> Iterator[str]:
             yield from ([""] if i else [])
             yield f"| | {' | '.join(row.sides)} |"
             yield "|--" * (len(row.sides) + 1) + "|"
-        first = results.median(row.name, next(iter(row.sides)))
+        first = results.median(row.name, next(iter(row.sides))) if row.compared else None
         cells = [_cell(results.median(row.name, side), first, row.units) for side in row.sides]
         turns = max(len(results.turns(row.name, side)) for side in row.sides)
         yield f"| {row.name} (n = {turns}) | {' | '.join(cells)} |"

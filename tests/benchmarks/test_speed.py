@@ -63,6 +63,12 @@ def test_a_cell_has_medians_memory_and_the_gain_over_the_first_column(tmp_path):
         "| work (n = 3) | 4 s (8 s CPU), 1.00 GiB | 1 s (2 s CPU), 1.00 GiB: **4.0 x** | not measured |"]
 
 
+def test_sides_of_different_work_have_no_gain(tmp_path):
+    results = results_of(tmp_path, {"work": {"small": spent(1.0), "large": spent(4.0)}})
+    rows = [speed.Row("work", dict.fromkeys(("small", "large")), compared=False)]
+    assert list(measuring.table(rows, results))[-1].endswith("| 4 s (8 s CPU), 1.00 GiB |")
+
+
 def test_rows_with_other_sides_begin_another_table(tmp_path):
     rows = [speed.Row("one", {"a": None}), speed.Row("two", {"a": None}), speed.Row("three", {"b": None})]
     lines = list(measuring.table(rows, results_of(tmp_path, {})))
