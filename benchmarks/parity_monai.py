@@ -3,11 +3,11 @@
     pip install monai einops && python benchmarks/parity_monai.py [--size 96]
 
 Backbones: outputs of bottleneck F_E and decoder F_D with shared random weights, as a fraction of their standard
-deviation. MONAI has no U-Net of the Models Genesis form; here it is built from MONAI's blocks, with batch normalisation
-over the current batch as in the released code. MONAI's Swin UNETR merges patches in the order of its current version;
-the order of version 0.9.0, which the released weights need, is given to it as a module. Exit code 1 if an item differs
-by more than its bound. NSD and HD95 are not compared, because MONAI counts surface voxels and uniseg weighs surface
-elements by their area; see parity_surface_distance.py.
+deviation. MONAI has no U-Net of the Models Genesis form; peers.py builds it from MONAI's blocks, with batch
+normalisation over the current batch as in the released code. MONAI's Swin UNETR merges patches in the order of its
+current version; the order of version 0.9.0, which the released weights need, is given to it as a module. Exit code 1 if
+an item differs by more than its bound. NSD and HD95 are not compared, because MONAI counts surface voxels and uniseg
+weighs surface elements by their area; see parity_surface_distance.py.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import monai
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map
-from monai.inferers import sliding_window_inference
-from monai.metrics import compute_dice
-from monai.networks.blocks import Convolution
-from monai.networks.nets import SegResNet as MonaiSegResNet
-from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
-from monai.networks.nets.swin_unetr import PatchMergingV2
+from peers import monai_backbone, share_weights
 from torch import nn
 
 from uniseg.backbones import SegResNet, SwinUNETR, UNet
@@ -34,9 +27,17 @@ from uniseg.backbones.swin_unetr import CORNERS
 from uniseg.metrics import dice
 from uniseg.sliding_window import GAUSSIAN_SIGMA, gaussian_weights, sliding_window
 
+try:
+    import monai
+    from monai.data.utils import compute_importance_map
+    from monai.inferers import sliding_window_inference
+    from monai.metrics import compute_dice
+    from monai.networks.nets.swin_unetr import PatchMergingV2
+except ImportError:
+    sys.exit("parity_monai.py: MONAI is not installed. pip install monai einops")
+
 BOUND = 2e-3            # of a standard deviation, as for tests/golden
 
-Outputs = tuple[torch.Tensor, torch.Tensor]                # bottleneck F_E, decoder F_D
 Item = tuple[str, str, float, float | None, str]           # name, size, largest difference, bound, unit
 
 NOTES = """
@@ -53,50 +54,6 @@ class MergingOf090(PatchMergingV2):
         return self.reduction(self.norm(torch.cat([x[:, i::2, j::2, k::2] for i, j, k in CORNERS["v090"]], dim=-1)))
 
 
-def monai_conv(in_channels: int, out_channels: int) -> nn.Module:
-    """3x3x3 convolution, batch normalisation by the current batch's statistics, ReLU."""
-    return Convolution(3, in_channels, out_channels, act="RELU", norm=("BATCH", {"track_running_stats": False}))
-
-
-class MonaiUNet(nn.Module):
-    """The Models Genesis U-Net of MONAI's blocks; its parameters are in the order of uniseg's."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        c = width
-        self.down = nn.ModuleList(nn.Sequential(monai_conv(i, m), monai_conv(m, o)) for i, m, o in
-                                  ((1, c // 2, c), (c, c, 2 * c), (2 * c, 2 * c, 4 * c), (4 * c, 4 * c, 8 * c)))
-        self.up = nn.ModuleList(nn.ModuleList((
-            Convolution(3, i, i, strides=2, kernel_size=2, padding=0, output_padding=0, is_transposed=True,
-                        conv_only=True),
-            nn.Sequential(monai_conv(i + s, s), monai_conv(s, s))))
-            for i, s in ((8 * c, 4 * c), (4 * c, 2 * c), (2 * c, c)))
-
-    def forward(self, x: torch.Tensor) -> Outputs:
-        """(B, 1, D, H, W) -> bottleneck and decoder features"""
-        skips = []
-        for level, down in enumerate(self.down):
-            x = down(x if level == 0 else nn.functional.max_pool3d(x, 2))
-            skips.append(x)
-        bottleneck = skips.pop()
-        x = bottleneck
-        for grow, convolve in self.up:
-            x = convolve(torch.cat([grow(x), skips.pop()], dim=1))
-        return bottleneck, x
-
-
-def outputs_of(network: nn.Module, image: torch.Tensor, bottleneck: nn.Module, decoder: nn.Module) -> Outputs:
-    """The outputs of two of a network's modules during one pass."""
-    outputs: dict[str, torch.Tensor] = {}
-    hooks = [module.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
-             for name, module in (("bottleneck", bottleneck), ("decoder", decoder))]
-    with torch.inference_mode():
-        network(image)
-    for hook in hooks:
-        hook.remove()
-    return outputs["bottleneck"], outputs["decoder"]
-
-
 def shaken(network: nn.Module) -> nn.Module:
     """The network in eval mode, with noise on the parameters of its norms.
 
@@ -110,30 +67,16 @@ def shaken(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def load_but_for(network: nn.Module, state: dict[str, torch.Tensor], prefix: str) -> nn.Module:
-    """MONAI's network with the given weights for all but its output layer, whose names start with `prefix`."""
-    keys = network.load_state_dict(state, strict=False)
-    assert not keys.unexpected_keys and all(key.startswith(prefix) for key in keys.missing_keys), keys
-    return network.eval()
-
-
-def backbone_pairs() -> Iterator[tuple[str, nn.Module, Callable[[torch.Tensor], Outputs]]]:
-    """(name, ours, theirs as image -> (bottleneck, decoder)); each pair shares its random weights."""
+def backbone_pairs() -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """(name, ours, theirs), each image -> (bottleneck, decoder); each pair shares its random weights."""
     torch.manual_seed(0)
     for merging, downsample in (("standard", "merging"), ("v090", MergingOf090)):
-        ours = shaken(SwinUNETR(merging=merging))
-        theirs = load_but_for(MonaiSwinUNETR(1, 2, feature_size=48, downsample=downsample), ours.state_dict(), "out.")
-        yield (f"Swin UNETR, {merging} merging", ours,
-               lambda image, t=theirs: outputs_of(t, image, t.encoder10, t.decoder1))
-    ours, theirs = shaken(UNet()), MonaiUNet(64)
-    with torch.no_grad():
-        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            other.copy_(mine)
-    yield "U-Net, batch statistics", ours, theirs
-    ours = shaken(SegResNet())
-    theirs = load_but_for(MonaiSegResNet(init_filters=16, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)),
-                          ours.state_dict(), "conv_final.")
-    yield "SegResNet", ours, lambda image, t=theirs: outputs_of(t, image, t.down_layers[-1], t.up_layers[-1])
+        ours, theirs = shaken(SwinUNETR(merging=merging)), monai_backbone("swin_unetr", downsample=downsample)
+        yield f"Swin UNETR, {merging} merging", ours, share_weights(ours, theirs).eval()
+    for name, title, network in (("unet", "U-Net, batch statistics", UNet), ("segresnet", "SegResNet", SegResNet)):
+        ours = shaken(network())
+        theirs = share_weights(ours, monai_backbone(name))
+        yield title, ours, theirs if name == "unet" else theirs.eval()
 
 
 def compare_backbones(size: int) -> Iterator[Item]:

@@ -15,6 +15,7 @@ from uniseg.backbones import BACKBONES
 from uniseg.heads import SIZES
 from uniseg.kernels import class_heads
 from uniseg.losses import masked_loss, unpack_bits
+from uniseg.sliding_window import sliding_window
 from uniseg.training.steps import training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -120,6 +121,15 @@ def test_two_gpus_train(flags, tmp_path):
     err = ended(process)
     assert process.returncode == 0, err
     assert metrics(tmp_path / "run")[-1]["step"] == 20
+
+
+def test_windows_add_up_to_the_same_bits_on_a_gpu_and_on_a_cpu(monkeypatch):
+    image, found = torch.randn(40, 36, 50, generator=torch.Generator().manual_seed(0)), {}
+    for place in ("cuda", "cpu"):
+        monkeypatch.setattr("uniseg.sliding_window.place_of_sums", lambda values, device: torch.device(place))
+        slabs = sliding_window(image, lambda x: torch.cat([x, -x], 1), 2, (16, 16, 16), device="cuda")
+        found[place] = torch.cat([slab.clone() for _, slab in slabs], dim=3)
+    assert torch.equal(found["cuda"], found["cpu"])
 
 
 def test_a_ct_is_segmented_alike(phantom_ct):

@@ -11,6 +11,7 @@ from uniseg.sliding_window import (
     GAUSSIAN_SIGMA,
     WEIGHT_FLOOR,
     gaussian_weights,
+    place_of_sums,
     plan_windows,
     sliding_window,
     window_starts,
@@ -158,6 +159,13 @@ def test_a_slab_is_the_buffer_itself_and_what_its_reader_does_to_it_changes_no_l
         places.append(slab.data_ptr())
         slab.fill_(7.0)
     assert len(places) == 5 and len(set(places)) == 1                 # no copy, however many slabs
+
+
+def test_image_and_sums_lie_on_a_gpu_that_has_twice_the_room_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))         # bytes: free, in all
+    assert place_of_sums(125, "cuda:1") == torch.device("cuda:1")
+    assert place_of_sums(126, "cuda:1") == torch.device("cpu")
+    assert place_of_sums(125, "cpu") == torch.device("cpu")
 
 
 def test_flipped_volumes_give_flipped_logits():

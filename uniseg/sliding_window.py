@@ -19,6 +19,7 @@ from .machine.progress import Progress
 GAUSSIAN_SIGMA = 0.125   # of the window's size; the usual weighting, and the released code's
 WEIGHT_FLOOR = 1e-3      # of the peak; keeps the quotient at a window's corner accurate in float32
 SMALL_WINDOW = 80 ** 3   # voxels
+SHARE_OF_GPU = 0.5       # of a GPU's free memory that image and sums may take; the network needs the rest
 EMPTY_LOGIT = -1e4       # where no window looked: no class, and finite, so that interpolation stays finite
 
 Plan = dict[int, list[tuple[int, int]]]     # z start -> (x start, y start) of its windows
@@ -74,6 +75,19 @@ def windows_at_once(window: Sequence[int], device: str | torch.device) -> int:
     return 2 if torch.device(device).type == "cpu" and np.prod(window) <= SMALL_WINDOW else 1
 
 
+def place_of_sums(values: int, device: str | torch.device) -> torch.device:
+    """Where image and sums lie: on the GPU if they leave enough of it to the network, otherwise on the CPU.
+
+    On the GPU, the volume goes there once and finished planes come back, instead of every window and all its logits.
+
+    values: float32 numbers in image and sums
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and 4 * values <= SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return torch.device("cpu")
+
+
 @torch.no_grad()
 def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tensor], classes: int,
                    window: Sequence[int], overlap: float = 0.5, body: np.ndarray | None = None,
@@ -90,8 +104,8 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     pad:      how to pad a volume that is smaller than the window, on both sides: "air", or "edge", which repeats its
               outermost voxels. Beyond the first slice, the last slice and a narrow field of view, the patient goes on.
     progress: whether to show how many windows are done (machine/progress.py); a text stands in front of it
-    yields:   z, and logits (K, D, H, dz) float32 on the CPU. They are a view of the buffer, valid until the next slab
-              is asked for. Clone it to keep it; a copy for everyone would double the memory.
+    yields:   z, and logits (K, D, H, dz) float32 on the CPU. They may be a view of the buffer, valid until the next
+              slab is asked for. Clone it to keep it; a copy for everyone would double the memory.
 
     A voxel's logits are sum(weight * logits) / sum(weight) over the windows that cover it, added in an order that does
     not depend on the slabs. Raises ValueError for another overlap or a model with other classes, FloatingPointError
@@ -104,10 +118,11 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     image, body, before = _padded(image, body, window, pad)
     depth, height, length = image.shape
     plan = plan_windows(image.shape, window, overlap, body)
-    weights = gaussian_weights(window)
-    batch = torch.empty(windows_at_once(window, device), 1, *window)
-    total = torch.zeros(classes, depth, height, window[2])                     # (K, D, H, w) sum of weight * logits
-    norm = torch.zeros(depth, height, window[2])                               # (D, H, w)    sum of weights
+    place = place_of_sums(image.numel() + (classes + 1) * depth * height * window[2], device)
+    image, weights = image.to(place), gaussian_weights(window).to(place)
+    batch = torch.empty(windows_at_once(window, device), 1, *window, device=place)
+    total = torch.zeros(classes, depth, height, window[2], device=place)       # (K, D, H, w) sum of weight * logits
+    norm = torch.zeros(depth, height, window[2], device=place)                 # (D, H, w)    sum of weights
     windows = sum(map(len, plan.values()))
     bar = Progress(f"{progress}: windows" if isinstance(progress, str) else "windows", windows, shown=bool(progress))
 
@@ -121,7 +136,7 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
         low, high = max(z, before[2]), min(following, before[2] + size[2])     # without the padding
         if high > low:
             slab = total[:, before[0]:before[0] + size[0], before[1]:before[1] + size[1], low - z:high - z]
-            yield low - before[2], slab
+            yield low - before[2], slab.cpu()                                  # on the CPU the view itself
         if following < length:
             _shift(total, finished)
             _shift(norm[None], finished)
@@ -148,14 +163,14 @@ def _predictions(image: Tensor, corners: list[tuple[int, int]], z: int, predict:
                  device: str | torch.device) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Run the model on the windows that start at plane z: yield (some corners, their logits (B, K, d, h, w) float32).
 
-    batch: (B, 1, d, h, w), a buffer for the windows that go through the network together
+    batch: (B, 1, d, h, w), a buffer for the windows that go through the network together, where image and sums lie
     """
     window = tuple(batch.shape[2:])
     for first in range(0, len(corners), len(batch)):
         some = corners[first:first + len(batch)]
         for b, (x, y) in enumerate(some):
             batch[b, 0] = image[x:x + window[0], y:y + window[1], z:z + window[2]]
-        logits = predict(batch[:len(some)].to(device)).float().cpu()
+        logits = predict(batch[:len(some)].to(device)).float().to(batch.device)
         if logits.shape != (len(some), classes, *window):
             raise ValueError(f"sliding window: the model returned {tuple(logits.shape)} for windows {window}. "
                              f"Expected {(len(some), classes, *window)}: check `classes` and the model's padding.")

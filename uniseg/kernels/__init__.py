@@ -6,8 +6,8 @@ results, and their backward passes are written by hand. Those of the layers do t
 memory of a CPU. Tests compare the two: results, gradients and every way of grouping classes.
 
 The fast forms run by default. To run the readable ones, set the environment variable `UNISEG_KERNELS=0` before Python
-starts, or set `uniseg.kernels.ENABLED = False` later. docs/verification.md says what the fast forms save;
-benchmarks/heads_and_loss.py measures it for the equations.
+starts, or set `uniseg.kernels.ENABLED = False` later. docs/performance.md says what the fast forms save;
+benchmarks/speed.py measures it.
 """
 
 import os
