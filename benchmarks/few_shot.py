@@ -73,9 +73,9 @@ def find_data(out: Path, shots: Sequence[int], spacing_mm: float = SPACING_MM, t
     (out / "tables").mkdir(exist_ok=True)
     for way in TRANSFORMS:
         if not (out / "tables" / f"{way}.npy").is_file():
-            subprocess.run([sys.executable, str(ROOT / "tools" / "make_embeddings.py"), "--from",
-                            str(ROOT / "embeddings.npy"), "--transform", way, "--out",
-                            str(out / "tables" / f"{way}.npy")], check=True)
+            subprocess.check_call([sys.executable, ROOT / "tools" / "make_embeddings.py", "--from",
+                                   ROOT / "embeddings.npy", "--transform", way, "--out", out / "tables" / f"{way}.npy"],
+                                  stdout=subprocess.DEVNULL)
 
 
 # ----------------------------------------------------------------------------------------------------------- trainings

@@ -68,7 +68,7 @@ def test_tables_have_a_row_for_what_was_trained():
 @pytest.mark.slow                                                                               # two trainings
 def test_the_command_trains_extends_and_prints(coarse, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
-    monkeypatch.setattr(few_shot, "RECIPE", "--backbone unet --width 2 --spacing 12 --patch-size 16 16 16".split())
+    monkeypatch.setattr(few_shot, "RECIPE", "--backbone unet --width 2 --spacing 12 --patch-size 32 32 32".split())
     monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
     command = ["--out", str(tmp_path), "--steps", "2", "2", "--shots", "1", "--seeds", "1",
                "--only", "shared, V3 centred"]
