@@ -147,8 +147,9 @@ def data_folders(args: argparse.Namespace, protocol: str) -> tuple[list[Path], P
 def folders(args: argparse.Namespace, protocol: str, method: str, seed: int, upto: int | None = None) -> list[Path]:
     """The run folders of the steps of one method, or of the first `upto` steps. Methods share the first one."""
     first, later = FIRST_STEPS[METHODS[method][0]], re.sub(r"\W+", "-", method.lower()).strip("-")
-    return [args.out / "runs" / f"{protocol}-{later if i else first}-seed{seed}-step{i + 1}"
-            for i in range(len(GROUPS[protocol]))][:upto]
+    names = [f"{first}-seed{0 if args.one_start else seed}"]
+    names += [f"{later}-seed{seed}{'-from0' if args.one_start and seed else ''}"] * (len(GROUPS[protocol]) - 1)
+    return [args.out / "runs" / f"{protocol}-{name}-step{i}" for i, name in enumerate(names, 1)][:upto]
 
 
 def chain(args: argparse.Namespace, protocol: str, method: str, seed: int, upto: int | None = None) -> list[Path]:
@@ -167,8 +168,8 @@ def chain(args: argparse.Namespace, protocol: str, method: str, seed: int, upto:
             options = [*(PAPER_RECIPE[:2] if args.paper else EXTEND), *later, "--extend", checkpoints[-1]]
         length = next((times for name, times in LENGTHS.items() if method.endswith(name)), 1)
         steps = int(args.steps[1] * length) if i else args.steps[0]
-        checkpoints.append(train(root, folder, args.out / "cache", None if args.paper else steps, seed,
-                                 [*options, "--classes", classes]))
+        checkpoints.append(train(root, folder, args.out / "cache", None if args.paper else steps,
+                                 0 if args.one_start and i == 0 else seed, [*options, "--classes", classes]))
     return checkpoints
 
 
@@ -177,7 +178,7 @@ def train_all(args: argparse.Namespace, jobs: Sequence[tuple[str, str, int]],
     """`chain` of every (protocol, method, seed), --jobs at a time, in the order of `jobs`."""
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         # Methods share their first steps, each of which is trained once.
-        first = {(protocol, METHODS[method][0], seed): (protocol, method, seed) for protocol, method, seed in jobs}
+        first = {folders(args, *job)[0]: job for job in jobs}
         list(pool.map(lambda job: chain(args, *job, upto=1), first.values()))
         yield from pool.map(lambda job: chain(args, *job, upto=upto), jobs)
 
@@ -311,6 +312,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="optimiser steps of the first training and of each later one, "
                              f"multiples of {STEPS_PER_EPOCH} (default 1500 800)")
     parser.add_argument("--seeds", type=int, default=1, help="repetitions, with seeds 0, 1, ... (default %(default)s)")
+    parser.add_argument("--one-start", action="store_true",
+                        help="extend the first training of seed 0 with every seed: repetitions of the extensions alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings that run at a time (default %(default)s)")
     parser.add_argument("--data", type=Path, nargs="+", metavar="ROOT",
                         help="a folder of data for each step, then one for the test (default: phantoms)")

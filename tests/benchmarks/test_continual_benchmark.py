@@ -164,6 +164,17 @@ def test_longer_and_half_change_the_steps_of_the_extensions_alone(tmp_path, monk
     assert ran == [1500, 800, 1500, 400, 1500, 2400]
 
 
+def test_with_one_start_every_seed_extends_the_first_training_of_seed_0(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmark, "train", lambda root, folder, cache, steps, seed, *more:
+                        ran.append((folder.name, seed)) or folder)
+    args = benchmark.build_parser().parse_args(["--out", str(tmp_path), "--data", "A", "B", "TEST", "--one-start"])
+    for seed in (0, 1):
+        benchmark.chain(args, "tumour", "LwF", seed)
+    first = ("tumour-softmax-seed0-step1", 0)
+    assert ran == [first, ("tumour-lwf-seed0-step2", 0), first, ("tumour-lwf-seed1-from0-step2", 1)]
+
+
 def test_scores_are_kept_beside_the_checkpoint_until_it_changes(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setattr(benchmark, "measure", lambda weights, test: measured.append(test.name) or {"liver": 0.5})
