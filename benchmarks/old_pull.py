@@ -24,7 +24,7 @@ from torch import Tensor
 
 from uniseg import checkpoint, train
 from uniseg.continual import Extension
-from uniseg.losses import masked_sum, unpack_bits
+from uniseg.losses import masked_sum
 from uniseg.machine.processes import start_processes
 from uniseg.training.batches import make_patches
 from uniseg.training.learner import make_learner

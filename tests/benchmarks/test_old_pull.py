@@ -1,4 +1,4 @@
-"""benchmarks/old_pull.py: its terms are those of Eq. (4), and which of them pull where student and teacher are equal."""
+"""benchmarks/old_pull.py: its terms are those of Eq. (4); which of them pull where student and teacher are equal."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from uniseg.phantom import make_phantom
 def test_terms_add_up_to_eq_4_and_at_equality_the_linear_dice_alone_pulls():
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
-    target = torch.sigmoid(logits.detach())                       # two old classes, for which the student is the teacher
+    target = torch.sigmoid(logits.detach())                # two old classes, for which the student is the teacher
     target[:, 2] = target[:, 2].round()
     found = terms(logits, target, 2, None)
     total = found["new classes"] + found["old, linear Dice"] + found["old, BCE"]
