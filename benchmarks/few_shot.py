@@ -7,7 +7,8 @@ one class to another. Every row of START is trained on `partial`, the assembly o
 each annotate other classes, and scored on phantoms that are labelled in full. Then it is extended (Eq. (5)) by the
 classes NEW, which resemble old ones, from 1, 2 or 4 other phantoms, and old and new classes are scored again.
 
-The encoder is MiniLM, not the paper's CLIP; `centred` and `whitened` are made by tools/make_embeddings.py. The command
+`random` has vectors of many numbers without any meaning: what it learns as fast as V3, meaning does not explain. The
+encoder is MiniLM, not the paper's CLIP; `centred` and `whitened` are made by tools/make_embeddings.py. The command
 runs at the top of a checkout and may be called again: finished trainings are not repeated, interrupted ones are
 resumed. Results are in docs/ablations.md.
 """
@@ -43,7 +44,7 @@ FIRST_SHOT, FIRST_TEST, TESTS = 2000, 1000, 6                # seeds of phantoms
 TRANSFORMS = ("centred", "whitened")
 SHARED = ("--lpg", "shared", "--encoding")
 START = {                                                    # row -> its options; {tables}: the folder of embeddings
-    "shared, one-hot": (*SHARED, "one-hot"), "shared, V3": (*SHARED, "v3"),
+    "shared, one-hot": (*SHARED, "one-hot"), "shared, random": (*SHARED, "random"), "shared, V3": (*SHARED, "v3"),
     **{f"shared, V3 {way}": (*SHARED, "v3", "--embeddings", f"{{tables}}/{way}.npy") for way in TRANSFORMS},
     "one MLP a class, V3": ("--lpg-hidden", "64", "--encoding", "v3"),
     "one MLP a class, V3, He start": ("--lpg-hidden", "64", "--encoding", "v3", "--head-start", "he"),

@@ -40,9 +40,10 @@ CURVES = {                                                     # curve -> its me
     "Ours, no old Dice": ("Ours, old 3, no old Dice", "Ours, no old Dice", "Ours, old 1, no old Dice",
                           "Ours, old 0.3, no old Dice"),
 }
+OURS = tuple(method for name, methods in CURVES.items() if name.startswith("Ours") for method in methods)
 LENGTHS = {name: tuple(f"{method}{length}" for length in (", half", "", ", longer"))
            for name, method in (("LwF", "LwF"), ("ILT", "ILT"), ("PLOP", "PLOP"), ("Ours", "Ours (text)"))}
-EQUAL = (0.01, 0.02, 0.05, 0.1)                                # forgetting at which curves are compared
+EQUAL = (0.01, 0.05, 0.1, 0.15, 0.2)                           # forgetting at which curves are compared
 COLORS = ((200, 80, 30), (120, 120, 120), (150, 90, 170), (20, 110, 190), (20, 150, 90), (190, 30, 90))
 BOX = (90, 90, 470, 470)                                       # of the first panel; the second one stands beside it
 
@@ -165,8 +166,9 @@ def show(points: Points, protocol: str, out: Path) -> None:
     """Print the tables and write the chart."""
     if not points:
         sys.exit(f"{out}: no finished training of the {protocol} extension. Leave --finished out.")
+    weights = {**CURVES, "Ours, all points": OURS}
     print("\n".join([f"{protocol} extension, step 2", "", *table(points), "", "Weights", "",
-                     *at_equal_forgetting(points, CURVES), "", "Lengths", "", *at_equal_forgetting(points, LENGTHS)]))
+                     *at_equal_forgetting(points, weights), "", "Lengths", "", *at_equal_forgetting(points, LENGTHS)]))
     write_png(out / f"{protocol}.png", picture(points, protocol))
 
 
