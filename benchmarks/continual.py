@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import functools
+import json
 import re
 import shutil
 import sys
@@ -42,6 +42,7 @@ from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import read_ct
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
+from uniseg.training.run_folder import write_json
 
 Scores = Mapping[str, float]                              # {class: Dice}
 Results = Mapping[str, Sequence[tuple[Scores, ...]]]      # {method: for each seed the scores after each step}
@@ -69,14 +70,18 @@ METHODS = {                                               # options of the first
     "PLOP": (("--head", "softmax"), ("--baseline", "plop")), "Ours (1-hot)": (("--encoding", "one-hot"), ()),
     "Ours (text)": (("--encoding", "v3"), ()),
 }
-# Not in the paper's tables, for --methods.
-METHODS |= {f"{name}, longer": METHODS[name] for name in ("LwF", "Ours (text)")}
-# Options beyond the paper: forgetting against learning (docs/extending.md).
-METHODS |= {f"Ours, {name}": (("--encoding", "v3"), later) for name, later in (
-    ("old 1", ("--old-weight", "1")), ("old 0.3", ("--old-weight", "0.3")),
-    ("squared Dice", ("--old-dice", "squared")), ("no old Dice", ("--old-dice", "none")),
-    ("He start", ("--head-start", "he")))}
-LONGER = 3                                                # how many times as long the later steps of "..., longer" take
+# Not in the paper's tables, for --methods and forgetting.py.
+LENGTHS = {"half": 0.5, "longer": 3}                      # how many times as long the later steps of "..., longer" take
+METHODS |= {f"{name}, {length}": METHODS[name] for length in LENGTHS for name in ("LwF", "ILT", "PLOP", "Ours (text)")}
+# Beyond the paper: the weight of the old classes, and their Dice (docs/forgetting.md).
+OLD_DICE = {"linear": "", "squared": ", squared Dice", "none": ", no old Dice"}
+METHODS |= {f"{name}, old {weight}": (METHODS[name][0], (*METHODS[name][1], "--old-weight", weight))
+            for name in ("LwF", "ILT", "PLOP") for weight in ("10", "100")}
+METHODS |= {f"Ours, old {weight}{text}": (METHODS["Ours (text)"][0], ("--old-weight", weight, "--old-dice", dice))
+            for dice, text in OLD_DICE.items() for weight in ("3", "1", "0.3")}
+METHODS |= {f"Ours{text}": (METHODS["Ours (text)"][0], ("--old-dice", dice))
+            for dice, text in OLD_DICE.items() if text}
+METHODS["Ours, He start"] = (METHODS["Ours (text)"][0], ("--head-start", "he"))
 # Options of a first step -> the name of its folder, which methods share.
 FIRST_STEPS = {("--head", "softmax"): "softmax", ("--encoding", "one-hot"): "ours-1-hot",
                ("--encoding", "v3"): "ours-text"}
@@ -139,6 +144,14 @@ def data_folders(args: argparse.Namespace, protocol: str) -> tuple[list[Path], P
 # -------------------------------------------------------------------------------------------------------------- the
 # trainings
 
+def folders(args: argparse.Namespace, protocol: str, method: str, seed: int, upto: int | None = None) -> list[Path]:
+    """The run folders of the steps of one method, or of the first `upto` steps. Methods share the first one."""
+    first, later = FIRST_STEPS[METHODS[method][0]], re.sub(r"\W+", "-", method.lower()).strip("-")
+    names = [f"{first}-seed{0 if args.one_start else seed}"]
+    names += [f"{later}-seed{seed}{'-from0' if args.one_start and seed else ''}"] * (len(GROUPS[protocol]) - 1)
+    return [args.out / "runs" / f"{protocol}-{name}-step{i}" for i, name in enumerate(names, 1)][:upto]
+
+
 def chain(args: argparse.Namespace, protocol: str, method: str, seed: int, upto: int | None = None) -> list[Path]:
     """Train the steps of one method, each from the one before; returns their last checkpoints.
 
@@ -146,25 +159,43 @@ def chain(args: argparse.Namespace, protocol: str, method: str, seed: int, upto:
     """
     (first, later), (roots, _) = METHODS[method], data_folders(args, protocol)
     checkpoints: list[Path] = []
-    for i, (root, group) in enumerate(zip(roots, GROUPS[protocol])):
-        if upto is not None and i >= upto:
-            break
-        name = FIRST_STEPS[first] if i == 0 else re.sub(r"\W+", "-", method.lower()).strip("-")
-        folder = args.out / "runs" / f"{protocol}-{name}-seed{seed}-step{i + 1}"
+    of_runs = folders(args, protocol, method, seed, upto)
+    for i, (root, group, folder) in enumerate(zip(roots, GROUPS[protocol], of_runs)):
         classes = ",".join(name for label in group for name in names_of(label))
         if i == 0:
             options = [*(PAPER_RECIPE if args.paper else RECIPE), *first]
         else:
             options = [*(PAPER_RECIPE[:2] if args.paper else EXTEND), *later, "--extend", checkpoints[-1]]
-        steps = args.steps[1] * (LONGER if method.endswith("longer") else 1) if i else args.steps[0]
-        checkpoints.append(train(root, folder, args.out / "cache", None if args.paper else steps, seed,
-                                 [*options, "--classes", classes]))
+        length = next((times for name, times in LENGTHS.items() if method.endswith(name)), 1)
+        steps = int(args.steps[1] * length) if i else args.steps[0]
+        checkpoints.append(train(root, folder, args.out / "cache", None if args.paper else steps,
+                                 0 if args.one_start and i == 0 else seed, [*options, "--classes", classes]))
     return checkpoints
 
 
-@functools.lru_cache(maxsize=None)
+def train_all(args: argparse.Namespace, jobs: Sequence[tuple[str, str, int]],
+              upto: int | None = None) -> Iterator[list[Path]]:
+    """`chain` of every (protocol, method, seed), --jobs at a time, in the order of `jobs`."""
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        # Methods share their first steps, each of which is trained once.
+        first = {folders(args, *job)[0]: job for job in jobs}
+        list(pool.map(lambda job: chain(args, *job, upto=1), first.values()))
+        yield from pool.map(lambda job: chain(args, *job, upto=upto), jobs)
+
+
 def score(weights: Path, test: Path) -> dict[str, float]:
-    """{class: mean Dice over the test cases that have it} of a checkpoint, without post-processing."""
+    """{class: mean Dice over the test cases that have it} of a checkpoint, without post-processing.
+
+    A file beside the checkpoint keeps the scores, for other tables and later calls.
+    """
+    kept = weights.with_name(f"scores_{test.name}.json")
+    if not kept.is_file() or kept.stat().st_mtime < weights.stat().st_mtime:
+        write_json(kept, measure(weights, test))
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def measure(weights: Path, test: Path) -> dict[str, float]:
+    """The scores of `score`."""
     segmenter = uniseg.load(weights)
     scores: dict[str, list[float]] = {}
     named = {name: name for groups in GROUPS.values() for group in groups for label in group
@@ -281,6 +312,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="optimiser steps of the first training and of each later one, "
                              f"multiples of {STEPS_PER_EPOCH} (default 1500 800)")
     parser.add_argument("--seeds", type=int, default=1, help="repetitions, with seeds 0, 1, ... (default %(default)s)")
+    parser.add_argument("--one-start", action="store_true",
+                        help="extend the first training of seed 0 with every seed: repetitions of the extensions alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings that run at a time (default %(default)s)")
     parser.add_argument("--data", type=Path, nargs="+", metavar="ROOT",
                         help="a folder of data for each step, then one for the test (default: phantoms)")
@@ -293,15 +326,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.data and (len(args.protocol) > 1 or len(args.data) != 1 + len(GROUPS[args.protocol[0]])):
         sys.exit("--data: choose one --protocol and give one folder per step and one for the test.")
-    jobs = [(protocol, method, seed) for protocol in args.protocol for method in args.methods or IN_TABLE[protocol]
-            for seed in range(args.seeds)]
+    jobs = [(protocol, method, seed) for protocol in args.protocol for seed in range(args.seeds)
+            for method in args.methods or IN_TABLE[protocol]]
     for protocol in args.protocol:
         data_folders(args, protocol)
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        # Methods share their first steps, each of which is trained once.
-        first = {(protocol, METHODS[method][0], seed): (protocol, method, seed) for protocol, method, seed in jobs}
-        list(pool.map(lambda job: chain(args, *job, upto=1), first.values()))
-        trained = list(pool.map(lambda job: chain(args, *job), jobs))
+    trained = list(train_all(args, jobs))
     results: dict[str, dict[str, list[tuple[Scores, ...]]]] = {protocol: {} for protocol in args.protocol}
     for (protocol, method, _), checkpoints in zip(jobs, trained):
         test = data_folders(args, protocol)[1]

@@ -129,24 +129,31 @@ def find_phantoms(out: Path, roots: Sequence[str] = ROOTS) -> Dataset:
 # ---------------------------------------------------------------------------------------------------------- three
 # models
 
+def unfinished(folder: Path) -> int | None:
+    """The step that the training of a run folder has reached; None if it is finished."""
+    if not (folder / "last.pt").is_file():
+        return 0
+    training = checkpoint.read(folder / "last.pt")["training"]
+    return training["step"] if training["epoch"] < training["config"]["epochs"] else None
+
+
 def train(root: Path, folder: Path, cache: Path, steps: int | None, seed: int, recipe: Sequence[Any] = RECIPE) -> Path:
     """Run `python -m uniseg.train` until the folder holds a finished training; returns its last checkpoint.
 
     steps: a multiple of STEPS_PER_EPOCH, or None if the options of `recipe` say how long
     """
-    last = folder / "last.pt"
-    training = checkpoint.read(last)["training"] if last.is_file() else {"step": 0, "epoch": 0}
-    if not training["step"] or training["epoch"] < training["config"]["epochs"]:
-        if not training["step"]:
+    step = unfinished(folder)
+    if step is not None:
+        if not step:
             shutil.rmtree(folder, ignore_errors=True)                    # interrupted before the end of its first epoch
-        print(f"training {folder.name} on {root.name}, from step {training['step']}", file=sys.stderr, flush=True)
+        print(f"training {folder.name} on {root.name}, from step {step}", file=sys.stderr, flush=True)
         start = time.monotonic()
         length = ["--epochs", steps // STEPS_PER_EPOCH, "--steps-per-epoch", STEPS_PER_EPOCH] if steps else []
         command = [sys.executable, "-m", "uniseg.train", "--data-root", root, "--out", folder, "--cache", cache,
-                   *recipe, *length, "--seed", seed, *(["--resume"] if training["step"] else [])]
+                   *recipe, *length, "--seed", seed, *(["--resume"] if step else [])]
         subprocess.run(list(map(str, command)), check=True)
         print(f"{folder.name} took {(time.monotonic() - start) / 60:.1f} min", file=sys.stderr, flush=True)
-    return last
+    return folder / "last.pt"
 
 
 def score(weights: Path, test: Dataset, pictures: Path) -> dict[str, float]:

@@ -169,9 +169,9 @@ def teacher_of_two():
     return plain(CLASSES[:2], seed=3).eval()
 
 
-def step_loss(method, teacher=True):
+def step_loss(method, teacher=True, old_weight=1.0):
     batch, network, old = batch_of(6, "111", "111"), plain(), teacher_of_two() if teacher else None
-    loss = training_step(network, [batch], TrainConfig(), objective=Softmax(network, old, method))
+    loss = training_step(network, [batch], TrainConfig(), objective=Softmax(network, old, method, old_weight))
     return batch, network, old, loss.item()
 
 
@@ -195,13 +195,13 @@ def expected_terms(batch, network, old):
                 "pod": pod_distance([maps[n] for n in LEVELS["unet"]], [before[n] for n in LEVELS["unet"]], 3, 1)}
 
 
-@pytest.mark.parametrize("method, terms", [("lwf", ("ce", "new dice", "old dice")), ("ilt", ("ce", "new dice", "mse")),
-                                           ("plop", ("ce", "new dice", "pod"))])
-def test_each_method_is_the_sum_of_its_terms(method, terms):
-    batch, network, old, loss = step_loss(method)
+@pytest.mark.parametrize("old_weight", [1.0, 10.0])
+@pytest.mark.parametrize("method, last", [("lwf", "old dice"), ("ilt", "mse"), ("plop", "pod")])
+def test_each_method_is_the_sum_of_its_terms_the_one_that_keeps_old_classes_weighed_as_asked(method, last, old_weight):
+    batch, network, old, loss = step_loss(method, old_weight=old_weight)
     found = expected_terms(batch, network, old)
-    assert loss == pytest.approx(sum(found[t].item() for t in terms), rel=1e-5)
-    assert all(found[t] > 0 for t in terms)
+    assert loss == pytest.approx((found["ce"] + found["new dice"] + old_weight * found[last]).item(), rel=1e-5)
+    assert all(found[t] > 0 for t in ("ce", "new dice", last))
 
 
 def test_a_first_training_is_cross_entropy_and_dice():
@@ -308,6 +308,7 @@ def test_what_a_baseline_cannot_do_is_refused_in_one_line(first, tmp_path, capsy
     assert "a network with a softmax. Say how to extend it: --baseline lwf, ilt, plop." in refused(*new)
     assert "--hard-pseudo and --old-labels are for class-specific heads" in refused(*new, "--baseline", "lwf",
                                                                                     "--hard-pseudo")
+    assert "--old-dice is for class-specific heads" in refused(*new, "--baseline", "lwf", "--old-dice", "squared")
     assert "--freeze old: only a network with one MLP per class" in refused(*new, "--baseline", "lwf", "--freeze",
                                                                             "old")
     assert ("does not annotate liver; a softmax takes what is unlabelled for background. "

@@ -157,10 +157,11 @@ class Softmax:
     network: the PlainModel that learns
     teacher: the frozen old network; None for the first training, whose loss is cross-entropy + Dice
     method:  one of machine.choices.BASELINES, or "none" for the first training
+    old_weight: of the method's last term, the one that keeps the old classes; 1 as in the authors' code
     """
 
-    def __init__(self, network: "PlainModel", teacher: Any = None, method: str = "none"):
-        self.network, self.teacher, self.method = network, teacher, method
+    def __init__(self, network: "PlainModel", teacher: Any = None, method: str = "none", old_weight: float = 1.0):
+        self.network, self.teacher, self.method, self.old_weight = network, teacher, method, old_weight
         self.old = len(teacher.classes) if teacher is not None else 0
 
     def pairs(self, labelled: Tensor) -> float:
@@ -183,11 +184,12 @@ class Softmax:
         weight = None if weight is None else torch.cat([weight.new_ones(1), weight[0]])
         loss = cross_entropy(scores, index, weight) + softmax_dice(scores, index, new)
         if self.method == "lwf":
-            loss = loss + softmax_dice(scores, index, range(self.old))
+            loss = loss + self.old_weight * softmax_dice(scores, index, range(self.old))
         elif self.method == "ilt":
-            loss = loss + F.mse_loss(maps[levels[0]].float(), old_maps[levels[0]].float())
+            loss = loss + self.old_weight * F.mse_loss(maps[levels[0]].float(), old_maps[levels[0]].float())
         elif self.method == "plop":
-            loss = loss + pod_distance([maps[n] for n in levels], [old_maps[n] for n in levels], len(names), len(new))
+            distance = pod_distance([maps[n] for n in levels], [old_maps[n] for n in levels], len(names), len(new))
+            loss = loss + self.old_weight * distance
         return loss * len(labelled) / pairs
 
 

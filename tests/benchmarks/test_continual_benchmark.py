@@ -1,5 +1,6 @@
 """benchmarks/continual.py: what each step's data hold, and its tables with the paper's numbers and made-up ones."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import partial_labels
 from continual import (
     GROUPS,
     IN_TABLE,
+    LENGTHS,
     METHODS,
     TABLE_10,
     TABLE_11,
@@ -136,13 +138,54 @@ def test_the_papers_means_are_those_of_its_rows():
 def test_the_papers_numbers_are_those_of_the_specification():
     assert TABLE_11["Ours (text)"][2:] == (.787, .695, .692, .636)
     assert TABLE_11["LwF"] == (.891, .777, .767, .530, .486, .360)
-    beyond = {name for name in METHODS if name.startswith("Ours, ")}
-    assert set(METHODS) == {*TABLE_11, "Ours (text), longer", "LwF, longer", *beyond}
-    changed = {"old_weight": 0.0, "old_dice": "linear", "head_start": "torch"}             # each changes one setting
-    for name in beyond:
-        args = build_parser().parse_args([*METHODS[name][1], "--extend", "x.pt"])
-        assert sum(getattr(args, option) != default for option, default in changed.items()) == 1, name
     assert set(IN_TABLE["tumour"]) == set(TABLE_10) and set(IN_TABLE["body"]) == set(TABLE_11)
+
+
+def test_methods_beyond_the_paper_change_what_their_names_say():
+    shown = {"--old-weight": "old {}", "--head-start": "He start"}
+    dice = {"linear": "", "squared": "squared Dice", "none": "no old Dice"}
+    for name, (first, later) in METHODS.items():
+        base, *changes = name.split(", ")
+        if base != "Ours":
+            assert first == METHODS[base][0] and later[:2] == METHODS[base][1]
+            later = later[2:]
+        said = [dice[value] if option == "--old-dice" else shown[option].format(value)
+                for option, value in zip(later[::2], later[1::2])]
+        assert [text for text in said if text] == [text for text in changes if text not in LENGTHS], name
+        build_parser().parse_args([*later, "--extend", "x.pt"])                       # the options exist
+
+
+def test_longer_and_half_change_the_steps_of_the_extensions_alone(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmark, "train", lambda root, folder, cache, steps, *more: ran.append(steps) or folder)
+    args = benchmark.build_parser().parse_args(["--out", str(tmp_path), "--data", "A", "B", "TEST"])
+    for method in ("LwF", "LwF, half", "LwF, longer"):
+        benchmark.chain(args, "tumour", method, 0)
+    assert ran == [1500, 800, 1500, 400, 1500, 2400]
+
+
+def test_with_one_start_every_seed_extends_the_first_training_of_seed_0(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(benchmark, "train", lambda root, folder, cache, steps, seed, *more:
+                        ran.append((folder.name, seed)) or folder)
+    args = benchmark.build_parser().parse_args(["--out", str(tmp_path), "--data", "A", "B", "TEST", "--one-start"])
+    for seed in (0, 1):
+        benchmark.chain(args, "tumour", "LwF", seed)
+    first = ("tumour-softmax-seed0-step1", 0)
+    assert ran == [first, ("tumour-lwf-seed0-step2", 0), first, ("tumour-lwf-seed1-from0-step2", 1)]
+
+
+def test_scores_are_kept_beside_the_checkpoint_until_it_changes(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(benchmark, "measure", lambda weights, test: measured.append(test.name) or {"liver": 0.5})
+    weights = tmp_path / "last.pt"
+    weights.touch()
+    for test in ("test", "test", "other"):
+        assert benchmark.score(weights, tmp_path / test) == {"liver": 0.5}
+    assert measured == ["test", "other"]
+    os.utime(weights, (2e9, 2e9))                                                            # trained on, in 2033
+    benchmark.score(weights, tmp_path / "test")
+    assert measured == ["test", "other", "test"]
 
 
 def test_own_data_takes_the_place_of_the_phantoms_step_by_step(tmp_path, monkeypatch):

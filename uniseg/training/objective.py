@@ -80,7 +80,7 @@ def make_objective(args: argparse.Namespace, config: TrainConfig, network: Netwo
                              f"{', '.join(BASELINES)}.")
         refuse_unlabelled(train_cases, network.classes[len(teacher.classes) if teacher is not None else 0:])
         assert isinstance(network, PlainModel)
-        return Softmax(network, teacher, config.baseline)
+        return Softmax(network, teacher, config.baseline, config.old_weight or 1.0)
     if config.baseline != "none":
         raise ValueError(f"--baseline {config.baseline}: for a checkpoint that was trained with --head softmax, given "
                          "to --extend.")

@@ -253,8 +253,9 @@ def _add_extension(parser: argparse.ArgumentParser) -> None:
                       help="where the new data label an old class, learn from that label; beyond the paper, where all "
                       "old classes have pseudo labels [P, Eq. (5)]")
     more.add_argument("--old-weight", type=not_negative, default=default.old_weight, metavar="W",
-                      help="mean loss of the new classes plus W times that of the old ones, however many they are; 0: "
-                      "all classes weigh alike [P, Eq. (4)]")
+                      help="mean loss of the new classes plus W times that of the old ones, however many they are, "
+                      "or W times the --baseline's term for old classes; 0: all classes weigh alike, or this term "
+                      "once as in the authors' code [P, Eq. (4)]")
     more.add_argument("--old-dice", choices=("linear", "squared", "none"), default=default.old_dice,
                       help="Dice loss of the old classes: linear is not least where student and soft pseudo label are "
                       "equal, squared is; none: their BCE alone [P, Eq. (4)]")

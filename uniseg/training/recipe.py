@@ -65,7 +65,7 @@ class TrainConfig:
     # extension by new classes, Section 3.3
     hard_pseudo: bool = False             # P: soft pseudo labels
     old_labels: bool = False              # P, Eq. (5): pseudo labels for all old classes
-    old_weight: float = 0.0               # P, Eq. (4): all pairs weigh alike; else see continual.Extension
+    old_weight: float = 0.0               # P, Eq. (4): all pairs weigh alike; see continual.Extension, baselines.py
     old_dice: str = "linear"              # P, Eq. (4): the Dice of old classes; "squared", "none": losses.masked_loss
     baseline: str = "none"                # P; else lwf, ilt or plop of a network with a softmax (baselines.py)
     # validation

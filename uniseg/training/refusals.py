@@ -56,8 +56,8 @@ def _start(args: argparse.Namespace) -> Iterator[Refusal]:
     yield (args.head == "softmax" and (args.hard_pseudo or args.old_labels),
            "--hard-pseudo and --old-labels are for class-specific heads; the baselines' pseudo labels are hard. Leave "
            "them out.")
-    yield (args.head == "softmax" and (args.old_weight > 0 or args.old_dice != "linear"),
-           "--old-weight and --old-dice are for class-specific heads. Leave them out.")
+    yield (args.head == "softmax" and args.old_dice != "linear",
+           "--old-dice is for class-specific heads. Leave it out.")
     yield (args.old_weight > 0 and args.reduction == "sum",
            "--old-weight and --reduction sum: the weight is that of a mean. Leave one out.")
     yield (args.freeze == "old" and (args.old_weight > 0 or args.old_dice != "linear"),
