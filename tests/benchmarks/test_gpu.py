@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gpu as benchmark
@@ -11,12 +12,16 @@ import gpu as benchmark
 
 @pytest.fixture
 def printed(monkeypatch, capsys):
+    """Run the command and return what it prints. It switches TF32 on and off, which is undone for other tests."""
+    multiplies, convolves = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     monkeypatch.setattr(benchmark.peers, "available", lambda: False)
 
     def run(*words):
         assert benchmark.main(["--device", "cpu", "--tiny", *words]) == 0
         return capsys.readouterr().out
-    return run
+    yield run
+    torch.set_float32_matmul_precision(multiplies)
+    torch.backends.cudnn.allow_tf32 = convolves
 
 
 def test_without_monai_it_says_so_and_measures_uniseg_alone(printed):
