@@ -625,7 +625,8 @@ def test_r9_of_ten_cases_killed_at_the_fifth_resume_makes_the_rest_and_touches_n
     (here / "cts").mkdir()
     for n in range(10):
         (here / "cts" / f"{n}.nii.gz").write_bytes((here / "ct.nii.gz").read_bytes())
-    options = ["cts", "--device", "cpu", "--weights", str(shared / "tiny.pt"), "-o", "out"]
+    options = ["cts", "--device", "cpu", "--weights", str(shared / "tiny.pt"), "-o", "out",
+               "--precision", "float32"]
     done = subprocess.run([sys.executable, "-c", DIES_AT_THE_FIFTH, *options], cwd=here, timeout=60,
                           capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -439,8 +439,8 @@ def test_one_case_is_learned_by_heart(tmp_path):
                   {"x": Patient(*make_phantom((12.0, 12.0, 12.0)))})
     assert main(["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--overfit", "1", *TINY,
                  "--width", "8", "--lpg-hidden", "32", "--patch-size", "24", "16", "24", "--batch-size", "1",
-                 "--epochs", "8", "--steps-per-epoch", "10", "--warmup-epochs", "1", "--lr", "5e-3", "--prior", "0.1",
-                 "--val-every", "8"]) == 0
+                 "--epochs", "14", "--steps-per-epoch", "10", "--warmup-epochs", "1", "--lr", "5e-3", "--prior", "0.1",
+                 "--val-every", "14"]) == 0
     [last] = [r for r in metrics(tmp_path / "run") if "dice" in r]
     assert set(last["dice"]) == {"spleen", "liver", "right_lung", "left_lung"}
     assert last["mean_dice"] > 0.9

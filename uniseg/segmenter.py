@@ -34,7 +34,7 @@ from .inference.measures import measure
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
 from .inference.outputs import outputs_named
 from .inference.plausibility import doubts
-from .inference.region import find_body
+from .inference.region import box_of_windows, find_body
 from .inference.request import Request, make_request
 from .inference.result import Segmentation, find_class, read_again, unchanged
 from .inference.second_view import central_part, view_weight
@@ -277,21 +277,23 @@ class Segmenter:
                 [part.stop - part.start for part in box], self.preprocessing.window, self.preprocessing.spacing_mm,
                 request.overlap, locator.preprocessing.window, locator.preprocessing.spacing_mm):
             return {}, None
-        organs, coarse_affine = locator.locate(hu, affine, sorted(wanted), request.precision)
+        organs, coarse_affine = locator.locate(hu, affine, body, sorted(wanted), request.precision)
         if not wanted <= set(organs):
             return {}, None
         near = around(organs.values(), coarse_affine, affine, hu.shape)
         worth_it = saves_windows(near[box], body[box], self.preprocessing.window, request.overlap)
         return organs, near if worth_it else None
 
-    def locate(self, hu: np.ndarray, affine: np.ndarray, classes: Sequence[str],
+    def locate(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, classes: Sequence[str],
                precision: str) -> tuple[dict[str, Organ], np.ndarray]:
         """Where the organs are, from one pass without overlap; the organs that are found, and the grid's affine (4, 4).
 
-        hu: (D, H, W) on any grid whose axes are RAS+
+        hu:   (D, H, W) on any grid whose axes are RAS+
+        body: (D, H, W) bool, its body mask
         """
         coarse, coarse_affine = resample(hu, affine, self.preprocessing.spacing_mm, antialias=True)
-        body, box = find_body(coarse, coarse_affine, self.preprocessing.window)
+        body = resample(body.view(np.uint8), affine, self.preprocessing.spacing_mm, antialias=True)[0] > 0.5
+        box = box_of_windows(body, coarse_affine, self.preprocessing.window)
         if box is None:
             return {}, coarse_affine
         request = make_request(self, classes, overlap=0.0, postprocess=False, precision=precision, fast=True)

@@ -20,7 +20,7 @@ from ..imaging.components import CONNECTED_26, largest_components
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
 from ..sliding_window import plan_windows
 from ..taxonomy import BY_NAME
-from .native_grid import AT_THRESHOLD, Crop
+from .native_grid import AT_THRESHOLD, Crop, box_slices
 
 MARGIN_MM = 10.0         # around the box of an organ
 LEAST_SAVING = 4         # times as many windows as the coarse pass; with fewer, the coarse pass costs what it saves
@@ -111,7 +111,6 @@ def found_whole(crops: Mapping[str, Crop | None], organs: Mapping[str, Organ], n
     returns: False where a class that the coarse pass found is missing or has less than AGREEING_SHARE of its volume, or
              where more than CUT_SHARE of its largest component is estimated to be cut off
     """
-    inner = ndimage.binary_erosion(near | ~body, border_value=1)
     for name, crop in crops.items():
         if crop is None:
             if name in organs:
@@ -122,10 +121,16 @@ def found_whole(crops: Mapping[str, Crop | None], organs: Mapping[str, Organ], n
             mask = largest_components(mask)
         if name in organs and mask.sum() * voxel_volume_mm3(affine) / 1000 < AGREEING_SHARE * organs[name].ml:
             return False
-        part = tuple(slice(s, s + n) for s, n in zip(crop.start, crop.values.shape))
-        if cut_off(mask & ~inner[part]) > CUT_SHARE * mask.sum():
+        if cut_off(mask & _at_side(near, body, box_slices(crop.start, mask.shape))) > CUT_SHARE * mask.sum():
             return False
     return True
+
+
+def _at_side(near: np.ndarray, body: np.ndarray, part: Box) -> np.ndarray:
+    """The voxels of a part of the grid that have a neighbour in the body where the fine pass did not look, bool."""
+    wider = tuple(slice(max(0, one.start - 1), one.stop + 1) for one in part)
+    inner = ndimage.binary_erosion(near[wider] | ~body[wider], border_value=1)
+    return ~inner[tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wider))]
 
 
 def cut_off(at_side: np.ndarray) -> float:

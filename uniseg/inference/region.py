@@ -20,10 +20,14 @@ def find_body(hu: np.ndarray, affine: np.ndarray, window: Sequence[int],
     outside: (D, H, W) bool, what lies outside the field of view; None: nothing
     returns: (D, H, W) bool, and slices of the three axes; None where there is no body
     """
-    spacing_mm = voxel_size_mm(affine)
-    body = body_mask(hu, spacing_mm, outside)
-    box = trunk_box(body, spacing_mm, BODY_MARGIN)
-    return body, None if box is None else grow_to_window(box, window, hu.shape)
+    body = body_mask(hu, voxel_size_mm(affine), outside)
+    return body, box_of_windows(body, affine, window)
+
+
+def box_of_windows(body: np.ndarray, affine: np.ndarray, window: Sequence[int]) -> Box | None:
+    """The box that the windows are laid over; None for an empty body mask (D, H, W)."""
+    box = trunk_box(body, voxel_size_mm(affine), BODY_MARGIN)
+    return None if box is None else grow_to_window(box, window, body.shape)
 
 
 def grow_to_window(box: Box, window: Sequence[int], shape: Sequence[int]) -> Box:
