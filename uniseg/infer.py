@@ -25,6 +25,7 @@ from .inference.plan import Job, plan
 from .inference.summary import class_lines
 from .inference.table import Table, folder_of_all, table_of
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
+from .machine.choices import PRECISIONS
 from .machine.command_line import Parser
 from .machine.console import fail, note, printable, quietly, say, warn
 from .machine.ranks import launched
@@ -113,7 +114,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", metavar="STEP,...",
                        help="only these steps of post-processing: sides, components, stubs, regions (default: all; the "
                        "paper's are sides,components,regions)")
-    group.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), default="auto",
+    group.add_argument("--precision", choices=PRECISIONS, default="auto",
                        help="number type of the backbone's products (default: auto, which is bf16 on a CPU with "
                        "AVX512_BF16 or AMX, else float32; the JSON says what it was)")
 

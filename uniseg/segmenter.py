@@ -9,7 +9,7 @@ classes x volume exists in float. Read model.py, sliding_window.py and postproce
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from . import checkpoint, taxonomy
 from .formats.numbers import TABLE_2
-from .imaging.anatomy import midsagittal_plane
+from .imaging.anatomy import Plane, midsagittal_plane
 from .imaging.arrays import Source, as_source
 from .imaging.bits import Box, bounding_box
 from .imaging.field_of_view import continued
@@ -34,7 +34,7 @@ from .inference.measures import measure
 from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
 from .inference.outputs import outputs_named
 from .inference.plausibility import doubts
-from .inference.region import box_of_windows, find_body
+from .inference.region import OnGrid, box_of_windows, find_body
 from .inference.request import Request, make_request
 from .inference.result import Segmentation, find_class, read_again, unchanged
 from .inference.second_view import central_part, view_weight
@@ -63,7 +63,7 @@ def load(weights: str | Path | None = None, device: str = "auto") -> "Segmenter"
     content = checkpoint.read(path)
     about = {name: value for name, value in content.get("about", {}).items()
              if name in ("experimental", "in_pieces", "second_view")}
-    locator = partial(load, None, device) if weights is not None and DEFAULT_WEIGHTS.is_file() else None
+    locator = cache(partial(load, None, device)) if weights is not None and DEFAULT_WEIGHTS.is_file() else None
     return Segmenter(checkpoint.load_network(content, path), Preprocessing.from_dict(content["preprocessing"]),
                      choose_device(device), {"file": path.name, "sha256": file_sha256(path)}, locator=locator, **about)
 
@@ -169,38 +169,37 @@ class Segmenter:
         source = as_source(source, affine)
         request = make_request(self, classes, overlap, threshold, postprocess, precision, experimental, max_voxels,
                                numbers, fast, focus)
+        return self._segmented(source, request, max_voxels, progress)
+
+    def _segmented(self, source: Source, request: Request, max_voxels: int, progress: bool | str) -> Segmentation:
+        """`segment` with checked arguments: the steps that this file begins with."""
         names, clock = request.names, Clock()
         with clock("read"):
             stamp_before, ct = stamp(source), read_ct(source, max_voxels)
         warnings, geometry, native_shape, native_affine = list(ct.warnings), ct.geometry, ct.array.shape, ct.affine
         with clock("resample"):
-            hu, affine, body, box, shown = self._on_model_grid(ct)
+            grid = self._on_model_grid(ct)
             del ct                                           # frees the voxels of the CT
         crops: list[Crop | None] = [None] * len(names)
         focused = None
-        if box is None:
+        if grid.box is None:
             warnings.append("no body found in this volume; the result is empty")
         else:
             with clock("network"):
-                crops, focused = self._find(shown, affine, body, box, request, progress)
-        del shown
+                crops, focused = self._find(grid, request, progress)
+        grid = grid._replace(shown=grid.hu)                  # frees what the network alone sees
         with clock("post-processing"):
-            bits = masks_of(crops, hu.shape)
-            notes: list[str] = []
-            spine = SpineSearch(hu, affine, body) if box is not None else None
-            plane = midsagittal_plane(hu, affine, spine, body) if request.steps and spine else None
-            if plane is not None:
-                bits, notes = refine(bits, list(names), affine, plane, request.steps, self.in_pieces)
+            bits, notes, spine, plane = self._refined(grid, crops, request)
         with clock("native grid"):
-            native_bits, label_map = to_native(bits, crops, request.numbers, affine, native_shape, native_affine)
+            native_bits, label_map = to_native(bits, crops, request.numbers, grid.affine, native_shape, native_affine)
         with clock("measures"):
             planes = unchanged(hu_planes(source, max_voxels), source, stamp_before)
             counted = measure(from_ras(native_bits, geometry.orientation), request.numbers, affine_in_mm(geometry),
                               planes, self.experimental, warnings)
         if spine is not None:
-            warnings += doubts(hu, affine, body, bits, names, spine, plane, counted, self.offered)
+            warnings += doubts(grid.hu, grid.affine, grid.body, bits, names, spine, plane, counted, self.offered)
         stats = record(source, stamp_before, geometry, native_affine, self._model(),
-                       self._settings(request, box, focused), counted, notes, warnings, clock)
+                       self._settings(request, grid.box, focused), counted, notes, warnings, clock)
         again = partial(read_again, source, stamp_before, max_voxels)
         return Segmentation(from_ras(label_map, geometry.orientation), names, stats, native_bits, geometry, again)
 
@@ -236,9 +235,9 @@ class Segmenter:
                     if name not in ("device", "second_view", "focused_on")}
         return Asked(self.weights["sha256"], request.names, settings)
 
-    def _on_model_grid(self, ct: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray, Box | None, np.ndarray]:
-        """The CT as HU (D, H, W) on the model's grid, its affine (4, 4), the body mask, the box of the windows, and the
-        HU that the network sees: with the padding "edge", a patient who is cut goes on beyond the field of view."""
+    def _on_model_grid(self, ct: Volume) -> OnGrid:
+        """The CT on the model's grid. With the padding "edge", the network is shown how a patient who is cut goes on
+        beyond the field of view."""
         hu, affine = resample(ct.array, ct.affine, self.preprocessing.spacing_mm,
                               antialias=self.preprocessing.antialias)
         outside = ct.outside_on(hu, affine)
@@ -246,65 +245,71 @@ class Segmenter:
         shown = hu
         if outside is not None and self.preprocessing.pad == "edge":
             shown = continued(hu, outside, body, self.preprocessing.spacing_mm)
-        return hu, affine, body, box, shown
+        return OnGrid(hu, affine, body, box, shown)
 
-    def _find(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, box: Box, request: Request,
+    def _find(self, grid: OnGrid, request: Request,
               progress: bool | str) -> tuple[list[Crop | None], list[str] | None]:
-        """The bytes of each class on the model's grid, and the organs that alone were looked at; None: the whole body.
-
-        hu, body: (D, H, W); box: of the windows
-        """
-        organs, near = self._near(hu, affine, body, box, request)
+        """The bytes of each class on the model's grid, and the organs that alone were looked at, or None."""
+        organs, near = self._near(grid, request)
         if near is not None:
-            crops = self._crops(hu, body, box, request, progress, near)
-            if found_whole(dict(zip(request.names, crops)), organs, near, body, affine, self.in_pieces):
+            crops = self._crops(grid, request, progress, near)
+            if found_whole(dict(zip(request.names, crops)), organs, near, grid.body, grid.affine, self.in_pieces):
                 return crops, list(organs)
-        return self._crops(hu, body, box, request, progress), None
+        return self._crops(grid, request, progress), None
 
-    def _near(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, box: Box,
-              request: Request) -> tuple[dict[str, Organ], np.ndarray | None]:
+    def _near(self, grid: OnGrid, request: Request) -> tuple[dict[str, Organ], np.ndarray | None]:
         """The organs that the classes asked for lie in, and the boxes around them, (D, H, W) bool.
 
         The boxes are None where all classes are asked for, where they would save few windows, and where an organ is not
         found or the locator does not know it.
         """
-        parents = organs_of(request.names)
-        wanted = {organ for organs in parents.values() for organ in organs}
+        wanted, mine = organs_of(request.names), self.preprocessing
         if not request.focus or self.locator is None or not set(request.names) < set(self.offered):
             return {}, None
         locator = self.locator()
         if not wanted <= set(locator.offered) or not is_worth_it(
-                [part.stop - part.start for part in box], self.preprocessing.window, self.preprocessing.spacing_mm,
-                request.overlap, locator.preprocessing.window, locator.preprocessing.spacing_mm):
+                [part.stop - part.start for part in grid.box or ()], mine.window, mine.spacing_mm, request.overlap,
+                locator.preprocessing.window, locator.preprocessing.spacing_mm):
             return {}, None
-        organs, coarse_affine = locator.locate(hu, affine, body, sorted(wanted), request.precision)
+        organs, coarse_affine = locator.locate(grid, sorted(wanted), request.precision)
         if not wanted <= set(organs):
             return {}, None
-        near = around(organs.values(), coarse_affine, affine, hu.shape)
-        worth_it = saves_windows(near[box], body[box], self.preprocessing.window, request.overlap)
+        near = around(organs.values(), coarse_affine, grid.affine, grid.hu.shape)
+        worth_it = saves_windows(near[grid.box], grid.body[grid.box], mine.window, request.overlap)
         return organs, near if worth_it else None
 
-    def locate(self, hu: np.ndarray, affine: np.ndarray, body: np.ndarray, classes: Sequence[str],
-               precision: str) -> tuple[dict[str, Organ], np.ndarray]:
-        """Where the organs are, from one pass without overlap; the organs that are found, and the grid's affine (4, 4).
+    def locate(self, grid: OnGrid, classes: Sequence[str], precision: str) -> tuple[dict[str, Organ], np.ndarray]:
+        """Where the organs of a CT on another grid are, from one pass without overlap.
 
-        hu:   (D, H, W) on any grid whose axes are RAS+
-        body: (D, H, W) bool, its body mask
+        returns: the organs that are found, and the affine (4, 4) of the grid of their boxes
         """
-        coarse, coarse_affine = resample(hu, affine, self.preprocessing.spacing_mm, antialias=True)
-        body = resample(body.view(np.uint8), affine, self.preprocessing.spacing_mm, antialias=True)[0] > 0.5
-        box = box_of_windows(body, coarse_affine, self.preprocessing.window)
+        shown, affine = resample(grid.shown, grid.affine, self.preprocessing.spacing_mm, antialias=True)
+        body = resample(grid.body.view(np.uint8), grid.affine, self.preprocessing.spacing_mm, antialias=True)[0] > 0.5
+        box = box_of_windows(body, affine, self.preprocessing.window)
         if box is None:
-            return {}, coarse_affine
+            return {}, affine
         request = make_request(self, classes, overlap=0.0, postprocess=False, precision=precision, fast=True)
-        bits = masks_of(self._crops(coarse, body, box, request, False), coarse.shape)
-        return located(bits, request.names, coarse_affine, self.in_pieces), coarse_affine
+        bits = masks_of(self._crops(OnGrid(shown, affine, body, box, shown), request, False), shown.shape)
+        return located(bits, request.names, affine, self.in_pieces), affine
 
-    def _crops(self, hu: np.ndarray, body: np.ndarray, box: Box, request: Request, progress: bool | str,
+    def _crops(self, grid: OnGrid, request: Request, progress: bool | str,
                near: np.ndarray | None = None) -> list[Crop | None]:
         """The bytes of each class on the model's grid (D, H, W). near: (D, H, W) bool, where to look; None: all over"""
-        slabs = self._run_network(hu[box], body[box], request, progress, None if near is None else near[box])
-        return list(in_threads(lambda of_class: join_slabs(of_class, box, hu.shape), slabs))
+        box = grid.box
+        part = None if near is None else near[box]
+        slabs = self._run_network(grid.shown[box], grid.body[box], request, progress, part)
+        return list(in_threads(lambda of_class: join_slabs(of_class, box, grid.hu.shape), slabs))
+
+    def _refined(self, grid: OnGrid, crops: Sequence[Crop | None],
+                 request: Request) -> tuple[np.ndarray, list[str], SpineSearch | None, Plane | None]:
+        """The masks after post-processing, one bit per class, the notes on what it changed, and the patient's spine and
+        mid-sagittal plane; None where there is no body or no need for them."""
+        bits = masks_of(crops, grid.hu.shape)
+        spine = SpineSearch(grid.hu, grid.affine, grid.body) if grid.box is not None else None
+        if spine is None or not request.steps:
+            return bits, [], spine, None
+        plane = midsagittal_plane(grid.hu, grid.affine, spine, grid.body)
+        return *refine(bits, list(request.names), grid.affine, plane, request.steps, self.in_pieces), spine, plane
 
     def _run_network(self, hu: np.ndarray, body: np.ndarray, request: Request, progress: bool | str,
                      near: np.ndarray | None) -> list[list[Crop]]:

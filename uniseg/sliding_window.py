@@ -66,6 +66,11 @@ def plan_windows(shape: Sequence[int], window: Sequence[int], overlap: float = 0
     return {z: [(x, y) for x in xs for y in ys if needed(x, y, z)] for z in zs}
 
 
+def count_windows(plan: Plan) -> int:
+    """How many windows a plan has."""
+    return sum(map(len, plan.values()))
+
+
 def windows_at_once(window: Sequence[int], device: str | torch.device) -> int:
     """How many windows go through the network together: two small ones on a CPU, otherwise one.
 
@@ -123,7 +128,7 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     batch = torch.empty(windows_at_once(window, device), 1, *window, device=place)
     total = torch.zeros(classes, depth, height, window[2], device=place)       # (K, D, H, w) sum of weight * logits
     norm = torch.zeros(depth, height, window[2], device=place)                 # (D, H, w)    sum of weights
-    windows = sum(map(len, plan.values()))
+    windows = count_windows(plan)
     bar = Progress(f"{progress}: windows" if isinstance(progress, str) else "windows", windows, shown=bool(progress))
 
     starts = list(plan)

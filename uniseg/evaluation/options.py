@@ -8,6 +8,7 @@ from typing import Any
 
 from ..formats.numbers import NUMBERINGS
 from ..machine.about import NOT_A_MEDICAL_DEVICE
+from ..machine.choices import PRECISIONS
 from ..machine.command_line import Parser, named_folder
 from .rules import WHOLE, WITHOUT_TUMOURS
 
@@ -105,7 +106,7 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
                          help="with --data-root: only these steps of post-processing, as in uniseg.infer")
     results.add_argument("--device", default="auto",
                          help="with --data-root: auto, cpu, cuda, cuda:1 (default %(default)s)")
-    results.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), default="auto",
+    results.add_argument("--precision", choices=PRECISIONS, default="auto",
                          help="with --data-root: number type of the backbone's products, as in uniseg.infer (default "
                          "%(default)s)")
     results.add_argument("-q", "--quiet", action="store_true",

@@ -18,7 +18,7 @@ from scipy import ndimage
 from ..imaging.bits import Box, bounding_box, get_bit
 from ..imaging.components import CONNECTED_26, largest_components
 from ..imaging.grid import voxel_size_mm, voxel_volume_mm3
-from ..sliding_window import plan_windows
+from ..sliding_window import count_windows, plan_windows
 from ..taxonomy import BY_NAME
 from .native_grid import AT_THRESHOLD, Crop, box_slices
 
@@ -38,13 +38,13 @@ class Organ(NamedTuple):
     ml: float
 
 
-def organs_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """{class: the organs in which it lies}: those of a tumour or an inner vessel are its parents, an organ is its own.
+def organs_of(names: Sequence[str]) -> set[str]:
+    """The organs in which the classes lie: of a tumour or an inner vessel its parents, of an organ itself.
 
-    >>> organs_of(["spleen", "kidney_tumor"])
-    {'spleen': ('spleen',), 'kidney_tumor': ('right_kidney', 'left_kidney')}
+    >>> sorted(organs_of(["spleen", "kidney_tumor"]))
+    ['left_kidney', 'right_kidney', 'spleen']
     """
-    return {name: BY_NAME[name].parents or (name,) if name in BY_NAME else (name,) for name in names}
+    return {organ for name in names for organ in (name in BY_NAME and BY_NAME[name].parents or (name,))}
 
 
 def is_worth_it(shape: Sequence[int], window: Sequence[int], spacing_mm: Sequence[float], overlap: float,
@@ -55,13 +55,12 @@ def is_worth_it(shape: Sequence[int], window: Sequence[int], spacing_mm: Sequenc
     """
     coarse_shape = [round(n * mm / coarse_mm) for n, mm, coarse_mm in zip(shape, spacing_mm, coarse_spacing_mm)]
     fine, coarse = plan_windows(shape, window, overlap), plan_windows(coarse_shape, coarse_window, 0.0)
-    return sum(map(len, fine.values())) >= LEAST_SAVING * sum(map(len, coarse.values()))
+    return count_windows(fine) >= LEAST_SAVING * count_windows(coarse)
 
 
 def saves_windows(near: np.ndarray, body: np.ndarray, window: Sequence[int], overlap: float) -> bool:
     """Whether few enough windows touch `near`. near, body: (D, H, W) bool, in the box of the windows"""
-    some, whole = (sum(map(len, plan_windows(body.shape, window, overlap, where).values()))
-                   for where in (body & near, body))
+    some, whole = (count_windows(plan_windows(body.shape, window, overlap, part)) for part in (body & near, body))
     return some <= MOST_WINDOWS * whole
 
 

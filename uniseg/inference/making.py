@@ -136,7 +136,7 @@ def make_all(segmenter: Any, inputs: Sequence[Path], out: Path | None, outputs: 
     try:
         write_table()
         for job, (stats, error) in make_each(segmenter, to_do, jobs, outputs, options, existing, progress,
-                                                  folder_of_all(inputs, out, jobs)):
+                                             folder_of_all(inputs, out, jobs)):
             if error is not None:
                 cases[job] = Case(job.ct, job.result, None, one_error_line(error, job.ct))
             elif stats is not None:

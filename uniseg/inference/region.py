@@ -1,6 +1,7 @@
 """Which part of a CT the network sees: the body without arms beside it, but no less than a window."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,16 @@ from ..imaging.body import body_mask, trunk_box
 from ..imaging.grid import voxel_size_mm
 
 BODY_MARGIN = 4          # voxels of air around the body
+
+
+class OnGrid(NamedTuple):
+    """A CT on the grid of a model; its axes are RAS+."""
+
+    hu: np.ndarray       # (D, H, W)
+    affine: np.ndarray   # (4, 4)
+    body: np.ndarray     # (D, H, W) bool, the body mask
+    box: Box | None      # what the windows are laid over; None where there is no body
+    shown: np.ndarray    # (D, H, W) the HU that the network sees; hu itself, unless the field of view cuts the patient
 
 
 def find_body(hu: np.ndarray, affine: np.ndarray, window: Sequence[int],

@@ -7,10 +7,10 @@ import numpy as np
 
 from ..formats.numbers import TABLE_2, find_numbering, numbers_in
 from ..imaging.limits import MAX_VOXELS
+from ..machine.choices import PRECISIONS
 from ..machine.device import choose_precision
 from ..postprocess import chosen_steps
 
-PRECISIONS = ("auto", "float32", "bf16", "fp16")
 FAST_OVERLAP = 0.25      # of the windows of a fast run at most, where the paper has 0.5
 
 
