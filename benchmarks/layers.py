@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from heads_and_loss import machine
+from measuring import machine, today
 from torch import Tensor
 
 from uniseg import kernels
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(f"{machine(args)}; CPU seconds\n")
+    print(f"{today()}, {machine()}; CPU seconds\n")
     print("| | float32: readable | fast | bf16: readable | fast |\n|--|--|--|--|--|")
     forms = [(enabled, precision) for precision in ("float32", "bf16") for enabled in (False, True)]
     for name, work in works(args.size):

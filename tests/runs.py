@@ -133,6 +133,21 @@ def first_as_it_is_then_forked():
     return started
 
 
+def make_trainings_small(monkeypatch, continual, partial_labels, write_phantoms):
+    """The trainings of benchmarks/continual.py with a phantom of 8 mm voxels a step, and two steps an epoch.
+
+    continual, partial_labels: the modules, as the test has imported them; write_phantoms: that of the former
+    The first training is a process as users start it, the others are forked.
+    """
+    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 8 --patch-size 32 32 32 --folds 1 --prior 0.02 "
+             "--workers 0").split()
+    monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
+    monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
+    monkeypatch.setattr(continual, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 8.0))
+    monkeypatch.setattr(continual, "RECIPE", small)
+    monkeypatch.setattr(continual, "EXTEND", small[-6:])
+
+
 def forked_pair(folder, *arguments):
     """`uniseg.train` as two processes, as torchrun would start them; waits until both have ended well.
 

@@ -26,7 +26,7 @@ from continual import (
     write_phantoms,
 )
 
-from runs import first_as_it_is_then_forked
+from runs import make_trainings_small
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import case_masks
 from uniseg.imaging.volume import read_ct
@@ -211,15 +211,8 @@ def test_own_data_takes_the_place_of_the_phantoms_step_by_step(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_the_command_trains_every_method_and_prints_the_table(tmp_path, monkeypatch, capsys):
-    """A phantom of 8 mm voxels a step. The first training is a process as users start it, the others are forked."""
-    monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
+    make_trainings_small(monkeypatch, benchmark, partial_labels, write_phantoms)
     monkeypatch.setattr(benchmark, "SPACING_MM", 8.0)
-    monkeypatch.setattr(benchmark, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 8.0))
-    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 8 --patch-size 32 32 32 --folds 1 --prior 0.02 "
-             "--workers 0").split()
-    monkeypatch.setattr(benchmark, "RECIPE", small)
-    monkeypatch.setattr(benchmark, "EXTEND", small[-6:])
-    monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
     benchmark.main(["--out", str(tmp_path), "--protocol", "body", "--steps", "2", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(cells(lines, "Ours (text)")[0]) == 7 and any("order is" in line for line in lines)

@@ -13,7 +13,7 @@ import partial_labels
 from continual import METHODS, write_phantoms
 from forgetting import COLORS, CURVES, LENGTHS, at_equal_forgetting, learning_at, picture, table, trade
 
-from runs import first_as_it_is_then_forked
+from runs import make_trainings_small
 from uniseg.training.options import build_parser
 
 
@@ -73,14 +73,7 @@ def test_what_cannot_be_shown_is_said_in_one_line(tmp_path, monkeypatch, argumen
 
 @pytest.mark.slow                                                                               # four trainings
 def test_the_command_trains_two_steps_prints_and_draws(tmp_path, monkeypatch, capsys):
-    """A phantom of 8 mm voxels a step. The first training is a process as users start it, the others are forked."""
-    monkeypatch.setattr(partial_labels.subprocess, "run", first_as_it_is_then_forked())
-    monkeypatch.setattr(continual, "write_phantoms", lambda out, protocol: write_phantoms(out, protocol, 1, 1, 8.0))
-    small = ("--backbone unet --width 2 --lpg-hidden 8 --spacing 8 --patch-size 32 32 32 --folds 1 --prior 0.02 "
-             "--workers 0").split()
-    monkeypatch.setattr(continual, "RECIPE", small)
-    monkeypatch.setattr(continual, "EXTEND", small[-6:])
-    monkeypatch.setattr(partial_labels, "STEPS_PER_EPOCH", 2)
+    make_trainings_small(monkeypatch, continual, partial_labels, write_phantoms)
     command = ["--out", str(tmp_path), "--steps", "2", "2", "--methods", "LwF", "Ours, old 1"]
     forgetting.main(command)
     printed = capsys.readouterr().out
