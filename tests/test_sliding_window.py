@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from uniseg.machine.threads import one_ahead
 from uniseg.sliding_window import (
     EMPTY_LOGIT,
     GAUSSIAN_SIGMA,
     WEIGHT_FLOOR,
+    _slabs,
     gaussian_weights,
     place_of_sums,
     plan_windows,
@@ -159,6 +161,16 @@ def test_a_slab_is_the_buffer_itself_and_what_its_reader_does_to_it_changes_no_l
         places.append(slab.data_ptr())
         slab.fill_(7.0)
     assert len(places) == 5 and len(set(places)) == 1                 # no copy, however many slabs
+
+
+def test_slabs_for_a_caller_who_reads_them_late_are_copies():
+    """As on a GPU, where the next slab is made meanwhile."""
+    image = noise(4, 4, 12)
+    of_volume = dict(predict=lambda x: x, classes=1, window=(4, 4, 4), overlap=0.5, body=None, device="cpu", pad="air",
+                     progress=False)
+    late = list(one_ahead(_slabs(image, **of_volume, copies=True)))
+    assert torch.equal(stitched(late), stitched(sliding_window(image, lambda x: x, 1, (4, 4, 4))))
+    assert not torch.equal(stitched(list(_slabs(image, **of_volume, copies=False))), stitched(late))
 
 
 def test_image_and_sums_lie_on_a_gpu_that_has_twice_the_room_free(monkeypatch):

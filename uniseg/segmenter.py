@@ -20,7 +20,7 @@ from . import checkpoint, taxonomy
 from .formats.numbers import TABLE_2
 from .imaging.anatomy import Plane, midsagittal_plane
 from .imaging.arrays import Source, as_source
-from .imaging.bits import Box, bounding_box
+from .imaging.bits import Box
 from .imaging.field_of_view import continued
 from .imaging.limits import MAX_VOXELS
 from .imaging.preprocessing import Preprocessing
@@ -31,7 +31,7 @@ from .inference.finished import Asked, stamp
 from .inference.focus import Organ, around, found_whole, is_worth_it, located, organs_of, saves_windows
 from .inference.making import Case, make_all
 from .inference.measures import measure
-from .inference.native_grid import Crop, join_slabs, logits_to_bytes, masks_of, order_of_the_sure, to_native
+from .inference.native_grid import Crop, crops_of_slab, join_slabs, masks_of, to_native
 from .inference.outputs import outputs_named
 from .inference.plausibility import doubts
 from .inference.region import OnGrid, box_of_windows, find_body
@@ -347,17 +347,9 @@ class Segmenter:
             for _, again in second:
                 for of_class, once_more in zip(values, again.numpy()):
                     of_class[centre] += weight * (once_more - of_class[centre])
-            ordered = order_of_the_sure(values, request.limits, names)
-            for k, limit in enumerate(request.limits):
-                likely = logits_to_bytes(values[k], limit)
-                if k in ordered:
-                    voxels, in_order = ordered[k]
-                    likely[voxels] = in_order
-                likely *= inside
-                box = bounding_box(likely > 0)
-                if box is not None:
-                    start = (box[0].start, box[1].start, box[2].start + z)
-                    slabs[k].append(Crop(start, np.asfortranarray(likely[box])))
+            for of_class, crop in zip(slabs, crops_of_slab(values, request.limits, names, inside, z)):
+                if crop is not None:
+                    of_class.append(crop)
         return slabs
 
     def _has_second_view(self, shape: Sequence[int], request: Request) -> bool:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .machine.progress import Progress
+from .machine.threads import one_ahead
 
 GAUSSIAN_SIGMA = 0.125   # of the window's size; the usual weighting, and the released code's
 WEIGHT_FLOOR = 1e-3      # of the peak; keeps the quotient at a window's corner accurate in float32
@@ -93,12 +94,13 @@ def place_of_sums(values: int, device: str | torch.device) -> torch.device:
     return torch.device("cpu")
 
 
-@torch.no_grad()
 def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tensor], classes: int,
                    window: Sequence[int], overlap: float = 0.5, body: np.ndarray | None = None,
                    device: str | torch.device = "cpu", pad: str = "air",
                    progress: bool | str = False) -> Iterator[tuple[int, Tensor]]:
     """Yield (z start, logits) of finished slabs along axis 2, from the feet to the head. Together they are the volume.
+
+    A GPU makes the next slab while the caller works on the present one.
 
     image:    (D, H, W) float32, already scaled (imaging/volume.py, scale_hu)
     predict:  the model, (B, 1, d, h, w) -> (B, K, d, h, w) logits, on `device`
@@ -118,6 +120,16 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"sliding window: overlap is {overlap}. Choose a value from 0 up to, not including, 1.")
+    on_gpu = torch.device(device).type == "cuda"
+    slabs = _slabs(image, predict, classes, window, overlap, body, device, pad, progress, copies=on_gpu)
+    return one_ahead(slabs) if on_gpu else slabs
+
+
+@torch.no_grad()
+def _slabs(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tensor], classes: int, window: Sequence[int],
+           overlap: float, body: np.ndarray | None, device: str | torch.device, pad: str, progress: bool | str,
+           copies: bool) -> Iterator[tuple[int, Tensor]]:
+    """`sliding_window`, one slab after the other. copies: whether a slab stays valid when the next one is made."""
     image = torch.as_tensor(image)
     size = image.shape
     image, body, before = _padded(image, body, window, pad)
@@ -141,7 +153,7 @@ def sliding_window(image: np.ndarray | Tensor, predict: Callable[[Tensor], Tenso
         low, high = max(z, before[2]), min(following, before[2] + size[2])     # without the padding
         if high > low:
             slab = total[:, before[0]:before[0] + size[0], before[1]:before[1] + size[1], low - z:high - z]
-            yield low - before[2], slab.cpu()                                  # on the CPU the view itself
+            yield low - before[2], slab.to("cpu", copy=copies)                 # or the view of the sums itself
         if following < length:
             _shift(total, finished)
             _shift(norm[None], finished)

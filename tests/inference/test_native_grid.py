@@ -10,6 +10,8 @@ from uniseg.imaging.merging import merging_groups
 from uniseg.inference.native_grid import (
     AT_THRESHOLD,
     Crop,
+    box_slices,
+    crops_of_slab,
     logits_to_bytes,
     masks_of,
     order_of_the_sure,
@@ -66,6 +68,36 @@ def test_where_one_class_is_sure_no_byte_changes():
     logits = np.array([9.0, 3.0, 9.0], np.float32).reshape(3, 1, 1, 1)
     assert order_of_the_sure(logits, [0.0] * 3, ["spleen", "liver", "aorta"]) == {}
     assert logits_to_bytes(logits[0], 0.0).item() == 255 and logits_to_bytes(logits[1], 0.0).item() == AT_THRESHOLD + 96
+
+
+@pytest.mark.parametrize("level", [-40, -4, 0, 6])                 # logits: far below, faint, mixed, sure
+def test_the_crops_of_a_slab_hold_all_bytes_above_0_that_are_inside_the_body(level):
+    names, limits = ["spleen", "liver", "aorta"], [0.0, 1.5, -2.0]
+    rng = np.random.default_rng(5)
+    logits = rng.normal(level, 3, (3, 9, 8, 7)).astype(np.float32)
+    logits[:, 2, 2:4, :] = 50
+    inside = rng.random((9, 8, 7)) > 0.3
+    inside[:2] = False
+    for k, crop in enumerate(crops_of_slab(logits, limits, names, inside, z=20)):
+        expected = logits_to_bytes(logits[k], limits[k])
+        if k in (changed := order_of_the_sure(logits, limits, names)):
+            voxels, values = changed[k]
+            expected[voxels] = values
+        expected[~inside] = 0
+        found = np.zeros((9, 8, 27), np.uint8)
+        found[box_slices(crop.start, crop.values.shape)] = crop.values
+        assert (found[:, :, 20:] == expected).all() and not found[:, :, :20].any()
+        assert all(crop.values.any(axis=axes).all() for axes in ((1, 2), (0, 2), (0, 1)))          # no box is smaller
+
+
+def test_a_class_that_is_far_below_its_threshold_everywhere_has_no_crop():
+    """A byte is 1/32 of a logit: 0 up to 4 logits below the threshold, 1 from 127/32 below it on."""
+    inside = np.ones((2, 2, 2), bool)
+    for logit, byte in ((-4.0, 0), (-3.985, 0), (-127 / 32, 1)):
+        logits = np.full((1, 2, 2, 2), logit, np.float32)
+        crop, = crops_of_slab(logits, [0.0], ["liver"], inside, z=0)
+        assert crop is None if byte == 0 else (crop.values == byte).all()
+        assert (logits_to_bytes(logits[0], 0.0) == byte).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

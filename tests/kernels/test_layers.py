@@ -9,7 +9,15 @@ from uniseg import kernels
 from uniseg.backbones import BACKBONES, swin_unetr
 from uniseg.backbones.layers import Conv, ImageConv, InstanceNorm
 from uniseg.backbones.swin_unetr import MASKED, plain_attention, shift_mask
-from uniseg.kernels.layers import conv3d, conv_of_doubled, double_size, instance_norm, same_masks, window_attention
+from uniseg.kernels.layers import (
+    conv3d,
+    conv_of_doubled,
+    double_size,
+    instance_norm,
+    is_cheaper_at_once,
+    same_masks,
+    window_attention,
+)
 
 
 def both(readable, fast, *inputs):
@@ -66,6 +74,36 @@ def test_a_decoders_first_convolution_is_the_same_without_the_doubled_map(images
     up, conv = nn.ConvTranspose3d(i, c, 2, 2, bias=bias), Conv(c + s, o, kernel, bias=bias)
     both(lambda x, skip: conv(torch.cat([up(x), skip], dim=1)),
          lambda x, skip: conv_of_doubled(x, skip, up, conv), x, skip)
+
+
+def test_the_layers_of_a_small_map_run_one_by_one():
+    """One channel everywhere. Each voxel of the result takes 1 + 27 products one by one, 8 at once, which also takes
+    8 * 27 for the response, once: 224 beside 64 + 216 for one voxel of x, 448 beside 128 + 216 for two."""
+    up, conv = nn.ConvTranspose3d(1, 1, 2, 2), Conv(2, 1)
+    assert not is_cheaper_at_once(torch.zeros(1, 1, 1, 1, 1), up, conv)
+    assert is_cheaper_at_once(torch.zeros(1, 1, 1, 1, 2), up, conv)
+    assert is_cheaper_at_once(torch.zeros(2, 1, 1, 1, 1), up, conv)
+
+
+def test_at_the_papers_width_the_large_maps_of_a_window_of_96_are_cheaper_at_once():
+    """Swin UNETR's decoders 5 and 4 begin from 3^3 and 6^3 voxels; the U-Net's first level from 12^3."""
+    with torch.device("meta"):
+        swin, unet = BACKBONES["swin_unetr"](), BACKBONES["unet"]()
+        decoders = [getattr(swin, f"decoder{level}") for level in (5, 4, 3, 2, 1)]
+        levels = [unet.up_tr256, unet.up_tr128, unet.up_tr64]
+        cheaper = [is_cheaper_at_once(torch.empty(1, 1, *3 * [side]), of.transp_conv.conv, of.conv_block.conv1.conv)
+                   for of, side in zip(decoders, (3, 6, 12, 24, 48))]
+        assert cheaper == [False, False, True, True, True]
+        assert all(is_cheaper_at_once(torch.empty(1, 1, *3 * [side]), level.up_conv, level.ops[0].conv1)
+                   for level, side in zip(levels, (12, 24, 48)))
+
+
+@pytest.mark.parametrize("name, width", [("swin_unetr", 12), ("unet", 8), ("segresnet", 8)])
+def test_maps_have_their_channels_last_in_inference_alone(name, width):
+    backbone, image = BACKBONES[name](width=width).eval(), torch.rand(1, 1, 64, 32, 32)
+    with torch.inference_mode():
+        assert all(m.is_contiguous(memory_format=torch.channels_last_3d) for m in backbone(image))
+    assert all(m.is_contiguous() for m in backbone(image))
 
 
 def test_windows_with_the_same_mask_are_found_where_they_are_neighbours():

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from uniseg.machine.threads import in_threads
+from uniseg.machine.threads import in_threads, one_ahead
 
 
 @pytest.fixture(params=[1, 3])
@@ -57,3 +57,47 @@ def test_an_error_is_raised_in_its_place(threads):
     assert next(results) == 0 and next(results) == 1
     with pytest.raises(ValueError, match="two"):
         next(results)
+
+
+def test_the_next_thing_is_made_while_the_caller_works_and_no_further_one():
+    made = []
+
+    def things():
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    taken = []
+    for thing in one_ahead(things()):
+        deadline = time.monotonic() + 10
+        while len(made) < min(thing + 2, 5) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)                                           # time for one too many
+        assert len(made) == min(thing + 2, 5)
+        taken.append(thing)
+    assert taken == [0, 1, 2, 3, 4]
+    assert list(one_ahead(iter([]))) == []
+
+
+def test_an_error_comes_after_the_things_before_it_and_a_caller_may_stop():
+    def things():
+        yield 0
+        yield 1
+        raise ValueError("two")
+    ahead = one_ahead(things())
+    assert next(ahead) == 0 and next(ahead) == 1
+    with pytest.raises(ValueError, match="two"):
+        next(ahead)
+    endless = one_ahead(iter(int, 1))                                # 0, 0, 0, ...
+    assert next(endless) == 0
+    endless.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_no_gradient_is_recorded_in_the_thread_of_a_generator_that_records_none():
+    """Whether PyTorch records gradients is decided thread by thread."""
+    @torch.no_grad()
+    def recorded():
+        yield torch.is_grad_enabled()
+        yield torch.is_grad_enabled()
+    assert torch.is_grad_enabled() and list(one_ahead(recorded())) == [False, False]

@@ -35,10 +35,15 @@ class Conv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, D', H', W')."""
-        if (kernels.on_cpu_without_gradient(x) and self.kernel_size == (3, 3, 3) and x.dtype == torch.float32
-                and autocast_type("cpu") is None and fast.has_conv3d()):
-            return fast.conv3d(x, self.weight, self.bias, self.stride, (1, 1, 1))
-        return super().forward(x)
+        if not kernels.on_cpu_without_gradient(x):
+            return super().forward(x)
+        x = fast.channels_last(x)
+        if (self.kernel_size == (3, 3, 3) and x.dtype == torch.float32 and autocast_type("cpu") is None
+                and fast.has_conv3d()):
+            x = fast.conv3d(x, self.weight, self.bias, self.stride, (1, 1, 1))
+        else:
+            x = super().forward(x)
+        return fast.channels_last(x)                    # of a single channel, PyTorch makes a map with channels first
 
 
 class ImageConv(Conv):

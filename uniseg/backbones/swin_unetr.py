@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import kernels
-from ..kernels.layers import conv_of_doubled, window_attention
+from ..kernels.layers import conv_of_doubled, is_cheaper_at_once, window_attention
 from .layers import Conv, ImageConv, instance_norm
 from .window_size import check_window_size
 
@@ -254,7 +254,8 @@ class SwinTransformer(nn.Module):
     @staticmethod
     def normalised(x: Tensor) -> Tensor:
         """LayerNorm without parameters over the channels: (B, D, H, W, C) -> (B, C, D, H, W)."""
-        return F.layer_norm(x, x.shape[-1:]).permute(0, 4, 1, 2, 3).contiguous()
+        x = F.layer_norm(x, x.shape[-1:]).permute(0, 4, 1, 2, 3)
+        return x if kernels.on_cpu_without_gradient(x) else x.contiguous()    # see kernels/layers.py, channels_last
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 3, kind: type[Conv] = Conv) -> nn.Sequential:
@@ -308,9 +309,9 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x (B, in, D, H, W), skip (B, out, 2D, 2H, 2W) -> (B, out, 2D, 2H, 2W)."""
-        if kernels.on_cpu_without_gradient(x):
-            up: Any = self.transp_conv
-            convs: Any = self.conv_block.conv1, self.conv_block.conv3
+        up: Any = self.transp_conv
+        convs: Any = self.conv_block.conv1, self.conv_block.conv3
+        if kernels.on_cpu_without_gradient(x) and is_cheaper_at_once(x, up.conv, convs[0].conv):
             y, residual = (conv_of_doubled(x, skip, up.conv, wrapped.conv) for wrapped in convs)
             return self.conv_block.after_conv(y, residual)                    # (B, out, 2D, 2H, 2W)
         x = self.transp_conv(x)                                               # (B, out, 2D, 2H, 2W)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
-from ..kernels.layers import conv_of_doubled
+from ..kernels.layers import conv_of_doubled, is_cheaper_at_once
 from .layers import Conv, ImageConv, InstanceNorm
 from .window_size import check_window_size
 
@@ -66,8 +66,8 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x (B, in, D, H, W), skip (B, skip, 2D, 2H, 2W) -> (B, skip, 2D, 2H, 2W)."""
-        if kernels.on_cpu_without_gradient(x):
-            first: Any = self.ops[0]
+        first: Any = self.ops[0]
+        if kernels.on_cpu_without_gradient(x) and is_cheaper_at_once(x, self.up_conv, first.conv1):
             x = conv_of_doubled(x, skip, self.up_conv, first.conv1)  # (B, skip, 2D, 2H, 2W)
             return self.ops[1](first.after_conv(x))              # (B, skip, 2D, 2H, 2W)
         x = self.up_conv(x)                                      # (B, in, 2D, 2H, 2W)

@@ -6,7 +6,7 @@ would be the same, and the surest class would not be known: `order_of_the_sure` 
 around the voxels above 0 only. Read imaging/bits.py and imaging/resampling.py first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ STEPS_PER_LOGIT = 32
 AT_THRESHOLD = 128
 BLOCK_PLANES = 16                                  # planes of the CT that are made at a time
 SURE = (254 - AT_THRESHOLD) / STEPS_PER_LOGIT      # logits above the threshold, from which on the byte is 254 or 255
+FAINT = AT_THRESHOLD / STEPS_PER_LOGIT             # logits below the threshold, from which on the byte is 0
 
 
 class Crop(NamedTuple):
@@ -31,34 +32,65 @@ class Crop(NamedTuple):
 
 def logits_to_bytes(logits: np.ndarray, limit: float) -> np.ndarray:
     """Logits -> uint8: above AT_THRESHOLD exactly where logit > limit, below it elsewhere, 1/32 of a logit per step."""
-    steps = np.rint((logits - np.float32(limit)) * STEPS_PER_LOGIT) + AT_THRESHOLD
-    inside = logits > limit
-    steps[inside] = np.clip(steps[inside], AT_THRESHOLD + 1, 255)
-    np.clip(steps, 0, np.where(inside, 255, AT_THRESHOLD - 1), out=steps)
-    return steps.astype(np.uint8)
+    steps = (logits - np.float32(limit)) * STEPS_PER_LOGIT
+    np.rint(steps, out=steps)
+    steps += AT_THRESHOLD
+    rounded = np.clip(steps, 0, 255, out=steps).astype(np.uint8)
+    return np.where(logits > limit, np.maximum(rounded, AT_THRESHOLD + 1), np.minimum(rounded, AT_THRESHOLD - 1))
 
 
-def order_of_the_sure(logits: np.ndarray, limits: Sequence[float],
-                      names: Sequence[str]) -> dict[int, tuple[tuple[np.ndarray, ...], np.ndarray]]:
+def order_of_the_sure(logits: np.ndarray, limits: Sequence[float], names: Sequence[str],
+                      within: np.ndarray | bool = True) -> dict[int, tuple[tuple[np.ndarray, ...], np.ndarray]]:
     """The bytes that tell classes of one kind apart where two or more are about 4 logits above their thresholds.
 
     There the surest class keeps 255, the next gets 254, and so on, so that the higher confidence still wins
     (Section 4.1.2). Classes that are equally sure share a byte.
 
     logits:  (K, D, H, W) float32; limits: the logit of each class's threshold; names: the K classes
+    within:  (D, H, W) bool, the voxels whose bytes are wanted
     returns: {k: (indices of voxels, their bytes)}, for the classes whose bytes change
     """
     changes = {}
     for group in merging_groups(names):
-        above = {k: logits[k] > np.float32(limits[k] + SURE) for k in group}
-        tied = np.nonzero(sum(above.values(), np.zeros(logits.shape[1:], np.uint8)) > 1)
+        sure = np.zeros(logits.shape[1:], np.uint8)                                       # how many of the classes are
+        for k in group:
+            sure += logits[k] > np.float32(limits[k] + SURE)
+        tied = np.nonzero((sure > 1) & within)
         surplus = np.array([logits[k][tied] - np.float32(limits[k]) for k in group])              # (group, voxels)
         for k, own in zip(group, surplus):
             surer = (surplus > own).sum(axis=0)
-            lowered = above[k][tied] & (surer > 0)
+            lowered = (logits[k][tied] > np.float32(limits[k] + SURE)) & (surer > 0)
             if lowered.any():
                 changes[k] = tuple(axis[lowered] for axis in tied), (255 - surer[lowered]).astype(np.uint8)
     return changes
+
+
+def crops_of_slab(logits: np.ndarray, limits: Sequence[float], names: Sequence[str], inside: np.ndarray,
+                  z: int) -> Iterator[Crop | None]:
+    """For each class in turn, its bytes in a slab of planes, in the box of those above 0; None where there are none.
+
+    logits: (K, D, H, dz) float32; limits: the logit of each class's threshold; names: the K classes
+    inside: (D, H, dz) bool; the bytes of other voxels are 0
+    z:      the slab's first plane
+    """
+    sure = order_of_the_sure(logits, limits, names, inside)
+
+    def crop(k: int) -> Crop | None:
+        box = bounding_box((logits[k] > np.float32(limits[k]) - FAINT) & inside)    # most slabs have few classes
+        if box is None:
+            return None
+        start, likely = [part.start for part in box], logits_to_bytes(logits[k][box], limits[k])
+        if k in sure:
+            voxels, values = sure[k]
+            likely[tuple(axis - first for axis, first in zip(voxels, start))] = values
+        likely *= inside[box]
+        tight = bounding_box(likely > 0)                                            # the faintest are rounded to 0
+        if tight is None:
+            return None
+        x, y, plane = (first + part.start for first, part in zip(start, tight))
+        return Crop((x, y, plane + z), np.asfortranarray(likely[tight]))
+
+    return in_threads(crop, range(len(names)))
 
 
 def join_slabs(slabs: Sequence[Crop], region: Box | None, shape: Sequence[int]) -> Crop | None:

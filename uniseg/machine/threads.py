@@ -1,9 +1,12 @@
-"""Threads for the long steps of numpy and scipy, which run outside Python's lock. The results do not depend on them."""
+"""Threads for what runs outside Python's lock: long steps of numpy and scipy, and waiting for a GPU.
+
+The results do not depend on them.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
@@ -32,3 +35,17 @@ def in_threads(function: Callable[[Thing], Result], things: Iterable[Thing]) -> 
             begun.append(pool.submit(function, thing))
         while begun:
             yield begun.popleft().result()
+
+
+def one_ahead(things: Iterator[Thing]) -> Iterator[Thing]:
+    """`things`, of which a thread makes the next while the caller works on the present one.
+
+    No more than one waits, so that memory is bounded. A thing must not change when the next is made. An error is raised
+    in the place of its thing. A caller who stops early waits for the thing that is being made.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[Any] = pool.submit(next, things, end)
+        while (thing := coming.result()) is not end:
+            coming = pool.submit(next, things, end)
+            yield thing
