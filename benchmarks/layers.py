@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from measuring import machine, today
@@ -21,14 +22,18 @@ from uniseg.backbones import BACKBONES
 from uniseg.backbones.layers import ImageConv, instance_norm
 from uniseg.backbones.swin_unetr import Decoder, attention, shift_mask
 from uniseg.backbones.unet import Up
+from uniseg.kernels.layers import channels_last
 from uniseg.machine.device import autocast
 from uniseg.machine.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
 
 
-def works(size: int) -> Iterator[tuple[str, Callable[[torch.dtype], object]]]:
-    """(name, function of the number type that a layer's input has) of each layer, then of each backbone."""
+Ready = Callable[[Tensor], Tensor]                         # gives a layer's input its number type and layout
+
+
+def works(size: int) -> Iterator[tuple[str, Callable[[Ready], Callable[[], object]]]]:
+    """(name, what makes the work from its inputs) of each layer, then of each backbone."""
     n = size // 2
 
     def maps(channels: int, side: int) -> Tensor:
@@ -36,28 +41,33 @@ def works(size: int) -> Iterator[tuple[str, Callable[[torch.dtype], object]]]:
 
     one, wide, low, swin_low, skip, swin_skip = (maps(1, size), maps(48, size), maps(128, n), maps(48, n),
                                                  maps(64, size), maps(48, size))
-    yield "instance norm, 48 channels", lambda kind: instance_norm(wide.to(kind))
+    yield "instance norm, 48 channels", lambda ready: partial(instance_norm, ready(wide))
     conv = ImageConv(1, 48, bias=False).eval()
-    yield "first convolution, 1 to 48 channels (always float32)", lambda kind: conv(one)
+    yield "first convolution, 1 to 48 channels (always float32)", lambda _: partial(conv, one)
     windows = -(-n // 7)
-    q, k, v = torch.randn(3, windows ** 3, 3, 343, 16)
+    qkv = torch.randn(3, windows ** 3, 3, 343, 16)
     bias, mask = torch.randn(3, 343, 343), shift_mask((7 * windows,) * 3, (7, 7, 7), (3, 3, 3))
-    yield "attention of stage 1", lambda kind: attention(q.to(kind), k.to(kind), v.to(kind), bias, None)
-    yield "the same, shifted", lambda kind: attention(q.to(kind), k.to(kind), v.to(kind), bias, mask)
+    yield "attention of stage 1", lambda ready: partial(attention, *map(ready, qkv), bias, None)
+    yield "the same, shifted", lambda ready: partial(attention, *map(ready, qkv), bias, mask)
     up, decoder = Up(128, 64).eval(), Decoder(48, 48).eval()
-    yield "last level of the U-Net's decoder", lambda kind: up(low.to(kind), skip.to(kind))
-    yield "last level of Swin UNETR's decoder", lambda kind: decoder(swin_low.to(kind), swin_skip.to(kind))
+    yield "last level of the U-Net's decoder", lambda ready: partial(up, ready(low), ready(skip))
+    yield "last level of Swin UNETR's decoder", lambda ready: partial(decoder, ready(swin_low), ready(swin_skip))
     for name, make in BACKBONES.items():
-        yield f"backbone {name}", lambda kind, backbone=make().eval(): backbone(one)
+        yield f"backbone {name}", lambda _, backbone=make().eval(): partial(backbone, one)
 
 
-def seconds(work: Callable[[torch.dtype], object], enabled: bool, precision: str) -> float:
-    """CPU seconds of one run."""
+def seconds(make: Callable[[Ready], Callable[[], object]], enabled: bool, precision: str) -> float:
+    """CPU seconds of one run. Maps come as the layer before makes them: to the fast forms with channels last."""
     kernels.ENABLED = enabled
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
+
+    def ready(x: Tensor) -> Tensor:
+        return channels_last(x.to(kind)) if enabled and x.dim() == 5 else x.to(kind)
+
     with torch.inference_mode(), autocast(CPU, precision):
+        work = make(ready)
         start = time.process_time()
-        work(kind)
+        work()
         return time.process_time() - start
 
 

@@ -2,6 +2,7 @@
 
 A row of a table is one piece of work, its sides are the ways of doing it. A side prepares, warms up, and is then timed:
 wall seconds and CPU seconds of one call, the median over its calls, and the peak memory (VmHWM) of the whole process.
+Processes that it starts count: their CPU seconds, and the peak of the largest, if that is larger.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -72,14 +74,21 @@ def measure(side: Side, args: argparse.Namespace) -> Spent:
     for _ in range(0 if args.tiny else side.warm_ups):
         work()
     spent, began, busy = [], time.perf_counter(), _busy_seconds()
-    own = time.process_time()
+    own = _cpu_seconds()
     for _ in range(1 if args.tiny else side.calls):
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _cpu_seconds()
         work()
-        spent.append((time.perf_counter() - wall, time.process_time() - cpu))
+        spent.append((time.perf_counter() - wall, _cpu_seconds() - cpu))
     seconds, cpu = (statistics.median(values) for values in zip(*spent))
-    others = (_busy_seconds() - busy - (time.process_time() - own)) / (time.perf_counter() - began)
-    return Spent(seconds, cpu, peak_memory_bytes() / 2 ** 20, max(0.0, others))
+    others = (_busy_seconds() - busy - (_cpu_seconds() - own)) / (time.perf_counter() - began)
+    peak = max(peak_memory_bytes(), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return Spent(seconds, cpu, peak / 2 ** 20, max(0.0, others))
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of all threads of this process, and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _busy_seconds() -> float:

@@ -40,6 +40,7 @@ from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case, prepare
 from uniseg.datasets.dataset import Dataset
 from uniseg.datasets.find import find_datasets
+from uniseg.datasets.preparing import prepare_each
 from uniseg.heads import THETA, class_logits, plain_class_logits
 from uniseg.losses import masked_loss, plain_masked_sum, unpack_bits
 from uniseg.machine.device import PRECISIONS, autocast
@@ -167,13 +168,15 @@ def validation_row() -> Row:
 
 
 def preparing_row() -> Row:
-    """A dataset made ready for training, a case."""
-    def ours(args: argparse.Namespace) -> Work:
-        datasets = datasets_of(args)
+    """Datasets made ready for training, a case."""
+    def ours(args: argparse.Namespace, processes: int) -> Work:
+        cases = [(one, case) for one in datasets_of(args) for case in one.cases]
 
         def work() -> None:
             shutil.rmtree(args.work / "fresh", ignore_errors=True)
-            cases_of(args, datasets, "fresh")
+            pre = TrainConfig(patch_size=args.window).preprocessing
+            for _, error in prepare_each(cases, pre, args.work / "fresh", processes):
+                assert error is None, error
         return work
 
     def peer(args: argparse.Namespace) -> Work:
@@ -181,7 +184,8 @@ def preparing_row() -> Row:
         return lambda: peers.patches_data(files, cached=True, patch=args.window)
 
     return Row("preparing a training case of 512x512x200", turns=3, units=2, sides={
-        "MONAI": Side(peer, peer=True, keep_memory=False), "uniseg": Side(ours)})
+        "MONAI": Side(peer, peer=True, keep_memory=False), "uniseg": Side(lambda args: ours(args, 1)),
+        "uniseg, two processes": Side(lambda args: ours(args, 2))})
 
 
 def scoring_row() -> Row:

@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         from .machine.processes import device_here, wait_for_all
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
-        segmenter = load(args.weights, device_here(args.device))
+        segmenter = load(args.weights, device_here(args.device, shared=True))
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")

@@ -40,8 +40,8 @@ def _reason(name: str, error: BaseException) -> str:
     kind, _, number = name.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         return "PyTorch finds no GPU"
-    if kind == "cuda" and number.isdecimal() and int(number) >= torch.cuda.device_count():
-        return f"there are {torch.cuda.device_count()} GPUs, numbered from 0"
+    if kind == "cuda" and number.isdecimal() and int(number) >= (count := torch.cuda.device_count()):
+        return f"there {'is 1 GPU' if count == 1 else f'are {count} GPUs'}, numbered from 0"
     if kind == "mps":
         return "PyTorch finds no GPU of Apple"
     if "device string" in str(error) or str(error).startswith("Expected one of"):

@@ -24,13 +24,16 @@ class Process(NamedTuple):
     device: torch.device
 
 
-def device_here(name: str) -> str:
+def device_here(name: str, shared: bool = False) -> str:
     """The name of the device of this process: of several that torchrun started on a machine, each has its own GPU.
 
-    name: of --device
+    name:   of --device
+    shared: whether processes share the GPUs where there are fewer
     """
     _, world = launched()
-    return f"cuda:{local_rank()}" if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available() else name
+    if world == 1 or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    return f"cuda:{local_rank() % torch.cuda.device_count() if shared else local_rank()}"
 
 
 def wait_for_all() -> None:
@@ -59,7 +62,7 @@ def start_processes(device_name: str, timeout_minutes: float = 30.0) -> Process:
         raise ValueError("this build of PyTorch has no torch.distributed. Start one process, without torchrun.")
     on_gpu = device_name in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpu:
-        device = torch.device(device_here(device_name))
+        device = choose_device(device_here(device_name))
         torch.cuda.set_device(device)
     else:
         device = choose_device("cpu" if device_name == "auto" else device_name)
