@@ -13,10 +13,11 @@ from test_synthetic import NAMES_OF, hand_made_map
 
 from conftest import Patient, write_dataset
 from tools.default_weights import __main__ as command
-from tools.default_weights import plan, scoring, stages
+from tools.default_weights import labelled, plan, scoring, stages
 from tools.default_weights.pseudo import Opinion, believe
 from tools.default_weights.running import Clock, CommandFailed, call
 from tools.default_weights.stages import Work
+from uniseg import checkpoint
 from uniseg.datasets.cases import prepare
 from uniseg.datasets.find import find_datasets
 from uniseg.imaging.preprocessing import Preprocessing
@@ -130,7 +131,7 @@ def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeyp
     (data / "labelmaps" / "names.json").write_text("{}")
     (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
     monkeypatch.setitem(plan.SIZES, "gpu",
-                        small._replace(spacing_mm=12.0, train=small.train._replace(shares={"T": 1.0})))
+                        small._replace(spacing_mm=12.0, finetune=small.finetune._replace(shares={"T": 1.0})))
     assert command.main([str(data), "--pack", str(tmp_path / "pack")]) == 0
     assert {path.name for path in (tmp_path / "pack" / "labelmaps").iterdir()} == {"names.json"}     # the held-out: no
     found = []
@@ -170,7 +171,7 @@ def test_of_a_whole_femur_that_is_called_its_head_the_upper_48_mm_are_scored(tmp
     bones = np.zeros(shape, np.uint8)
     bones[5:13, 5:13, :50], bones[27:35, 5:13, :50] = 6, 7
     write_volume(tmp_path / "x.nii.gz", bones, affine)
-    scoring.cut_heads(tmp_path / "x.nii.gz", {"0": "background", "6": "Left Head of Femur", "7": "Right Head of Femur"})
+    labelled.cut_heads(tmp_path / "x.nii.gz", {"6": "Left Head of Femur", "7": "right_head_of_femur"})
     heads = read_label_map(tmp_path / "x.nii.gz").array
     for value in (6, 7):
         slices = np.flatnonzero((heads == value).any(axis=(0, 1)))
@@ -181,7 +182,7 @@ def test_of_a_whole_femur_that_is_called_its_head_the_upper_48_mm_are_scored(tmp
 
 @pytest.fixture
 def data(tmp_path):
-    """labelmaps, unlabelled and a held-out CT of 192 x 192 x 96 mm, all of them drawn."""
+    """labelmaps, unlabelled, and a CT of 192 x 192 x 96 mm that trains and one that never does, all of them drawn."""
     root = tmp_path / "DATA"
     labels, affine = hand_made_map()
     (root / "labelmaps").mkdir(parents=True)
@@ -196,7 +197,8 @@ def data(tmp_path):
     write_volume(root / "unlabelled" / "u.nii.gz", hu, grid)
     liver = np.zeros(shape, bool)
     liver[18:26, 10:20, 4:12] = True
-    write_dataset(root / "validation" / "IRCAD", {"liver": ("liver",)}, {"i": Patient(hu, {"liver": liver}, grid)})
+    for folder, case in (("validation/IRCAD", "i"), ("train/TotalSegNeck", "n")):
+        write_dataset(root / folder, {"liver": ("liver",)}, {case: Patient(hu, {"liver": liver}, grid)})
     return root
 
 
@@ -206,17 +208,23 @@ def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, ca
     arguments = [str(data), "--out", str(work), "--size", "tiny", "--device", "cpu", "--jobs", "1"]
     assert command.main([*arguments, "--export", str(out)]) == 0, capfd.readouterr().err
     for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt", "finetune/last.pt",
-                 "candidate/default.pt", "score/new/cases.csv", "score/shipped/cases.csv"):
+                 "without_a/last.pt", "candidate/finetune/default.pt", "score/new.csv"):
         assert (work / file).is_file(), file
     page = (work / "score" / "scores.md").read_text()
-    assert "| liver | i |" in page and "Against shipping: " in page
-    assert {path.name for path in out.iterdir()} >= {"train.pt", "finetune.pt", "finetune_metrics.jsonl"}
-    assert (out / "finetune.pt").stat().st_size < 16 * 2 ** 20
+    assert "| liver | i, n |" in page and "Against shipping: " in page
+    trained = {run: checkpoint.read(work / run / "last.pt")["about"]["data"] for run in ("finetune", "without_a")}
+    assert "TotalSegNeck/n" in trained["finetune"] and "TotalSegNeck/n" not in trained["without_a"]
+    assert trained["finetune"].keys() - trained["without_a"].keys() == {"TotalSegNeck/n"}
+    assert (out / "finetune" / "last.pt").stat().st_size < 16 * 2 ** 20
+    back = tmp_path / "back"                                                   # what came back is scored at home
+    shutil.copytree(out, back)
+    assert command.main([str(data), "--out", str(back), "--size", "tiny", "--device", "cpu", "--stages", "score"]) == 0
+    assert (back / "score" / "scores.md").is_file()
 
     stamp = (work / "train" / "last.pt").stat().st_mtime_ns
     assert command.main([*arguments, "--stages", "train"]) == 0                # it is there already
     assert (work / "train" / "last.pt").stat().st_mtime_ns == stamp
-    shutil.rmtree(work / "score" / "new")
+    (work / "score" / "new.csv").unlink()
     assert command.main([*arguments, "--stages", "ship"]) == 1                 # nothing is shipped unscored
 
 
@@ -230,7 +238,7 @@ def test_a_signal_ends_the_chain_and_what_there_is_comes_back(data, tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 143
-    assert out.is_dir() and not list(out.glob("*.pt"))                        # no training had begun
+    assert out.is_dir() and not list(out.rglob("*.pt"))                        # no training had begun
 
 
 def test_bad_input_is_one_line(tmp_path, capfd):

@@ -24,7 +24,7 @@ from .plan import MINUTES, SIZES
 from .running import Clock, CommandFailed, Ended, ended_by_signals
 from .stages import STAGES, Work, export
 
-GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune")
+GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
 

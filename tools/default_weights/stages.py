@@ -1,4 +1,4 @@
-"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, score, ship.
+"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, leave_out, score, ship.
 
 Beyond the paper. Each is a function of one Work, can be interrupted, and goes on where it stood when it is called
 again. plan.py holds the recipe, running.py ends what takes too long, pseudo.py makes the pseudo labels, scoring.py
@@ -27,13 +27,15 @@ from uniseg.machine.console import say, warn
 from uniseg.machine.files import atomic_write
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
-from .plan import Run, Size, chosen_maps, train_options
+from .labelled import copy_dataset
+from .plan import FOLDS, Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
-from .scoring import compare, held_out, pages
+from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, pages
 
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
+UNSCORED = "learned from one labelled CT, and never scored"
 NO_PSEUDO = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
 
 
@@ -101,14 +103,6 @@ def maps_folder(work: Work, which: str, paths: Sequence[Path]) -> Path:
     return folder
 
 
-def copy_dataset(source: Path, target: Path) -> None:
-    """Copy a dataset; the copy appears complete or not at all."""
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=shutil.copyfile)
-    temporary.rename(target)
-
-
 def prepare(work: Work) -> None:
     """Preprocess all cases of both roots into the cache, in several processes."""
     prepare_root(work, work.root)
@@ -146,13 +140,38 @@ def train(work: Work) -> None:
 
 
 def finetune(work: Work) -> None:
-    """Train on with the pseudo labels beside the rest, from the end of `train`."""
+    """Train on with pseudo labels and all labelled CTs beside the rest, from the end of `train`."""
+    for name in work.size.finetune.shares:
+        if not (work.pseudo_root / name).exists():
+            copy_dataset(work.data / "train" / name, work.pseudo_root / name)
     prepare_root(work, work.pseudo_root)
+    finetuning(work, "finetune")
+
+
+def finetuning(work: Work, name: str, without: Sequence[str] = ()) -> None:
+    """The fine-tuning, without some datasets."""
     pseudo = sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
-    run(work, "finetune", work.size.finetune, newest(work.out / "train", work.start), work.pseudo_root, pseudo)
+    run(work, name, work.size.finetune, newest(work.out / "train", work.start), work.pseudo_root, pseudo, without)
 
 
-def run(work: Work, name: str, recipe: Run, start: Path, root: Path, pseudo: Sequence[str] = ()) -> None:
+def leave_out(work: Work) -> None:
+    """The fine-tuning once more for each fold of the labelled CTs, without it, as long as it was: these weights are
+    scored on the fold."""
+    folds = left_out(work)
+    for number, (name, without) in enumerate(folds.items()):
+        if not (work.out / f"{name}.json").is_file():
+            shutil.copyfile(work.out / "finetune.json", work.out / f"{name}.json")
+        finetuning(work._replace(clock=work.clock.share(1, len(folds) - number)), name, without)
+
+
+def left_out(work: Work) -> dict[str, list[str]]:
+    """{run: the datasets that it leaves out}, of the folds whose datasets the fine-tuning reads."""
+    folds = {name: [one for one in fold if one in work.size.finetune.shares] for name, fold in FOLDS.items()}
+    return {name: datasets for name, datasets in folds.items() if datasets}
+
+
+def run(work: Work, name: str, recipe: Run, start: Path, root: Path, pseudo: Sequence[str] = (),
+        without: Sequence[str] = ()) -> None:
     """One training. With a deadline, a short probe tells how many steps the time allows, and the learning rate ends
     there; SIGTERM makes uniseg.train save what it has where even these are too many."""
     present = {path.parent.name for path in root.glob("*/dataset.json")}
@@ -160,7 +179,7 @@ def run(work: Work, name: str, recipe: Run, start: Path, root: Path, pseudo: Seq
 
     def options(folder: Path, steps: int) -> list[str]:
         return train_options(work.size, recipe, root, folder, work.out / "cache", start, work.device, work.jobs,
-                             steps, present, pseudo)
+                             steps, present, pseudo, without)
 
     if settings.is_file():
         steps = json.loads(settings.read_text(encoding="utf-8"))["steps"]
@@ -224,18 +243,19 @@ def pseudo(work: Work) -> None:
 # ------------------------------------------------------------------------------------------------------ score and ship
 
 def shipped_settings() -> dict:
-    """What the shipped weights say about inference, which new ones keep: experimental, in_pieces, second_view."""
-    about = json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))["about"]
-    return {key: about.get(key) or empty for key, empty in
-            (("experimental", {}), ("in_pieces", []), ("second_view", None))}
+    """What the shipped weights say about inference, which new ones keep: experimental, in_pieces, second_view; and
+    their classes."""
+    content = json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    return {"classes": content["classes"], **{key: content["about"].get(key) or empty for key, empty in
+                                              (("experimental", {}), ("in_pieces", []), ("second_view", None))}}
 
 
-def ship_to(work: Work, folder: Path) -> Path:
-    """The newest weights as tools/ship_weights.py writes them, with the settings of the shipped ones."""
-    source = newest(work.out / "finetune", newest(work.out / "train", work.start))
+def ship_to(work: Work, folder: Path, source: Path) -> Path:
+    """The weights of a run as tools/ship_weights.py writes them, with the settings of the shipped ones."""
     settings, file = shipped_settings(), work.out / "experimental.json"
     known = checkpoint.read(source)["network"]["classes"]          # a class that no case shows is not learned at all
     reasons = {name: why for name, why in settings["experimental"].items() if name in known}
+    reasons |= {name: UNSCORED for name in set(known) - set(shipped_settings()["classes"])}
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship([source], file if reasons else None, [name for name in settings["in_pieces"] if name in known],
@@ -244,44 +264,70 @@ def ship_to(work: Work, folder: Path) -> Path:
     return folder / "default.pt"
 
 
+def candidate(work: Work) -> Path:
+    """The run whose weights are to be shipped."""
+    return newest(work.out / "finetune", newest(work.out / "train", work.start))
+
+
 def score(work: Work) -> None:
-    """Score the new and the shipped weights on CTs that neither was trained on; writes OUT/score/scores.md."""
-    candidate = ship_to(work, work.out / "candidate")
-    root = held_out(work.data, work.out / "held_out")
-    for name, weights in (("shipped", DEFAULT_WEIGHTS), ("new", candidate)):
-        folder = work.out / "score" / name
-        again = ["--overwrite"] if folder.is_dir() else []
-        call("uniseg.evaluate", ["--data-root", str(root), "--weights", str(weights), "--out", str(folder),
-                                 "--bootstrap", "0", *again], work.clock)
-    comparison = compare(work.out / "score" / "shipped", work.out / "score" / "new")
+    """Score the new weights on CTs that they, or their run without these CTs, were not trained on, beside the shipped
+    ones; writes OUT/score/scores.md. Raises ValueError where a run of `leave_out` is missing."""
+    judges = {"finetune": (candidate(work), list(NEVER_TRAIN))}
+    for name, datasets in left_out(work).items():
+        judges[name] = work.out / name / "last.pt", datasets
+        if not judges[name][0].is_file():
+            raise ValueError(f"{judges[name][0]}: not there, and {' and '.join(datasets)} cannot be scored without it. "
+                             "Run the stage leave_out.")
+    results: dict[str, list[Path]] = {"shipped": [], "new": []}
+    for name, (source, datasets) in judges.items():
+        root = held_out(work.data, work.out / "held_out" / name, datasets)
+        weights = {"new": ship_to(work, work.out / "candidate" / name, source), "shipped": DEFAULT_WEIGHTS}
+        for which in weights if not SHIPPED.is_file() else ("new",):
+            folder = work.out / "score" / which / name
+            again = ["--overwrite"] if folder.is_dir() else []
+            call("uniseg.evaluate", ["--data-root", str(root), "--weights", str(weights[which]), "--out", str(folder),
+                                     "--bootstrap", "0", *again], work.clock)
+            results[which].append(folder)
+    for which, folders in results.items():
+        if folders:
+            join(folders, work.out / "score" / f"{which}.csv")
+    text = pages(comparison(work))
     with atomic_write(work.out / "score" / "scores.md") as temporary:
-        temporary.write_text(pages(comparison), encoding="utf-8")
-    say(pages(comparison))
+        temporary.write_text(text, encoding="utf-8")
+    say(text)
+
+
+def comparison(work: Work) -> Comparison:
+    """The shipped weights beside the new ones."""
+    return compare(SHIPPED if SHIPPED.is_file() else work.out / "score" / "shipped.csv", work.out / "score" / "new.csv")
 
 
 def ship(work: Work) -> None:
     """Put the newest weights into the package where they score better. Raises ValueError where they do not."""
-    comparison = compare(work.out / "score" / "shipped", work.out / "score" / "new")
-    if comparison.objections:
-        raise ValueError(f"{work.out}: the new weights are not shipped: {'; '.join(comparison.objections)}.")
-    ship_to(work, ship_weights.FOLDER)
+    if objections := comparison(work).objections:
+        raise ValueError(f"{work.out}: the new weights are not shipped: {'; '.join(objections)}.")
+    ship_to(work, ship_weights.FOLDER, candidate(work))
+    shutil.copyfile(work.out / "score" / "new.csv", SHIPPED)
 
 
 def export(work: Work, folder: Path) -> None:
-    """Copy what is to come back from a lent machine: weights without the optimiser in float16, and the curves."""
+    """Copy what is to come back from a lent machine, in the folders of OUT: the weights of each run without the
+    optimiser in float16, how many steps it has, and its curves."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("finetune", "train"):
+    for name in ("train", "finetune", *FOLDS):
         source = work.out / name / "last.pt"
         if not source.is_file():
             continue
         content = ship_weights.read_run(source)
         training = {key: content["training"][key] for key in ("step", "config")}
-        checkpoint.save(folder / f"{name}.pt", checkpoint.load_network(content, source),
+        (folder / name).mkdir(exist_ok=True)
+        checkpoint.save(folder / name / "last.pt", checkpoint.load_network(content, source),
                         Preprocessing.from_dict(content["preprocessing"]), content["about"], training, half=True)
-        for file in ("metrics.jsonl", "progress.png"):
-            if (work.out / name / file).is_file():
-                shutil.copyfile(work.out / name / file, folder / f"{name}_{file}")
+        for file in (f"{name}.json", f"{name}/metrics.jsonl", f"{name}/progress.png"):
+            if (work.out / file).is_file():
+                shutil.copyfile(work.out / file, folder / file)
 
 
 STAGES: dict[str, Callable[[Work], None]] = {"draw": draw, "prepare": prepare, "train": train, "pseudo": pseudo,
-                                             "finetune": finetune, "score": score, "ship": ship}
+                                             "finetune": finetune, "leave_out": leave_out, "score": score,
+                                             "ship": ship}
