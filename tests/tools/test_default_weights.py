@@ -13,7 +13,7 @@ from test_synthetic import NAMES_OF, hand_made_map
 
 from conftest import Patient, write_dataset
 from tools.default_weights import __main__ as command
-from tools.default_weights import labelled, plan, scoring, stages
+from tools.default_weights import ablation, labelled, plan, scoring, stages
 from tools.default_weights.pseudo import Opinion, believe
 from tools.default_weights.running import Clock, CommandFailed, call
 from tools.default_weights.stages import Work
@@ -226,6 +226,21 @@ def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, ca
     assert (work / "train" / "last.pt").stat().st_mtime_ns == stamp
     (work / "score" / "new.csv").unlink()
     assert command.main([*arguments, "--stages", "ship"]) == 1                 # nothing is shipped unscored
+
+
+@pytest.mark.slow
+def test_each_ingredient_is_left_out_in_turn(data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(ablation, "FOUR", ("m",))
+    arguments = [str(data), "--out", str(tmp_path), "--size", "tiny", "--device", "cpu", "--stages"]
+    assert command.main([*arguments, "draw", "pseudo", "ablate"]) == 0, capfd.readouterr().err
+    page = (tmp_path / "ablation" / "ablation.md").read_text().splitlines()
+    assert page[0] == ("| class | cases | the start | all ingredients | four label maps | no unlabelled CTs | "
+                       "no labelled CTs |")
+    assert page[2].startswith("| liver | 2 | ") and page[-1].startswith("| ml found where nothing is | ")
+    for name in ("everything", "four_maps", "no_unlabelled", "no_labels"):
+        content = checkpoint.read(tmp_path / "ablation" / name / "last.pt")
+        assert content["training"]["step"] == 2
+        assert not any(case.startswith("TotalSegNeck") for case in content["about"]["data"])
 
 
 @pytest.mark.slow

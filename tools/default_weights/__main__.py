@@ -1,7 +1,8 @@
 """Make the default weights from data, stage by stage; the same command goes on where an earlier one stopped.
 
-    python -m tools.default_weights DATA --out WORK                       all stages but ship, on two CPU cores
+    python -m tools.default_weights DATA --out WORK                       from draw to score, on two CPU cores
     python -m tools.default_weights DATA --out WORK --stages ship         puts the result into uniseg/weights
+    python -m tools.default_weights DATA --out WORK --stages ablate       what each ingredient brings
     python -m tools.default_weights DATA --pack PACK                      what a lent GPU machine needs, at 3 mm
     python -m tools.default_weights PACK --out WORK --gpu --export OUT    there: weights and curves within the minutes
 
@@ -19,12 +20,14 @@ from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.machine.console import fail, say
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
+from . import ablation  # noqa: F401  it adds the stage `ablate`
 from .packing import pack
 from .plan import MINUTES, SIZES
 from .running import Clock, CommandFailed, Ended, ended_by_signals
 from .stages import STAGES, Work, export
 
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
+ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
 
@@ -38,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="DATA", help="labelmaps, train, unlabelled, validation")
     parser.add_argument("--out", type=Path, metavar="WORK", help="folder of everything that is made")
     parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="STAGE",
-                        help=f"of {', '.join(STAGES)} (default: all but ship)")
+                        help=f"of {', '.join(STAGES)} (default: all but {' and '.join(ON_REQUEST)})")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="how much of everything (default %(default)s)")
     parser.add_argument("--start", type=Path, default=DEFAULT_WEIGHTS, metavar="CHECKPOINT",
                         help="what the training goes on from (default: the shipped weights)")
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages, then export. Returns the exit code."""
-    stages = [name for name in STAGES if name in (args.stages or [s for s in STAGES if s != "ship"])]
+    stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
     whole, code, work = Clock(args.minutes), 0, None
     column = "gpu" if args.size == "gpu" else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)

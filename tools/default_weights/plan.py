@@ -102,7 +102,7 @@ SIZES = {
 MINUTES = {
     "draw": {"cpu": 10, "gpu": 1.6}, "prepare": {"cpu": 4, "gpu": 0.6}, "train": {"cpu": 60, "gpu": 2.8},
     "pseudo": {"cpu": 12, "gpu": 0.9}, "finetune": {"cpu": 30, "gpu": 1.1}, "leave_out": {"cpu": 60, "gpu": 2.0},
-    "score": {"cpu": 12, "gpu": 0.0}, "ship": {"cpu": 0.1, "gpu": 0.0},
+    "score": {"cpu": 12, "gpu": 0.0}, "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 180, "gpu": 0.0},
 }
 
 

@@ -55,9 +55,7 @@ def compare(shipped: Path, new: Path) -> Comparison:
     rows = [read_rows(path) for path in (shipped, new)]
     if {case for _, case in rows[0]} != {case for _, case in rows[1]}:
         raise ValueError(f"{new}: scores other cases than {shipped}. Score both anew.")
-    about = json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
-    offered = tuple(name for name in about["classes"] if name not in about["about"].get("experimental", {}))
-    dice, false_ml = {}, {}
+    offered, dice, false_ml = offered_classes(), {}, {}
     for key in sorted(set(rows[0]) & set(rows[1])):
         old, now = rows[0][key], rows[1][key]
         if int(old["reference_voxels"] or 0):
@@ -67,6 +65,12 @@ def compare(shipped: Path, new: Path) -> Comparison:
     lost = sorted({name for name, _ in set(rows[0]) - set(rows[1])} & set(offered))
     return Comparison(dice, false_ml, offered, [f"{name} is not known any more" for name in lost]
                       + objections_to(dice, false_ml, offered))
+
+
+def offered_classes() -> tuple[str, ...]:
+    """The classes that the shipped weights offer."""
+    content = json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    return tuple(name for name in content["classes"] if name not in content["about"].get("experimental", {}))
 
 
 def read_rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:

@@ -76,17 +76,18 @@ def draw(work: Work) -> None:
     shown = {name: {names[n] for n in np.flatnonzero(np.bincount(read_map(path, names)[0].ravel(order="K"))).tolist()
                     if n} for name, path in maps.items()}
     chosen = {part.name: {name: maps[name] for name in chosen_maps(maps, shown, part.maps)} for part in work.size.draws}
-    whole = sum(part.cases for part in work.size.draws)
+    draws = [part for part in work.size.draws if chosen[part.name]]
+    whole = sum(part.cases for part in draws)
     commands = [("tools.synthetic", [
         str(maps_folder(work, part.maps, list(chosen[part.name].values()))), "--out", str(work.root / part.name),
         "--cases", str(part.cases), "--seed", str(part.seed), "--spacing", f"{work.size.spacing_mm:g}",
-        "--jobs", str(max(1, round(work.jobs * part.cases / whole))), *part.options]) for part in work.size.draws]
+        "--jobs", str(max(1, round(work.jobs * part.cases / whole))), *part.options]) for part in draws]
     if work.jobs > 1:                                  # all at once: each reads the maps before it draws
         done = call_all(commands, work.clock)
     else:
-        parts = [part.cases for part in work.size.draws]
+        parts = [part.cases for part in draws]
         done = [call(*command, work.clock.share(parts[n], sum(parts[n:]))) for n, command in enumerate(commands)]
-    for part, complete in zip(work.size.draws, done):
+    for part, complete in zip(draws, done):
         out = work.root / part.name
         if not complete and any(out.glob("labelsTr/*.nii.gz")):
             write_listing(out, annotated(chosen[part.name], names))
