@@ -9,6 +9,7 @@ from torch import nn
 
 from uniseg.backbones import BACKBONES
 from uniseg.backbones.swin_unetr import WindowAttention
+from uniseg.model import build
 from uniseg.paper.complexity import HEADS, activation_bytes, count, main, measure, meta_network, part_of, total
 
 SMALL = {"swin_unetr": (12, (64, 32, 32)), "unet": (8, (16, 24, 16)), "segresnet": (8, (16, 8, 24))}     # width, patch
@@ -59,6 +60,24 @@ def test_the_formulas_give_what_can_be_counted_on_paper():
     assert called(nn.Linear(7, 3), 5, 7) == 5 * 21
     attention = WindowAttention(6, heads=3)                                                 # q k^T, then times v
     assert macs_by_hand(attention, (torch.empty(4, 27, 6),), None) == 4 * 2 * 27 * 27 * 6
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_network_with_values_costs_what_the_same_one_without_costs(backbone):
+    """On a CPU, inference runs fast forms, whose operations are others or not counted. They do not change the cost."""
+    width, patch = SMALL[backbone]
+    network = meta_network(backbone, classes=2, width=width, text_width=4)
+    without = count(network, patch)
+    assert count(network.to_empty(device="cpu"), patch) == without
+
+
+def test_embeddings_that_are_learned_belong_to_the_lpg():
+    """Two classes with vectors of 5 numbers, and nothing else more."""
+    parameters = {}
+    for encoding in ("v3", "random"):
+        network = build({"classes": ["a", "b"], "backbone": "unet", "width": 8, "text_width": 5, "encoding": encoding})
+        parameters[encoding] = count(network, SMALL["unet"][1])["LPG, Eq. (1)"].parameters
+    assert parameters["random"] - parameters["v3"] == 2 * 5
 
 
 @pytest.mark.slow

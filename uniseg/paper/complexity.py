@@ -14,6 +14,7 @@ Read model.py first; cost_tables.py prints the result.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections import defaultdict
@@ -37,7 +38,8 @@ from .cost_tables import fig_3_lines, fig_7_lines, part_lines, section_5_4_lines
 PARTS = (("backbone.swinViT", "transformer"), ("backbone.encoder", "encoder convolutions"),
          ("backbone.down_", "encoder"), ("backbone.convInit", "encoder"), ("backbone.decoder", "decoder"),
          ("backbone.up_", "decoder"),
-         ("GAP", "pooling (GAP)"), ("precls_conv", "reduction to 8 channels"), ("lpg", "LPG, Eq. (1)"))
+         ("GAP", "pooling (GAP)"), ("precls_conv", "reduction to 8 channels"), ("lpg", "LPG, Eq. (1)"),
+         ("organ_embedding", "LPG, Eq. (1)"))            # where it is learned, with the encoding `random`
 HEADS = "class heads, Eq. (2)"
 
 
@@ -69,7 +71,11 @@ def meta_network(backbone: str, lpg: str = "independent", classes: int = 32, wid
 
 
 def count(network: UniversalModel, patch: Sequence[int] = (96, 96, 96)) -> dict[str, Cost]:
-    """{part: Cost} of one patch (1, 1, D, H, W) that goes through the network, which may be on the meta device."""
+    """{part: Cost} of one patch (1, 1, D, H, W) that goes through the network: layer by layer, as it is written.
+
+    The copy on the meta device computes nothing, and does not run the fast forms, whose operations are others.
+    """
+    network = copy.deepcopy(network).to("meta")
     costs: dict[str, Cost] = defaultdict(Cost)
     for name, parameter in network.named_parameters():
         costs[_known_part(name)].parameters += parameter.numel()
@@ -85,7 +91,7 @@ def count(network: UniversalModel, patch: Sequence[int] = (96, 96, 96)) -> dict[
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
-            logits = network(torch.empty(1, 1, *patch, device=next(network.parameters()).device))
+            logits = network(torch.empty(1, 1, *patch, device="meta"))
     finally:
         for handle in hooks:
             handle.remove()
