@@ -23,9 +23,9 @@ PACKAGE = ROOT / "uniseg"
 FLOORS = (
     ("machine", "taxonomy"),
     ("imaging", "kernels"),
-    ("backbones", "embeddings", "heads", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures",
+    ("backbones", "embeddings", "losses", "metrics", "sliding_window", "postprocess", "phantom", "pictures",
      "formats"),
-    ("viewer",),
+    ("viewer", "heads"),
     ("model", "baselines", "datasets", "inference"),
     ("data", "weights", "paper", "evaluation"),
     ("checkpoint",),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
+from .backbones.layers import GroupNorm
 from .kernels import class_heads
 from .machine.device import without_autocast
 
@@ -24,9 +25,9 @@ THETA = sum(SIZES)                 # 153 parameters per class
 POOLED = 256                       # width of the pooled image feature f (released code)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with 16 groups (released code), or with fewer where 16 does not divide a narrow network's channels."""
-    return nn.GroupNorm(math.gcd(16, channels), channels)
+    return GroupNorm(math.gcd(16, channels), channels)
 
 
 def global_average_pooling(channels: int) -> nn.Sequential:

@@ -27,6 +27,16 @@ class InstanceNorm(nn.InstanceNorm3d):
         return instance_norm(x, self.weight, self.bias)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Each group of channels of each image gets mean 0 and variance 1, then a weight and a bias for each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D, H, W)."""
+        if kernels.on_cpu_without_gradient(x):
+            return fast.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
 class Conv(nn.Conv3d):
     """A convolution. With a kernel of 3 (or 1) it keeps the size, which a stride divides."""
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv, ImageConv
+from .layers import Conv, GroupNorm, ImageConv
 from .window_size import check_window_size
 
 BLOCKS_DOWN = (1, 2, 2, 4)   # residual blocks per level, from full resolution to 1/8
@@ -26,9 +26,9 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     return nn.Sequential(OrderedDict(conv=layer))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with eight groups, or with fewer where eight does not divide a narrow network's channels."""
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+    return GroupNorm(math.gcd(8, channels), channels)
 
 
 class ResBlock(nn.Module):
