@@ -117,7 +117,7 @@ def conv_of_doubled(x: Tensor, skip: Tensor, up: nn.ConvTranspose3d, conv: nn.Co
         cell = torch.cat([cell, up.bias[None, :, None, None, None].expand(1, -1, 2, 2, 2)])  # (I + 1, C, 2, 2, 2)
     with without_autocast(x.device.type):
         response = F.conv3d(cell, weight[:, :channels], padding=reach)         # (I + 1, O, 2 + reach, ...)
-    out = F.conv3d(skip, weight[:, channels:], conv.bias, padding=reach // 2)  # (B, O, 2D, 2H, 2W)
+    out = channels_last(F.conv3d(skip, weight[:, channels:], conv.bias, padding=reach // 2))   # (B, O, 2D, 2H, 2W)
     if reach == 0:
         return out.add_(double_size(x, response))
     return out.add_(F.conv_transpose3d(x, response, stride=2, padding=reach // 2))
