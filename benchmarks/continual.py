@@ -109,8 +109,7 @@ TABLE_11 = {"LwF": (.891, .777, .767, .530, .486, .360), "ILT": (.891, .775, .77
             "Ours (text)": (.887, .783, .787, .695, .692, .636)}
 
 
-# -------------------------------------------------------------------------------------------------------------- the
-# phantoms
+# --------------------------------------------------------------------------------------------------------- the phantoms
 
 def write_phantoms(out: Path, protocol: str, patients: int = PATIENTS, test_patients: int = TEST_PATIENTS,
                    spacing_mm: float = SPACING_MM) -> None:
@@ -141,8 +140,7 @@ def data_folders(args: argparse.Namespace, protocol: str) -> tuple[list[Path], P
     return steps, test
 
 
-# -------------------------------------------------------------------------------------------------------------- the
-# trainings
+# -------------------------------------------------------------------------------------------------------- the trainings
 
 def folders(args: argparse.Namespace, protocol: str, method: str, seed: int, upto: int | None = None) -> list[Path]:
     """The run folders of the steps of one method, or of the first `upto` steps. Methods share the first one."""
@@ -211,8 +209,7 @@ def measure(weights: Path, test: Path) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# the tables
+# ----------------------------------------------------------------------------------------------------------- the tables
 
 def mean_of(scores: Scores, labels: Sequence[str]) -> float | None:
     """Mean Dice of the classes of some labels; None if none of them has a score."""

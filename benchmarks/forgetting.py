@@ -5,7 +5,8 @@
 trains step 1 and step 2 of continual.py's protocols, with the weight of the old classes, their Dice and the length of
 step 2 changed (CURVES). Forgetting is the mean Dice of the old classes after step 1 minus that after step 2, learning
 the mean Dice of the new classes after step 2. Methods that stand at different points of this trade do not compare, so
-the last table has the learning of each curve at equal forgetting. OUT/PROTOCOL.png is a chart of all points.
+further tables have the learning of each curve at equal forgetting, over the seeds and seed by seed. The last one has
+every class. OUT/PROTOCOL.png is a chart of all points.
 
 Two hospitals, whose CTs tools.synthetic draws (docs/forgetting.md has the commands), take the place of the phantoms
 with --data STEP1 STEP2 TEST. Folders of OUT are those of continual.py, finished trainings are not repeated, and
@@ -28,6 +29,7 @@ from uniseg.pictures.canvas import FAINT, INK, blank, stroke, text, write_png
 from uniseg.pictures.chart import axes, nice_ticks
 
 Points = Mapping[str, Mapping[int, tuple[float, float]]]       # {method: {seed: (forgetting, learning)}}
+AllScores = Mapping[str, Mapping[int, tuple[Scores, Scores]]]  # {method: {seed: after step 1, after step 2}}
 
 STEPS = 2                                                      # of the protocol: the first training, one extension
 CURVES = {                                                     # curve -> its methods, from much weight of the old on
@@ -100,6 +102,31 @@ def of_all(values: Sequence[float | None]) -> str:
     return shown(values) if there == len(values) else f"{there} of {len(values)} seeds" if there else "-"
 
 
+def seed_by_seed(points: Points) -> Iterator[str]:
+    """Markdown lines: what ours learns, by all its points of the same seed, where another method forgets as much."""
+    yield "| seed | method | forgets | learns | ours learns there |"
+    yield "|--" * 5 + "|"
+    for seed in sorted({seed for seeds in points.values() for seed in seeds}):
+        ours = [points[method][seed] for method in OURS if seed in points.get(method, {})]
+        for method in (name for name in points if not name.startswith("Ours") and seed in points[name]):
+            forgetting, learning = points[method][seed]
+            there = learning_at(ours, forgetting) if ours else None
+            yield (f"| {seed} | {method} | {forgetting:.3f} | {learning:.3f} | "
+                   f"{'-' if there is None else f'{there:.3f}'} |")
+
+
+def class_by_class(scores: AllScores, protocol: str) -> Iterator[str]:
+    """Markdown lines: Dice of each old class after step 1 and after step 2, and of each new class after step 2."""
+    old, new = GROUPS[protocol][:STEPS]
+    yield f"| method | seed | {' | '.join((*old, *new))} |"
+    yield "|--" * (2 + len(old) + len(new)) + "|"
+    for method, seeds in scores.items():
+        for seed, (first, second) in seeds.items():
+            cells = [*(", ".join(shown([mean_of(step, [label])]) for step in (first, second)) for label in old),
+                     *(shown([mean_of(second, [label])]) for label in new)]
+            yield f"| {method} | {seed} | {' | '.join(cells)} |"
+
+
 def picture(points: Points, protocol: str) -> np.ndarray:
     """Both kinds of curves as panels of one chart: (rows, columns, 3) uint8. Large dots are means over the seeds."""
     rgb = blank(650, 1480)
@@ -156,19 +183,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             jobs = [job for job in jobs
                     if all(unfinished(run) is None for run in continual.folders(args, protocol, *job, STEPS))]
         test = continual.data_folders(args, protocol)[1]
-        points: dict[str, dict[int, tuple[float, float]]] = {method: {} for method in methods}
+        scores: dict[str, dict[int, tuple[Scores, Scores]]] = {method: {} for method in methods}
         for (method, seed), weights in zip(jobs, continual.train_all(args, [(protocol, *job) for job in jobs], STEPS)):
-            points[method][seed] = trade(protocol, *(continual.score(one, test) for one in weights))
-        show({method: seeds for method, seeds in points.items() if seeds}, protocol, args.out)
+            first, second = (continual.score(one, test) for one in weights)
+            scores[method][seed] = first, second
+        show({method: seeds for method, seeds in scores.items() if seeds}, protocol, args.out)
 
 
-def show(points: Points, protocol: str, out: Path) -> None:
+def show(scores: AllScores, protocol: str, out: Path) -> None:
     """Print the tables and write the chart."""
-    if not points:
+    if not scores:
         sys.exit(f"{out}: no finished training of the {protocol} extension. Leave --finished out.")
+    points = {method: {seed: trade(protocol, *steps) for seed, steps in seeds.items()}
+              for method, seeds in scores.items()}
     weights = {**CURVES, "Ours, all points": OURS}
     print("\n".join([f"{protocol} extension, step 2", "", *table(points), "", "Weights", "",
-                     *at_equal_forgetting(points, weights), "", "Lengths", "", *at_equal_forgetting(points, LENGTHS)]))
+                     *at_equal_forgetting(points, weights), "", "Lengths", "", *at_equal_forgetting(points, LENGTHS),
+                     "", "Seed by seed", "", *seed_by_seed(points), "", "Class by class", "",
+                     *class_by_class(scores, protocol)]))
     write_png(out / f"{protocol}.png", picture(points, protocol))
 
 

@@ -25,6 +25,15 @@ START = ("import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 3); os.dup2
          "os.execvp(sys.argv[3], sys.argv[3:])")
 
 
+class PageChanged(AssertionError):
+    """The page that a command was sent to is being replaced by another."""
+
+
+# What the browser says of a command whose page goes away, and where the next one has nothing to run a script in yet.
+CHANGES = ("Inspected target navigated or closed", "Execution context was destroyed", "Cannot find context",
+           "Cannot find default execution context")
+
+
 class Browser:
     """One page in a browser. `events` holds all that the browser reported."""
 
@@ -50,7 +59,8 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, seconds: float = 30, **parameters: Any) -> Any:
-        """The result of one command. Raises AssertionError for an error of the browser."""
+        """The result of one command. Raises AssertionError for an error of the browser, PageChanged where the page goes
+        away before the answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         os.write(self._write, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode()
@@ -58,6 +68,8 @@ class Browser:
         end = time.monotonic() + seconds
         while (answer := self._next(end)).get("id") != self._number:
             self.events.append(answer)
+        if answer.get("error", {}).get("message", "").startswith(CHANGES):
+            raise PageChanged(method, answer)
         assert "error" not in answer, (method, answer)
         return answer["result"]
 
@@ -83,11 +95,17 @@ class Browser:
         self.wait(f"location.href !== 'about:blank' && document.readyState === 'complete' && ({ready})")
 
     def wait(self, expression: str, seconds: float = 30) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true, on this page or on one that takes its place."""
         end = time.monotonic() + seconds
-        while not self.evaluate(expression):
+        while not self._is_true(expression):
             assert time.monotonic() < end, f"never true: {expression}\n{self.errors()}"
             time.sleep(0.02)
+
+    def _is_true(self, expression: str) -> bool:
+        try:
+            return bool(self.evaluate(expression))
+        except PageChanged:
+            return False
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, also of a promise."""

@@ -11,7 +11,18 @@ import continual
 import forgetting
 import partial_labels
 from continual import METHODS, write_phantoms
-from forgetting import COLORS, CURVES, LENGTHS, at_equal_forgetting, learning_at, picture, table, trade
+from forgetting import (
+    COLORS,
+    CURVES,
+    LENGTHS,
+    at_equal_forgetting,
+    class_by_class,
+    learning_at,
+    picture,
+    seed_by_seed,
+    table,
+    trade,
+)
 
 from runs import make_trainings_small
 from uniseg.training.options import build_parser
@@ -51,6 +62,22 @@ def test_tables_have_mean_and_range_and_say_where_a_curve_does_not_reach():
     # seed 0: 0.2 + 4 x; seed 1 begins at 0.04: 0.4 + (x - 0.04) / 0.06 * 0.4
     assert row == ("| ILT | 2 | 1 of 2 seeds | 0.433 (0.400 to 0.467) | 0.700 (0.600 to 0.800) "
                    "| 0.700 (0.600 to 0.800) | 0.700 (0.600 to 0.800) |")
+
+
+def test_seed_by_seed_ours_learns_where_another_method_forgets_as_much():
+    points = {"LwF": {0: (0.2, 0.7), 1: (0.0, 0.3)}, "Ours (text)": {0: (0.1, 0.5), 1: (0.1, 0.5)},
+              "Ours, old 0.3": {0: (0.3, 0.9)}}
+    assert list(seed_by_seed(points))[2:] == ["| 0 | LwF | 0.200 | 0.700 | 0.700 |",    # half way from 0.5 to 0.9
+                                              "| 1 | LwF | 0.000 | 0.300 | - |"]        # ours forgets more there
+
+
+def test_class_by_class_old_classes_have_both_steps_and_new_ones_the_second():
+    old = ("spleen", "right_kidney", "left_kidney", "gall_bladder", "liver", "postcava", "pancreas")
+    first, second = dict.fromkeys(old, 0.9), dict.fromkeys((*old, "stomach", "colon", "intestine"), 0.5)
+    head, _, row = class_by_class({"LwF": {2: (first, {**second, "liver": 0.75, "colon": 0.125})}}, "body")
+    assert head.startswith("| method | seed | spleen | ") and head.endswith(" | stomach | colon | intestine |")
+    assert row == ("| LwF | 2 | 0.900, 0.500 | 0.900, 0.500 | 0.900, 0.500 | 0.900, 0.500 | 0.900, 0.750 | "
+                   "0.900, 0.500 | 0.900, 0.500 | 0.500 | 0.125 | 0.500 |")
 
 
 def test_the_chart_has_a_dot_of_the_curves_color_at_the_mean_of_each_method():

@@ -23,6 +23,7 @@ from uniseg.datasets.find import find_datasets
 from uniseg.imaging.preprocessing import Preprocessing
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
 from uniseg.phantom import make_phantom
+from uniseg.segmenter import DEFAULT_WEIGHTS
 
 # ------------------------------------------------------------------------------------------------------ pseudo labels
 
@@ -118,6 +119,34 @@ def test_a_training_has_the_steps_that_the_clock_allows_by_the_speed_of_its_prob
     assert stages.steps_in_time(tmp_path / "none", work) == 50
 
 
+# ------------------------------------------------------------------------------------- where a training goes on from
+
+def start_of(path, data=()):
+    """The built-in network as a checkpoint that says that it was trained on `data`."""
+    content = checkpoint.read(DEFAULT_WEIGHTS)
+    checkpoint.save(path, checkpoint.load_network(content, DEFAULT_WEIGHTS),
+                    Preprocessing.from_dict(content["preprocessing"]), {**content["about"], "data": dict(data)})
+    return path
+
+
+def test_weights_that_have_seen_a_ct_are_no_start_for_what_it_scores(tmp_path, capfd):
+    seen = start_of(tmp_path / "seen.pt", {"Mixed/a": ["liver"], "CCTH/ccth_a01": ["liver"]})
+    (tmp_path / "labelmaps").mkdir()
+    arguments = [str(tmp_path), "--out", str(tmp_path / "work"), "--start", str(seen), "--stages"]
+    for stage in ("leave_out", "ablate"):
+        assert command.main([*arguments, stage]) == 2
+        assert "seen.pt: was trained on CCTH, so these CTs cannot score what goes on from it" in capfd.readouterr().err
+    assert command.main([str(tmp_path), "--pack", str(tmp_path / "pack"), "--start", str(seen)]) == 2
+    stages.refuse_seen(seen, ("IRCAD", "TotalSegNeck"))                        # those it has not seen
+
+
+def test_what_leaves_cases_out_is_as_long_as_the_fine_tuning_and_comes_after_it(tmp_path, capfd):
+    (tmp_path / "labelmaps").mkdir()
+    assert command.main([str(tmp_path), "--out", str(tmp_path), "--stages", "leave_out", "--start",
+                         str(start_of(tmp_path / "start.pt"))]) == 1
+    assert "finetune.json: not there" in capfd.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------------- packing
 
 def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeypatch):
@@ -132,7 +161,9 @@ def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeyp
     (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
     monkeypatch.setitem(plan.SIZES, "gpu",
                         small._replace(spacing_mm=12.0, finetune=small.finetune._replace(shares={"T": 1.0})))
-    assert command.main([str(data), "--pack", str(tmp_path / "pack")]) == 0
+    start = start_of(tmp_path / "start.pt")
+    assert command.main([str(data), "--pack", str(tmp_path / "pack"), "--start", str(start)]) == 0
+    assert checkpoint.file_sha256(tmp_path / "pack" / "start.pt") == checkpoint.file_sha256(start)
     assert {path.name for path in (tmp_path / "pack" / "labelmaps").iterdir()} == {"names.json"}     # the held-out: no
     found = []
     for root in (data, tmp_path / "pack"):
@@ -203,9 +234,11 @@ def data(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, capfd):
+def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(stages, "SHIPPED", tmp_path / "shipped_scores.csv")     # that of these few cases
     work, out = tmp_path / "work", tmp_path / "out"
-    arguments = [str(data), "--out", str(work), "--size", "tiny", "--device", "cpu", "--jobs", "1"]
+    arguments = [str(data), "--out", str(work), "--size", "tiny", "--device", "cpu", "--jobs", "1", "--start",
+                 str(start_of(tmp_path / "start.pt"))]
     assert command.main([*arguments, "--export", str(out)]) == 0, capfd.readouterr().err
     for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt", "finetune/last.pt",
                  "without_a/last.pt", "candidate/finetune/default.pt", "score/new.csv"):
@@ -231,7 +264,8 @@ def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, ca
 @pytest.mark.slow
 def test_each_ingredient_is_left_out_in_turn(data, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ablation, "FOUR", ("m",))
-    arguments = [str(data), "--out", str(tmp_path), "--size", "tiny", "--device", "cpu", "--stages"]
+    arguments = [str(data), "--out", str(tmp_path), "--size", "tiny", "--device", "cpu", "--start",
+                 str(start_of(tmp_path / "start.pt")), "--stages"]
     assert command.main([*arguments, "draw", "pseudo", "ablate"]) == 0, capfd.readouterr().err
     page = (tmp_path / "ablation" / "ablation.md").read_text().splitlines()
     assert page[0] == ("| class | cases | the start | all ingredients | four label maps | no unlabelled CTs | "

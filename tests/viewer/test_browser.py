@@ -284,6 +284,15 @@ def test_a_damaged_file_says_so_and_still_shows_its_words(browser, case, tmp_pat
     assert not browser.evaluate(READY) and text(browser, "#warnings li") == WARNINGS
 
 
+def test_waiting_goes_on_where_another_page_takes_the_place_of_this_one(browser, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<title>page</title>", encoding="utf-8")
+    browser.open(page)
+    browser.evaluate("setTimeout(() => { location.search = '?second'; }, 300) && 0")
+    browser.wait("location.search === '?second' || new Promise(() => {})")       # on the first page: no answer at all
+    assert browser.evaluate("document.title + location.search") == "page?second"
+
+
 def test_the_page_of_all_cases_links_to_the_viewers(browser, case, tmp_path):
     name = "a b#c <img src=x onerror=pwned=1>"
     view = tmp_path / f"{name}_view.html"

@@ -20,14 +20,18 @@ from uniseg import NOT_A_MEDICAL_DEVICE
 from uniseg.machine.console import fail, say
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
-from . import ablation  # noqa: F401  it adds the stage `ablate`
-from .packing import pack
-from .plan import MINUTES, SIZES
+from . import stages
+from .ablation import ablate
+from .packing import START, pack
+from .plan import LABELLED, MINUTES, SIZES
 from .running import Clock, CommandFailed, Ended, ended_by_signals
-from .stages import STAGES, Work, export
+from .stages import Work, export, refuse_seen
+
+STAGES = {**stages.STAGES, "ablate": ablate}
 
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
+COMPARE = {"leave_out", "ablate"}  # stages that score on CTs which the start must not have seen
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
 
@@ -43,8 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="STAGE",
                         help=f"of {', '.join(STAGES)} (default: all but {' and '.join(ON_REQUEST)})")
     parser.add_argument("--size", choices=SIZES, default="cpu", help="how much of everything (default %(default)s)")
-    parser.add_argument("--start", type=Path, default=DEFAULT_WEIGHTS, metavar="CHECKPOINT",
-                        help="what the training goes on from (default: the shipped weights)")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT",
+                        help=f"what the training goes on from (default: DATA/{START} of a pack, else the shipped "
+                        "weights)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="processes that draw, prepare, and draw patches (default %(default)s)")
@@ -63,31 +68,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a stage failed, 2 for input that cannot be used, 143 ended by a signal."""
     args = build_parser().parse_args(argv)
     try:
+        packed = args.data / START
+        args.start = args.start or (packed if packed.is_file() else DEFAULT_WEIGHTS)
         if args.pack is not None:
-            pack(args.data, args.pack, SIZES["gpu"].spacing_mm)
+            refuse_seen(args.start, LABELLED)
+            pack(args.data, args.pack, SIZES["gpu"].spacing_mm, args.start)
             return 0
         if args.out is None:
             raise ValueError("--out WORK: say where everything goes.")
         if not (args.data / "labelmaps").is_dir():
             raise ValueError(f"{args.data}: holds no folder labelmaps. Give the folder that CATALOG.md describes.")
-    except ValueError as error:
+        if args.gpu:
+            args.size, args.jobs, args.device = "gpu", 15, "cuda" if args.device == "auto" else args.device
+            args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
+        args.stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
+        if COMPARE & set(args.stages):
+            refuse_seen(args.start, LABELLED)
+    except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
-    if args.gpu:
-        args.size, args.jobs, args.device = "gpu", 15, "cuda" if args.device == "auto" else args.device
-        args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
     return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages, then export. Returns the exit code."""
-    stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
     whole, code, work = Clock(args.minutes), 0, None
     column = "gpu" if args.size == "gpu" else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         with ended_by_signals():
-            for number, name in enumerate(stages):
-                parts = [MINUTES[stage][column] for stage in stages[number:]]
+            for number, name in enumerate(args.stages):
+                parts = [MINUTES[stage][column] for stage in args.stages[number:]]
                 work = Work(args.data, args.out, SIZES[args.size], args.device, args.jobs, args.start,
                             whole.share(parts[0], sum(parts) or 1))
                 say(f"== {name}, {whole.left_s() / 60:.1f} minutes are left" if args.minutes else f"== {name}")

@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 from uniseg.machine.console import say
 from uniseg.machine.files import atomic_write
-from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .plan import LABELLED, REAL
 from .running import call
 from .scoring import NEVER_TRAIN, held_out, offered_classes, read_rows
-from .stages import STAGES, Work, draw, prepare_root, run, ship_to
+from .stages import Work, draw, prepare_root, pseudo_names, run, ship_to
 
 FOUR = ("ts_s0011", "ts_s0327", "ts_s0328", "ts_taskB")     # the label maps of the first edition
 Rows = Mapping[tuple[str, str], Mapping[str, str]]          # {(class, case): row of uniseg.evaluate}
@@ -37,16 +36,15 @@ def ablate(work: Work) -> None:
     """Train the variants from `--start`, score them and the start; writes OUT/ablation/ablation.md."""
     folder = work.out / "ablation"
     root = held_out(work.data, folder / "held_out", [*LABELLED, *NEVER_TRAIN])
+    weights = {"the start": work.start}
+    for variant in variants(work):
+        train(work, variant)
+        weights[variant.says] = ship_to(work, folder / "weights" / variant.name, folder / variant.name / "last.pt")
     results = {}
-    for variant in [None, *variants(work)]:
-        name, says = (variant.name, variant.says) if variant else ("start", "the start")
-        if variant is not None:
-            train(work, variant)
-        source = work.out / "ablation" / name / "last.pt" if variant else work.start
-        table = folder / "scores" / name
+    for says, path in weights.items():
+        table = folder / "scores" / ("start" if path == work.start else path.parent.name)
         if not (table / "cases.csv").is_file():
-            weights = source if source == DEFAULT_WEIGHTS else ship_to(work, folder / "weights" / name, source)
-            call("uniseg.evaluate", ["--data-root", str(root), "--weights", str(weights), "--out", str(table),
+            call("uniseg.evaluate", ["--data-root", str(root), "--weights", str(path), "--out", str(table),
                                      "--bootstrap", "0"], work.clock)
         results[says] = read_rows(table / "cases.csv")
     text = "\n".join([*table_of(results, offered_classes()), ""])
@@ -62,11 +60,6 @@ def variants(work: Work) -> list[Variant]:
             Variant("four_maps", "four label maps", four_maps(work), labelled),
             Variant("no_unlabelled", "no unlabelled CTs", work.pseudo_root, (*labelled, *pseudo)),
             Variant("no_labels", "no labelled CTs", work.pseudo_root, (*labelled, *REAL))]
-
-
-def pseudo_names(work: Work) -> list[str]:
-    """The datasets with pseudo labels."""
-    return sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
 
 
 def four_maps(work: Work) -> Path:
@@ -113,6 +106,3 @@ def table_of(results: Mapping[str, Rows], classes: Sequence[str]) -> Iterator[st
     absent = [key for key in every if key[0] in classes and not int(first[key]["reference_voxels"] or 0)]
     false_ml = [sum(float(rows[key]["predicted_ml"] or 0) for key in absent) for rows in results.values()]
     yield f"| ml found where nothing is | {len(absent)} | {' | '.join(f'{ml:.0f}' for ml in false_ml)} |"
-
-
-STAGES["ablate"] = ablate

@@ -24,16 +24,19 @@ from uniseg.machine.files import atomic_write
 
 from .plan import HELD_OUT_MAPS, SIZES
 
+START = "start.pt"                 # what the training there goes on from
 MOST_MIB = 64                      # that may travel, the repository included
 
 
-def pack(data: Path, out: Path, spacing_mm: float) -> None:
-    """Write PACK with labelmaps, train and unlabelled. Raises ValueError where it is too large to travel."""
+def pack(data: Path, out: Path, spacing_mm: float, start: Path) -> None:
+    """Write PACK with labelmaps, train, unlabelled and the checkpoint `start`. Raises ValueError where it is too large
+    to travel."""
     for name in ("labelmaps", "train", "unlabelled"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for path in sorted((data / "labelmaps").iterdir()):
         if not path.name.startswith(HELD_OUT_MAPS):
             shutil.copyfile(path, out / "labelmaps" / path.name)
+    shutil.copyfile(start, out / START)
     for name in SIZES["gpu"].finetune.shares:
         pack_dataset(data / "train" / name, out / "train" / name, spacing_mm, out / "cache")
     for path in sorted((data / "unlabelled").glob("*.nii.gz")):

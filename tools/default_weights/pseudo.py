@@ -37,7 +37,7 @@ from uniseg.imaging.volume import read_ct, scale_hu, write_volume
 from uniseg.inference.plausibility import ADULT_ML, FROM_THE_HEAD
 from uniseg.inference.region import find_body
 from uniseg.inference.second_view import central_part
-from uniseg.machine.device import autocast
+from uniseg.machine.device import autocast, choose_precision
 from uniseg.machine.files import atomic_write
 from uniseg.pictures.canvas import write_png
 from uniseg.pictures.preview import preview
@@ -104,7 +104,7 @@ def ask(segmenter: Any, path: Path, names: Sequence[str], views: Views | None = 
 def _logits(segmenter: Any, image: NDArray, body: NDArray, names: Sequence[str]) -> Iterator[tuple[int, torch.Tensor]]:
     """The slabs of one run of the network, as sliding_window yields them."""
     channels, pre = [segmenter.classes.index(name) for name in names], segmenter.preprocessing
-    precision = "bf16" if segmenter.device.type == "cuda" else "float32"
+    precision = "bf16" if segmenter.device.type == "cuda" else choose_precision("auto", segmenter.device)
 
     def predict(patches: torch.Tensor) -> torch.Tensor:
         with autocast(segmenter.device, precision):

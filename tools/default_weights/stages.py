@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -151,18 +151,34 @@ def finetune(work: Work) -> None:
 
 def finetuning(work: Work, name: str, without: Sequence[str] = ()) -> None:
     """The fine-tuning, without some datasets."""
-    pseudo = sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
-    run(work, name, work.size.finetune, newest(work.out / "train", work.start), work.pseudo_root, pseudo, without)
+    run(work, name, work.size.finetune, newest(work.out / "train", work.start), work.pseudo_root, pseudo_names(work),
+        without)
+
+
+def pseudo_names(work: Work) -> list[str]:
+    """The datasets with pseudo labels."""
+    return sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
 
 
 def leave_out(work: Work) -> None:
     """The fine-tuning once more for each fold of the labelled CTs, without it, as long as it was: these weights are
-    scored on the fold."""
+    scored on the fold. Raises ValueError where there was no fine-tuning."""
     folds = left_out(work)
+    if not (work.out / "finetune.json").is_file():
+        raise ValueError(f"{work.out / 'finetune.json'}: not there, and it says how long the fine-tuning was. "
+                         "Run the stage finetune first.")
     for number, (name, without) in enumerate(folds.items()):
         if not (work.out / f"{name}.json").is_file():
             shutil.copyfile(work.out / "finetune.json", work.out / f"{name}.json")
         finetuning(work._replace(clock=work.clock.share(1, len(folds) - number)), name, without)
+
+
+def refuse_seen(start: Path, datasets: Collection[str]) -> None:
+    """Raise ValueError where weights were trained on datasets that are to score what goes on from them."""
+    seen = {case.partition("/")[0] for case in checkpoint.read(start)["about"].get("data", {})} & set(datasets)
+    if seen:
+        raise ValueError(f"{start}: was trained on {', '.join(sorted(seen))}, so these CTs cannot score what goes on "
+                         "from it. Give weights that have not seen them with --start (docs/weights_history.md).")
 
 
 def left_out(work: Work) -> dict[str, list[str]]:
