@@ -28,7 +28,7 @@ from uniseg.machine.files import atomic_write
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .labelled import copy_dataset
-from .plan import FOLDS, Run, Size, chosen_maps, train_options
+from .plan import FOLDS, NO_PSEUDO_CTS, Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
 from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, pages
@@ -245,7 +245,7 @@ def pseudo(work: Work) -> None:
     for path in sorted((work.data / "unlabelled").glob("*.nii.gz")):
         case = bare(path.name)
         folder = work.pseudo_root / f"Pseudo_{case}"
-        if (folder / "dataset.json").is_file() or work.clock.left_s() <= 0:
+        if case in NO_PSEUDO_CTS or (folder / "dataset.json").is_file() or work.clock.left_s() <= 0:
             continue
         opinion = ask(segmenter, path, names)
         if opinion is None:
