@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -36,6 +37,7 @@ from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, 
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
 UNSCORED = "learned from one labelled CT, and never scored"
+RUNS = ("train", "finetune", *FOLDS)
 NO_PSEUDO = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
 
 
@@ -328,10 +330,11 @@ def ship(work: Work) -> None:
 
 
 def export(work: Work, folder: Path) -> None:
-    """Copy what is to come back from a lent machine, in the folders of OUT: the weights of each run without the
-    optimiser in float16, how many steps it has, and its curves."""
+    """Copy what is to come back from a lent machine: the weights of each run without the optimiser in float16, in the
+    folders of OUT, and in curves.zip how many steps each has, and its curves. Few files may come back, of 16 MiB each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "finetune", *FOLDS):
+    for name in RUNS:
         source = work.out / name / "last.pt"
         if not source.is_file():
             continue
@@ -340,9 +343,10 @@ def export(work: Work, folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
         checkpoint.save(folder / name / "last.pt", checkpoint.load_network(content, source),
                         Preprocessing.from_dict(content["preprocessing"]), content["about"], training, half=True)
-        for file in (f"{name}.json", f"{name}/metrics.jsonl", f"{name}/progress.png"):
+    with atomic_write(folder / "curves.zip") as temporary, zipfile.ZipFile(temporary, "w") as packed:
+        for file in (f for name in RUNS for f in (f"{name}.json", f"{name}/metrics.jsonl", f"{name}/progress.png")):
             if (work.out / file).is_file():
-                shutil.copyfile(work.out / file, folder / file)
+                packed.write(work.out / file, file)
 
 
 STAGES: dict[str, Callable[[Work], None]] = {"draw": draw, "prepare": prepare, "train": train, "pseudo": pseudo,
