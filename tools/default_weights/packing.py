@@ -26,7 +26,7 @@ from uniseg.machine.files import atomic_write
 from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, SIZES
 
 START = "start.pt"                 # what the training there goes on from
-MOST_MIB = 41                      # of the 64 that may travel; the repository and the wheel of nibabel take 22
+MOST_MIB = 43                      # of the 64 that may travel; the repository and the wheel of nibabel take 20
 AGAIN = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")      # other phases of patients of whom one CT travels
 
 
