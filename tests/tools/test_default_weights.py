@@ -235,33 +235,36 @@ def data(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_chain_runs_resumes_and_brings_weights_back(data, tmp_path, monkeypatch, capfd):
+def test_the_whole_chain_runs_from_a_pack_against_the_clock_and_is_scored_at_home(data, tmp_path, monkeypatch, capfd):
+    """What a lent machine with a GPU does, in small and on a CPU, and what is done with its weights afterwards."""
     monkeypatch.setattr(stages, "SHIPPED", tmp_path / "shipped_scores.csv")     # that of these few cases
-    work, out = tmp_path / "work", tmp_path / "out"
-    arguments = [str(data), "--out", str(work), "--size", "tiny", "--device", "cpu", "--jobs", "1", "--start",
-                 str(start_of(tmp_path / "start.pt"))]
-    assert command.main([*arguments, "--export", str(out)]) == 0, capfd.readouterr().err
+    small = ["--size", "tiny", "--device", "cpu"]
+    there, out, home = tmp_path / "there", tmp_path / "out", tmp_path / "home"
+    pack = tmp_path / "pack"
+    start = start_of(tmp_path / "start.pt")
+    assert command.main([str(data), "--pack", str(pack), "--size", "tiny", "--start", str(start)]) == 0
+    lent = [str(pack), "--out", str(there), "--gpu", *small, "--jobs", "1", "--minutes", "9", "--export", str(out)]
+    assert command.main(lent) == 0, capfd.readouterr().err
     for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt", "finetune/last.pt",
-                 "without_a/last.pt", "candidate/finetune/default.pt", "score/new.csv"):
-        assert (work / file).is_file(), file
-    page = (work / "score" / "scores.md").read_text()
-    assert "| liver | i, n |" in page and "Against shipping: " in page
-    trained = {run: checkpoint.read(work / run / "last.pt")["about"]["data"] for run in ("finetune", "without_a")}
-    assert "TotalSegNeck/n" in trained["finetune"] and "TotalSegNeck/n" not in trained["without_a"]
+                 "without_a/last.pt"):
+        assert (there / file).is_file(), file
+    trained = {run: checkpoint.read(there / run / "last.pt")["about"]["data"] for run in ("finetune", "without_a")}
     assert trained["finetune"].keys() - trained["without_a"].keys() == {"TotalSegNeck/n"}
     returned = [path for path in out.rglob("*") if path.is_file()]             # a lent machine gives back eight files
     assert len(returned) <= 5 and all(path.stat().st_size < 16 * 2 ** 20 for path in returned)
     assert {"finetune.json", "train/metrics.jsonl"} <= set(zipfile.ZipFile(out / "curves.zip").namelist())
-    back = tmp_path / "back"                                                   # what came back is scored at home
-    shutil.copytree(out, back)
-    assert command.main([str(data), "--out", str(back), "--size", "tiny", "--device", "cpu", "--stages", "score"]) == 0
-    assert (back / "score" / "scores.md").is_file()
 
-    stamp = (work / "train" / "last.pt").stat().st_mtime_ns
-    assert command.main([*arguments, "--stages", "train"]) == 0                # it is there already
-    assert (work / "train" / "last.pt").stat().st_mtime_ns == stamp
-    (work / "score" / "new.csv").unlink()
-    assert command.main([*arguments, "--stages", "ship"]) == 1                 # nothing is shipped unscored
+    shutil.copytree(out, home)
+    at_home = [str(data), "--out", str(home), *small, "--stages"]
+    assert command.main([*at_home, "ship"]) == 1                               # nothing is shipped unscored
+    assert command.main([*at_home, "score"]) == 0, capfd.readouterr().err
+    assert (home / "candidate" / "finetune" / "default.pt").is_file()
+    page = (home / "score" / "scores.md").read_text()
+    assert "| liver | i, n |" in page and "Against shipping: " in page
+
+    stamp = (there / "train" / "last.pt").stat().st_mtime_ns
+    assert command.main([*lent, "--stages", "train"]) == 0                     # it is there already
+    assert (there / "train" / "last.pt").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ STAGES = {**stages.STAGES, "ablate": ablate}
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
 COMPARE = {"leave_out", "ablate"}  # stages that score on CTs which the start must not have seen
+GPU_JOBS = 15
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
 
@@ -46,18 +47,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="WORK", help="folder of everything that is made")
     parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="STAGE",
                         help=f"of {', '.join(STAGES)} (default: all but {' and '.join(ON_REQUEST)})")
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="how much of everything (default %(default)s)")
+    parser.add_argument("--size", choices=SIZES,
+                        help="how much of everything (default cpu; gpu with --gpu and --pack)")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT",
                         help=f"what the training goes on from (default: DATA/{START} of a pack, else the shipped "
                         "weights)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N",
-                        help="processes that draw, prepare, and draw patches (default %(default)s)")
+    parser.add_argument("--jobs", type=int, metavar="N",
+                        help=f"processes that draw, prepare, and draw patches (default 1; {GPU_JOBS} with --gpu)")
     parser.add_argument("--minutes", type=float, metavar="M",
                         help="end after M minutes: each stage has its share, and trainings are as long as that allows")
     parser.add_argument("--gpu", action="store_true",
-                        help=f"--size gpu --device cuda (unless another is named) --jobs 15 --minutes {GPU_MINUTES:g}, "
-                        "without score and ship")
+                        help=f"--size gpu --device cuda --jobs {GPU_JOBS} --minutes {GPU_MINUTES:g}, unless others are "
+                        "named, without score and ship")
     parser.add_argument("--export", type=Path, metavar="FOLDER",
                         help="at the end, whatever happened, put weights in float16 and curves here")
     parser.add_argument("--pack", type=Path, metavar="PACK", help="write what a GPU machine needs, and stop")
@@ -70,16 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         packed = args.data / START
         args.start = args.start or (packed if packed.is_file() else DEFAULT_WEIGHTS)
+        args.size = args.size or ("gpu" if args.gpu or args.pack else "cpu")
         if args.pack is not None:
             refuse_seen(args.start, LABELLED)
-            pack(args.data, args.pack, SIZES["gpu"].spacing_mm, args.start)
+            pack(args.data, args.pack, SIZES[args.size], args.start)
             return 0
         if args.out is None:
             raise ValueError("--out WORK: say where everything goes.")
         if not (args.data / "labelmaps").is_dir():
             raise ValueError(f"{args.data}: holds no folder labelmaps. Give the folder that CATALOG.md describes.")
+        args.jobs = args.jobs or (GPU_JOBS if args.gpu else 1)
         if args.gpu:
-            args.size, args.jobs, args.device = "gpu", 15, "cuda" if args.device == "auto" else args.device
+            args.device = "cuda" if args.device == "auto" else args.device
             args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
         args.stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
         if COMPARE & set(args.stages):
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run the stages, then export. Returns the exit code."""
     whole, code, work = Clock(args.minutes), 0, None
-    column = "gpu" if args.size == "gpu" else "cpu"
+    column = "gpu" if args.gpu or args.size == "gpu" else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         with ended_by_signals():

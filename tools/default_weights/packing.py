@@ -23,14 +23,14 @@ from uniseg.imaging.volume import read_ct, write_volume
 from uniseg.machine.console import say
 from uniseg.machine.files import atomic_write
 
-from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, SIZES
+from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, Size
 
 START = "start.pt"                 # what the training there goes on from
 MOST_MIB = 43                      # of the 64 that may travel; the repository and the wheel of nibabel take 20
 AGAIN = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")      # other phases of patients of whom one CT travels
 
 
-def pack(data: Path, out: Path, spacing_mm: float, start: Path) -> None:
+def pack(data: Path, out: Path, size: Size, start: Path) -> None:
     """Write PACK with labelmaps, train, unlabelled and the checkpoint `start`. Raises ValueError where it is too large
     to travel."""
     for name in ("labelmaps", "train", "unlabelled"):
@@ -39,13 +39,13 @@ def pack(data: Path, out: Path, spacing_mm: float, start: Path) -> None:
         if not path.name.startswith(HELD_OUT_MAPS):
             shutil.copyfile(path, out / "labelmaps" / path.name)
     shutil.copyfile(start, out / START)
-    for name in SIZES["gpu"].finetune.shares:
-        pack_dataset(data / "train" / name, out / "train" / name, spacing_mm, out / "cache")
+    for name in size.finetune.shares:
+        pack_dataset(data / "train" / name, out / "train" / name, size.spacing_mm, out / "cache")
     for path in sorted((data / "unlabelled").glob("*.nii.gz")):
         if bare(path.name) in (*NO_PSEUDO_CTS, *AGAIN):
             continue
         ct = read_ct(path)
-        hu, affine = resample(ct.array, ct.affine, (spacing_mm,) * 3, antialias=True)
+        hu, affine = resample(ct.array, ct.affine, (size.spacing_mm,) * 3, antialias=True)
         write_volume(out / "unlabelled" / path.name, np.rint(hu).astype(np.int16), affine)
     shutil.rmtree(out / "cache", ignore_errors=True)
     mib = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2 ** 20
