@@ -8,6 +8,9 @@ the mean Dice of the new classes after step 2. Methods that stand at different p
 further tables have the learning of each curve at equal forgetting, over the seeds and seed by seed. The last one has
 every class. OUT/PROTOCOL.png is a chart of all points.
 
+With --scores FILE, the Dice of every class is kept in a table that others can read and add to: what is in it is not
+trained again.
+
 Two hospitals, whose CTs tools.synthetic draws (docs/forgetting.md has the commands), take the place of the phantoms
 with --data STEP1 STEP2 TEST. Folders of OUT are those of continual.py, finished trainings are not repeated, and
 interrupted ones are resumed.
@@ -16,6 +19,7 @@ interrupted ones are resumed.
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +29,7 @@ import numpy as np
 from continual import GROUPS, Scores, mean_of, shown
 from partial_labels import unfinished
 
+from uniseg.machine.files import atomic_write
 from uniseg.pictures.canvas import FAINT, INK, blank, stroke, text, write_png
 from uniseg.pictures.chart import axes, nice_ticks
 
@@ -159,6 +164,42 @@ def draw_curve(rgb: np.ndarray, points: Sequence[Sequence[tuple[float, float]]],
             stroke(rgb, [seed] * 2, 4.0, color)
 
 
+# ------------------------------------------------------------------------------------------- scores kept in a table
+
+COLUMNS = ("protocol", "steps", "first", "method", "seed", "step", "class", "dice")
+Setup = tuple[str, str, str, str, str]                         # the first five columns
+
+
+def setup_of(args: argparse.Namespace, protocol: str, method: str, seed: int) -> Setup:
+    """What a run is called in the table. first: the seed of the first training"""
+    return protocol, " + ".join(map(str, args.steps)), str(0 if args.one_start else seed), method, str(seed)
+
+
+def read_scores(path: Path | None) -> dict[Setup, tuple[Scores, Scores]]:
+    """The runs of a table, {} where there is none. Raises ValueError for another table."""
+    kept: dict[Setup, tuple[dict[str, float], dict[str, float]]] = {}
+    if path is None or not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path}: its columns are not {', '.join(COLUMNS)}. Give a table that --scores wrote.")
+        for row in reader:
+            setup = (row["protocol"], row["steps"], row["first"], row["method"], row["seed"])
+            kept.setdefault(setup, ({}, {}))[int(row["step"]) - 1][row["class"]] = float(row["dice"])
+    return dict(kept)
+
+
+def write_scores(path: Path, kept: Mapping[Setup, tuple[Scores, Scores]]) -> None:
+    """The table of all runs, sorted, with four decimals."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for setup, steps in sorted(kept.items()):
+            for step, scores in enumerate(steps, start=1):
+                writer.writerows([*setup, step, name, f"{dice:.4f}"] for name, dice in scores.items())
+
+
 # --------------------------------------------------------------------------------------------------------- the command
 
 def build_parser() -> argparse.ArgumentParser:
@@ -167,6 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.description = __doc__
     parser.set_defaults(protocol=["body"])
     parser.add_argument("--finished", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--scores", type=Path, metavar="FILE",
+                        help="a table of scores (CSV): its runs are not trained again, and new ones are added")
     return parser
 
 
@@ -177,16 +220,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"--data: choose one --protocol and give {STEPS + 1} folders, for step 1, step 2 and the test.")
     methods = args.methods or list(dict.fromkeys(m for curves in (CURVES, LENGTHS) for of in curves.values()
                                                  for m in of))
+    try:
+        kept = read_scores(args.scores)
+    except ValueError as error:
+        sys.exit(str(error))
     for protocol in args.protocol:
         jobs = [(method, seed) for seed in range(args.seeds) for method in methods]
+        todo = [job for job in jobs if setup_of(args, protocol, *job) not in kept]
         if args.finished:
-            jobs = [job for job in jobs
+            todo = [job for job in todo
                     if all(unfinished(run) is None for run in continual.folders(args, protocol, *job, STEPS))]
-        test = continual.data_folders(args, protocol)[1]
+        if todo:
+            test = continual.data_folders(args, protocol)[1]
+            trained = continual.train_all(args, [(protocol, *job) for job in todo], STEPS)
+            for job, weights in zip(todo, trained):
+                first, second = (continual.score(one, test) for one in weights)
+                kept[setup_of(args, protocol, *job)] = first, second
+                if args.scores is not None:
+                    write_scores(args.scores, kept)
         scores: dict[str, dict[int, tuple[Scores, Scores]]] = {method: {} for method in methods}
-        for (method, seed), weights in zip(jobs, continual.train_all(args, [(protocol, *job) for job in jobs], STEPS)):
-            first, second = (continual.score(one, test) for one in weights)
-            scores[method][seed] = first, second
+        for method, seed in jobs:
+            if found := kept.get(setup_of(args, protocol, method, seed)):
+                scores[method][seed] = found
         show({method: seeds for method, seeds in scores.items() if seeds}, protocol, args.out)
 
 
@@ -201,6 +256,7 @@ def show(scores: AllScores, protocol: str, out: Path) -> None:
                      *at_equal_forgetting(points, weights), "", "Lengths", "", *at_equal_forgetting(points, LENGTHS),
                      "", "Seed by seed", "", *seed_by_seed(points), "", "Class by class", "",
                      *class_by_class(scores, protocol)]))
+    out.mkdir(parents=True, exist_ok=True)
     write_png(out / f"{protocol}.png", picture(points, protocol))
 
 

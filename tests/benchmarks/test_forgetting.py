@@ -19,9 +19,11 @@ from forgetting import (
     class_by_class,
     learning_at,
     picture,
+    read_scores,
     seed_by_seed,
     table,
     trade,
+    write_scores,
 )
 
 from runs import make_trainings_small
@@ -89,6 +91,26 @@ def test_the_chart_has_a_dot_of_the_curves_color_at_the_mean_of_each_method():
     assert tuple(seed_0) == COLORS[0]
 
 
+def test_scores_kept_in_a_table_are_not_trained_again(tmp_path, monkeypatch, capsys):
+    old = ("spleen", "right_kidney", "left_kidney", "gall_bladder", "liver", "postcava", "pancreas")
+    first, second = dict.fromkeys(old, 0.9), dict.fromkeys((*old, "stomach", "colon", "intestine"), 0.5)
+    table_file = tmp_path / "scores.csv"
+    kept = {("body", "1500 + 600", "0", "LwF", "1"): (first, second), ("tumour", "2 + 2", "0", "ILT", "0"): ({}, {})}
+    write_scores(table_file, kept)
+    lines = table_file.read_text().splitlines()
+    assert lines[0] == "protocol,steps,first,method,seed,step,class,dice" and len(lines) == 1 + 7 + 10
+    assert lines[1] == "body,1500 + 600,0,LwF,1,1,spleen,0.9000"
+    assert read_scores(table_file) == {setup: steps for setup, steps in kept.items() if steps[0]}
+    assert read_scores(tmp_path / "none.csv") == {} == read_scores(None)
+    monkeypatch.setattr(continual, "train_all", lambda *arguments: pytest.fail("trained again"))
+    forgetting.main(["--out", str(tmp_path / "out"), "--steps", "1500", "600", "--one-start", "--seeds", "2",
+                     "--methods", "LwF", "--finished", "--scores", str(table_file)])
+    assert "| LwF | 1 | 0.400 | 0.500 |" in capsys.readouterr().out
+    (tmp_path / "other.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match="other.csv: its columns are not protocol, steps"):
+        read_scores(tmp_path / "other.csv")
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--data", "A", "B"], "--data: choose one --protocol and give 3 folders, for step 1, step 2 and the test."),
     (["--finished"], "no finished training of the body extension. Leave --finished out.")])
@@ -101,12 +123,14 @@ def test_what_cannot_be_shown_is_said_in_one_line(tmp_path, monkeypatch, argumen
 @pytest.mark.slow                                                                               # four trainings
 def test_the_command_trains_two_steps_prints_and_draws(tmp_path, monkeypatch, capsys):
     make_trainings_small(monkeypatch, continual, partial_labels, write_phantoms)
-    command = ["--out", str(tmp_path), "--steps", "2", "2", "--methods", "LwF", "Ours, old 1"]
+    command = ["--out", str(tmp_path), "--steps", "2", "2", "--methods", "LwF", "Ours, old 1", "--scores",
+               str(tmp_path / "scores.csv")]
     forgetting.main(command)
     printed = capsys.readouterr().out
     assert "| LwF | 1 | " in printed and "| Ours, old 1 | 1 | " in printed
     assert (tmp_path / "body.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list(tmp_path.glob("runs/*/last.pt"))) == 4
     monkeypatch.setattr(partial_labels.subprocess, "run", lambda *arguments, **options: pytest.fail("trained again"))
-    forgetting.main([*command, "--finished", "--seeds", "2"])
+    forgetting.main([*command[:-2], "--finished", "--seeds", "2"])             # from the checkpoints
     assert capsys.readouterr().out == printed
+    assert len(read_scores(tmp_path / "scores.csv")) == 2
