@@ -129,8 +129,12 @@ def test_a_library_s_colours_and_later_sentences_are_left_out(capsys):
 
 
 def run_until(stop, *arguments):
-    """A command in a process of its own that `stop` interrupts: (exit code, lines on stderr)."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A command in a process of its own that `stop` interrupts: (exit code, lines on stderr).
+
+    A shell has processes in its background ignore Ctrl-C, and they pass that on; this one does not.
+    """
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     stop(process)
     return process.wait(timeout=60), process.stderr.read().splitlines()
 

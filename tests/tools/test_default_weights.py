@@ -191,6 +191,21 @@ def test_new_weights_are_refused_for_a_lower_mean_a_class_that_is_worse_or_more_
     assert scoring.objections_to(better, {("colon", "neck"): (5.0, 20.0)}, ("liver", "spleen")) == []
 
 
+def test_the_table_of_ingredients_has_means_over_cases_then_over_classes():
+    def rows(liver_a, liver_b, colon_a, colon_b_ml):
+        return {("liver", "a"): {"reference_voxels": "5", "dice": liver_a},
+                ("liver", "b"): {"reference_voxels": "5", "dice": liver_b},
+                ("colon", "a"): {"reference_voxels": "5", "dice": colon_a},
+                ("colon", "b"): {"reference_voxels": "0", "dice": "", "predicted_ml": colon_b_ml}}
+    table = ablation.table_of({"before": rows("0.8", "0.6", "0.5", "12"), "after": rows("0.9", "0.9", "0.1", "")},
+                              ("liver", "colon"))
+    assert list(table) == ["| class | cases | before | after |", "|--|--|--|--|",
+                           "| liver | 2 | 0.700 | 0.900 |", "| colon | 1 | 0.500 | 0.100 |",
+                           "| mean of liver, spleen, kidneys, lungs, aorta | | 0.700 | 0.900 |",
+                           "| mean of the others | | 0.500 | 0.100 |", "| **mean** | | 0.600 | 0.500 |",
+                           "| ml found where nothing is | 1 | 12 | 0 |"]
+
+
 def test_maps_are_chosen_by_what_they_show_and_held_out_ones_never():
     shown = {"a": {"prostate", "liver"}, "b": {"liver", "humerus_left"}, "ts_s0009": {"prostate", "liver"}}
     assert [plan.chosen_maps(shown, shown, which) for which in ("men", "women", "torsos", "all")] == [

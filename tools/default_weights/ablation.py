@@ -20,6 +20,7 @@ from .scoring import NEVER_TRAIN, held_out, offered_classes, read_rows
 from .stages import Work, draw, prepare_root, pseudo_names, run, ship_to
 
 FOUR = ("ts_s0011", "ts_s0327", "ts_s0328", "ts_taskB")     # the label maps of the first edition
+LARGE = ("liver", "spleen", "right_kidney", "left_kidney", "right_lung", "left_lung", "aorta")
 Rows = Mapping[tuple[str, str], Mapping[str, str]]          # {(class, case): row of uniseg.evaluate}
 
 
@@ -90,19 +91,23 @@ def train(work: Work, variant: Variant) -> None:
 
 
 def table_of(results: Mapping[str, Rows], classes: Sequence[str]) -> Iterator[str]:
-    """Markdown lines: mean Dice of each class over the cases that show it, of all, and ml found where nothing is."""
+    """Markdown lines: mean Dice of each class over the cases that show it, means, ml found where nothing is."""
     yield f"| class | cases | {' | '.join(results)} |"
     yield "|--" * (2 + len(results)) + "|"
     every = set.intersection(*(set(rows) for rows in results.values()))
     first = next(iter(results.values()))
-    means: list[list[float]] = []
+    means: dict[str, list[float]] = {}
     for name in classes:
         cases = [key for key in sorted(every) if key[0] == name and int(first[key]["reference_voxels"] or 0)]
         if cases:
-            means.append([sum(float(rows[key]["dice"]) for key in cases) / len(cases) for rows in results.values()])
-            yield f"| {name} | {len(cases)} | {' | '.join(f'{mean:.3f}' for mean in means[-1])} |"
-    if means:
-        yield f"| **mean** | | {' | '.join(f'{sum(column) / len(column):.3f}' for column in zip(*means))} |"
+            means[name] = [sum(float(rows[key]["dice"]) for key in cases) / len(cases) for rows in results.values()]
+            yield f"| {name} | {len(cases)} | {' | '.join(f'{mean:.3f}' for mean in means[name])} |"
+    for says, names in (("mean of liver, spleen, kidneys, lungs, aorta", [name for name in means if name in LARGE]),
+                        ("mean of the others", [name for name in means if name not in LARGE]),
+                        ("**mean**", list(means))):
+        if names:
+            columns = zip(*(means[name] for name in names))
+            yield f"| {says} | | {' | '.join(f'{sum(column) / len(names):.3f}' for column in columns)} |"
     absent = [key for key in every if key[0] in classes and not int(first[key]["reference_voxels"] or 0)]
     false_ml = [sum(float(rows[key]["predicted_ml"] or 0) for key in absent) for rows in results.values()]
     yield f"| ml found where nothing is | {len(absent)} | {' | '.join(f'{ml:.0f}' for ml in false_ml)} |"
