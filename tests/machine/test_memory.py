@@ -278,6 +278,31 @@ def test_freed_memory_is_kept_for_the_next_step_and_returned_at_the_end_of_a_ct(
     assert kept - before > 300 and returned - before < 60
 
 
+THREADS = """
+import threading
+import numpy as np
+from uniseg.machine.memory import keep_freed_memory
+def resident():
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) >> 10
+keep_freed_memory()
+before = resident()
+for turn in range(4):                                           # one after the other, each in an arena of its own?
+    thread = threading.Thread(target=lambda: [np.ones(1 << 16) for _ in range(200)] and None)   # 100 MiB of 0.5 MiB
+    alive = threading.Thread(target=threading.Event().wait, args=(5,), daemon=True)             # keeps the last arena
+    alive.start()
+    thread.start()
+    thread.join()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif("glibc" not in "".join(platform.libc_ver()), reason="the C library is not glibc")
+def test_threads_use_what_other_threads_have_freed():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert int(done.stdout) < 150                               # 100 MiB, not four times that
+
+
 def test_segment_returns_it(monkeypatch):
     import torch
 
