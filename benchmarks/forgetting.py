@@ -8,8 +8,8 @@ the mean Dice of the new classes after step 2. Methods that stand at different p
 further tables have the learning of each curve at equal forgetting, over the seeds and seed by seed. The last one has
 every class. OUT/PROTOCOL.png is a chart of all points.
 
-With --scores FILE, the Dice of every class is kept in a table that others can read and add to: what is in it is not
-trained again.
+With --scores FILE, the Dice of every class is kept in a table, which others can read and add to. A run that is in the
+table is not trained again.
 
 Two hospitals, whose CTs tools.synthetic draws (docs/forgetting.md has the commands), take the place of the phantoms
 with --data STEP1 STEP2 TEST. Folders of OUT are those of continual.py, finished trainings are not repeated, and
@@ -164,30 +164,34 @@ def draw_curve(rgb: np.ndarray, points: Sequence[Sequence[tuple[float, float]]],
             stroke(rgb, [seed] * 2, 4.0, color)
 
 
-# ------------------------------------------------------------------------------------------- scores kept in a table
+# ----------------------------------------------------------------------------------------------- scores kept in a table
 
-COLUMNS = ("protocol", "steps", "first", "method", "seed", "step", "class", "dice")
-Setup = tuple[str, str, str, str, str]                         # the first five columns
+COLUMNS = ("data", "protocol", "steps", "first", "method", "seed", "step", "class", "dice")
+Setup = tuple[str, ...]                                        # the first six columns: what makes two runs the same
 
 
 def setup_of(args: argparse.Namespace, protocol: str, method: str, seed: int) -> Setup:
-    """What a run is called in the table. first: the seed of the first training"""
-    return protocol, " + ".join(map(str, args.steps)), str(0 if args.one_start else seed), method, str(seed)
+    """The columns of a run. data: "phantoms", or the folders of --data; first: the seed of the first training"""
+    data = " ".join(map(str, args.data)) if args.data else "phantoms"
+    steps = "paper" if args.paper else " + ".join(map(str, args.steps))
+    return data, protocol, steps, str(0 if args.one_start else seed), method, str(seed)
 
 
 def read_scores(path: Path | None) -> dict[Setup, tuple[Scores, Scores]]:
-    """The runs of a table, {} where there is none. Raises ValueError for another table."""
-    kept: dict[Setup, tuple[dict[str, float], dict[str, float]]] = {}
+    """The runs of a table, {} where there is none. Raises ValueError for a file that --scores has not written."""
     if path is None or not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path}: its columns are not {', '.join(COLUMNS)}. Give a table that --scores wrote.")
-        for row in reader:
-            setup = (row["protocol"], row["steps"], row["first"], row["method"], row["seed"])
-            kept.setdefault(setup, ({}, {}))[int(row["step"]) - 1][row["class"]] = float(row["dice"])
-    return dict(kept)
+    kept: dict[Setup, dict[str, dict[str, float]]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+        for *setup, step, name, score in rows:
+            kept.setdefault(tuple(setup), {"1": {}, "2": {}})[step][name] = float(score)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no table of scores ({error}). Give one that --scores has written.") from None
+    return {setup: (steps["1"], steps["2"]) for setup, steps in kept.items()}
 
 
 def write_scores(path: Path, kept: Mapping[Setup, tuple[Scores, Scores]]) -> None:
@@ -197,7 +201,7 @@ def write_scores(path: Path, kept: Mapping[Setup, tuple[Scores, Scores]]) -> Non
         writer.writerow(COLUMNS)
         for setup, steps in sorted(kept.items()):
             for step, scores in enumerate(steps, start=1):
-                writer.writerows([*setup, step, name, f"{dice:.4f}"] for name, dice in scores.items())
+                writer.writerows([*setup, step, name, f"{score:.4f}"] for name, score in scores.items())
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -238,11 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 kept[setup_of(args, protocol, *job)] = first, second
                 if args.scores is not None:
                     write_scores(args.scores, kept)
-        scores: dict[str, dict[int, tuple[Scores, Scores]]] = {method: {} for method in methods}
+        scores: dict[str, dict[int, tuple[Scores, Scores]]] = {}
         for method, seed in jobs:
             if found := kept.get(setup_of(args, protocol, method, seed)):
-                scores[method][seed] = found
-        show({method: seeds for method, seeds in scores.items() if seeds}, protocol, args.out)
+                scores.setdefault(method, {})[seed] = found
+        show(scores, protocol, args.out)
 
 
 def show(scores: AllScores, protocol: str, out: Path) -> None:

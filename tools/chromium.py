@@ -25,13 +25,13 @@ START = ("import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 3); os.dup2
          "os.execvp(sys.argv[3], sys.argv[3:])")
 
 
-class PageChanged(AssertionError):
-    """The page that a command was sent to is being replaced by another."""
-
-
-# What the browser says of a command whose page goes away, and where the next one has nothing to run a script in yet.
+# How the browser answers a command whose page goes away, or whose page is so new that it cannot run a script yet.
 CHANGES = ("Inspected target navigated or closed", "Execution context was destroyed", "Cannot find context",
            "Cannot find default execution context")
+
+
+class PageChanged(AssertionError):
+    """Another page is taking the place of the one that a command was sent to."""
 
 
 class Browser:

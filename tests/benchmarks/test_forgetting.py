@@ -94,21 +94,30 @@ def test_the_chart_has_a_dot_of_the_curves_color_at_the_mean_of_each_method():
 def test_scores_kept_in_a_table_are_not_trained_again(tmp_path, monkeypatch, capsys):
     old = ("spleen", "right_kidney", "left_kidney", "gall_bladder", "liver", "postcava", "pancreas")
     first, second = dict.fromkeys(old, 0.9), dict.fromkeys((*old, "stomach", "colon", "intestine"), 0.5)
-    table_file = tmp_path / "scores.csv"
-    kept = {("body", "1500 + 600", "0", "LwF", "1"): (first, second), ("tumour", "2 + 2", "0", "ILT", "0"): ({}, {})}
-    write_scores(table_file, kept)
-    lines = table_file.read_text().splitlines()
-    assert lines[0] == "protocol,steps,first,method,seed,step,class,dice" and len(lines) == 1 + 7 + 10
-    assert lines[1] == "body,1500 + 600,0,LwF,1,1,spleen,0.9000"
-    assert read_scores(table_file) == {setup: steps for setup, steps in kept.items() if steps[0]}
-    assert read_scores(tmp_path / "none.csv") == {} == read_scores(None)
+    file = tmp_path / "scores.csv"
+    kept = {("phantoms", "body", "1500 + 600", "0", "LwF", "1"): (first, second)}
+    write_scores(file, kept)
+    lines = file.read_text().splitlines()
+    assert lines[0] == "data,protocol,steps,first,method,seed,step,class,dice" and len(lines) == 1 + 7 + 10
+    assert lines[1] == "phantoms,body,1500 + 600,0,LwF,1,1,spleen,0.9000"
+    assert read_scores(file) == kept and read_scores(tmp_path / "none.csv") == read_scores(None) == {}
     monkeypatch.setattr(continual, "train_all", lambda *arguments: pytest.fail("trained again"))
-    forgetting.main(["--out", str(tmp_path / "out"), "--steps", "1500", "600", "--one-start", "--seeds", "2",
-                     "--methods", "LwF", "--finished", "--scores", str(table_file)])
+    command = ["--out", str(tmp_path / "out"), "--steps", "1500", "600", "--seeds", "2", "--methods", "LwF",
+               "--finished", "--scores", str(file)]
+    forgetting.main([*command, "--one-start"])
     assert "| LwF | 1 | 0.400 | 0.500 |" in capsys.readouterr().out
-    (tmp_path / "other.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match="other.csv: its columns are not protocol, steps"):
-        read_scores(tmp_path / "other.csv")
+    for other in ([], ["--one-start", "--data", "A", "B", "C"], ["--one-start", "--paper"]):    # these are other runs
+        with pytest.raises(SystemExit, match="no finished training"):
+            forgetting.main([*command, *other])
+
+
+@pytest.mark.parametrize("content", ["a,b\n", "", "{header}\nphantoms,body,2 + 2,0,LwF,0,3,liver,0.5\n",
+                                     "{header}\nphantoms,body,2 + 2,0,LwF,0,1,liver,much\n", "{header}\nliver,0.5\n"])
+def test_another_table_is_refused_in_one_line(tmp_path, content):
+    file = tmp_path / "other.csv"
+    file.write_text(content.format(header=",".join(forgetting.COLUMNS)))
+    with pytest.raises(SystemExit, match=r"other.csv: no table of scores \(.*Give one that --scores has written"):
+        forgetting.main(["--out", str(tmp_path), "--finished", "--scores", str(file)])
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -101,11 +101,11 @@ def test_at_the_papers_width_the_large_maps_of_a_window_of_96_are_cheaper_at_onc
 
 
 @pytest.mark.parametrize("name, width", [("swin_unetr", 12), ("unet", 8), ("segresnet", 8)])
-def test_decoder_maps_have_their_channels_last_in_inference_alone(name, width):
+def test_maps_have_their_channels_last_in_inference_alone(name, width):
     backbone, image = BACKBONES[name](width=width).eval(), torch.rand(1, 1, 64, 32, 32)
     with torch.inference_mode():
-        assert backbone(image)[1].is_contiguous(memory_format=torch.channels_last_3d)
-    assert backbone(image)[1].is_contiguous()
+        assert all(m.is_contiguous(memory_format=torch.channels_last_3d) for m in backbone(image))
+    assert all(m.is_contiguous() for m in backbone(image))
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])

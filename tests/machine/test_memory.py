@@ -284,14 +284,16 @@ import numpy as np
 from uniseg.machine.memory import keep_freed_memory
 def resident():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmRSS")) >> 10
+def work():
+    blocks = [np.ones(1 << 16) for _ in range(200)]             # 100 MiB, freed at the end
 keep_freed_memory()
 before = resident()
-for turn in range(4):                                           # one after the other, each in an arena of its own?
-    thread = threading.Thread(target=lambda: [np.ones(1 << 16) for _ in range(200)] and None)   # 100 MiB of 0.5 MiB
-    alive = threading.Thread(target=threading.Event().wait, args=(5,), daemon=True)             # keeps the last arena
-    alive.start()
-    thread.start()
-    thread.join()
+for turn in range(4):                                           # a thread after the other
+    waits = threading.Thread(target=threading.Event().wait, args=(5,), daemon=True)
+    waits.start()                                               # would take over the arena that the last one has left
+    works = threading.Thread(target=work)
+    works.start()
+    works.join()
 print(resident() - before)
 """
 

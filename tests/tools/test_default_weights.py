@@ -1,12 +1,14 @@
 """tools.default_weights: pseudo labels, the clock, the comparison, and the whole chain in small."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from test_synthetic import NAMES_OF, hand_made_map
 
 from conftest import Patient, write_dataset
 from tools.default_weights import __main__ as command
-from tools.default_weights import ablation, labelled, plan, scoring, stages
-from tools.default_weights.pseudo import Opinion, believe
+from tools.default_weights import ablation, labelled, packing, plan, scoring, stages
+from tools.default_weights.pseudo import Opinion, ask, believe
 from tools.default_weights.running import Clock, CommandFailed, call
 from tools.default_weights.stages import Work
 from uniseg import checkpoint
@@ -134,7 +136,7 @@ def test_weights_that_have_seen_a_ct_are_no_start_for_what_it_scores(tmp_path, c
     seen = start_of(tmp_path / "seen.pt", {"Mixed/a": ["liver"], "CCTH/ccth_a01": ["liver"]})
     (tmp_path / "labelmaps").mkdir()
     arguments = [str(tmp_path), "--out", str(tmp_path / "work"), "--start", str(seen), "--stages"]
-    for stage in ("leave_out", "ablate"):
+    for stage in ("train", "pseudo", "finetune", "leave_out", "ablate"):       # all that make what is scored
         assert command.main([*arguments, stage]) == 2
         assert "seen.pt: was trained on CCTH, so these CTs cannot score what goes on from it" in capfd.readouterr().err
     assert command.main([str(tmp_path), "--pack", str(tmp_path / "pack"), "--start", str(seen)]) == 2
@@ -157,7 +159,8 @@ def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeyp
                   {"a": patient})
     for name in ("labelmaps", "unlabelled"):
         (data / name).mkdir()
-    write_volume(data / "unlabelled" / "u.nii.gz", patient.hu, patient.affine)
+    for name in ("u", *plan.NO_PSEUDO_CTS, *plan.OTHER_PHASES):
+        write_volume(data / "unlabelled" / f"{name}.nii.gz", patient.hu, patient.affine)
     (data / "labelmaps" / "names.json").write_text("{}")
     (data / "labelmaps" / "ts_s0009.nii.gz").write_bytes(b"")
     monkeypatch.setitem(plan.SIZES, "gpu",
@@ -173,8 +176,28 @@ def test_what_travels_gives_the_labels_that_the_original_gives(tmp_path, monkeyp
                        tmp_path / "cache")
         found.append((case.names, case.voxels, case.ignored, np.asarray(case.image).shape))
     assert found[0] == found[1] and found[0][2]
+    assert [path.name for path in (tmp_path / "pack" / "unlabelled").iterdir()] == ["u.nii.gz"]
     packed = read_ct(tmp_path / "pack" / "unlabelled" / "u.nii.gz")
     assert np.allclose(np.diag(packed.affine)[:3], 12.0)
+
+
+def test_what_is_too_large_to_travel_is_refused(tmp_path, monkeypatch, capfd):
+    for name in ("labelmaps", "train", "unlabelled"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setitem(plan.SIZES, "tiny", plan.SIZES["tiny"]._replace(finetune=plan.SIZES["tiny"].train))
+    arguments = [str(tmp_path), "--pack", str(tmp_path / "pack"), "--size", "tiny", "--start",
+                 str(start_of(tmp_path / "start.pt"))]
+    assert command.main(arguments) == 0
+    monkeypatch.setattr(packing, "MOST_MIB", 1)
+    assert command.main(arguments) == 2
+    assert "MiB, at most 1 travel. Leave CTs out." in capfd.readouterr().err
+
+
+def test_the_page_has_the_minutes_of_the_plan():
+    page = (Path(command.__file__).parents[2] / "docs" / "weights_history.md").read_text(encoding="utf-8")
+    for stage, minutes in plan.MINUTES.items():
+        gpu = f"{minutes['gpu']:g}" if minutes["gpu"] else "not there"
+        assert re.search(rf"^\| {stage} \| .* \| {minutes['cpu']:g} \| {gpu} \|$", page, re.M), stage
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -241,7 +264,8 @@ def data(tmp_path):
     rng = np.random.default_rng(0)
     hu = np.where(((x - 16) / 14) ** 2 + ((y - 16) / 11) ** 2 < 1, 40, -1000) + rng.normal(0, 12, shape)
     hu, grid = hu.astype(np.int16), np.diag([6.0, 6.0, 6.0, 1.0])
-    write_volume(root / "unlabelled" / "u.nii.gz", hu, grid)
+    for name in ("u", "crlm1004"):                                             # the latter is in plan.NO_PSEUDO_CTS
+        write_volume(root / "unlabelled" / f"{name}.nii.gz", hu, grid)
     liver = np.zeros(shape, bool)
     liver[18:26, 10:20, 4:12] = True
     for folder, case in (("validation/IRCAD", "i"), ("train/TotalSegNeck", "n")):
@@ -287,7 +311,14 @@ def test_each_ingredient_is_left_out_in_turn(data, tmp_path, monkeypatch, capfd)
     monkeypatch.setattr(ablation, "FOUR", ("m",))
     arguments = [str(data), "--out", str(tmp_path), "--size", "tiny", "--device", "cpu", "--start",
                  str(start_of(tmp_path / "start.pt")), "--stages"]
+    asked = []
+
+    def recorded(segmenter, path, names):
+        asked.append(path.name)
+        return ask(segmenter, path, names)
+    monkeypatch.setattr(stages, "ask", recorded)
     assert command.main([*arguments, "draw", "pseudo", "ablate"]) == 0, capfd.readouterr().err
+    assert asked == ["u.nii.gz"]
     page = (tmp_path / "ablation" / "ablation.md").read_text().splitlines()
     assert page[0] == ("| class | cases | the start | all ingredients | four label maps | no unlabelled CTs | "
                        "no labelled CTs |")

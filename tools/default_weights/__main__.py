@@ -31,7 +31,7 @@ STAGES = {**stages.STAGES, "ablate": ablate}
 
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
-COMPARE = {"leave_out", "ablate"}  # stages that score on CTs which the start must not have seen
+TRAIN = {"train", "pseudo", "finetune", "leave_out", "ablate"}     # stages that use the start
 GPU_JOBS = 15
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
@@ -42,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.default_weights", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Minutes on two CPU cores and on one H200 with 16 cores: {expected}. {NOT_A_MEDICAL_DEVICE}")
+        epilog=f"Minutes on a CPU and on one H200 with 16 cores (docs/weights_history.md): {expected}. "
+        f"{NOT_A_MEDICAL_DEVICE}")
     parser.add_argument("data", type=Path, metavar="DATA", help="labelmaps, train, unlabelled, validation")
     parser.add_argument("--out", type=Path, metavar="WORK", help="folder of everything that is made")
     parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="STAGE",
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.device = "cuda" if args.device == "auto" else args.device
             args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
         args.stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
-        if COMPARE & set(args.stages):
+        if TRAIN & set(args.stages):
             refuse_seen(args.start, LABELLED)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)

@@ -23,11 +23,10 @@ from uniseg.imaging.volume import read_ct, write_volume
 from uniseg.machine.console import say
 from uniseg.machine.files import atomic_write
 
-from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, Size
+from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, OTHER_PHASES, Size
 
 START = "start.pt"                 # what the training there goes on from
 MOST_MIB = 43                      # of the 64 that may travel; the repository and the wheel of nibabel take 20
-AGAIN = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")      # other phases of patients of whom one CT travels
 
 
 def pack(data: Path, out: Path, size: Size, start: Path) -> None:
@@ -42,7 +41,7 @@ def pack(data: Path, out: Path, size: Size, start: Path) -> None:
     for name in size.finetune.shares:
         pack_dataset(data / "train" / name, out / "train" / name, size.spacing_mm, out / "cache")
     for path in sorted((data / "unlabelled").glob("*.nii.gz")):
-        if bare(path.name) in (*NO_PSEUDO_CTS, *AGAIN):
+        if bare(path.name) in (*NO_PSEUDO_CTS, *OTHER_PHASES):
             continue
         ct = read_ct(path)
         hu, affine = resample(ct.array, ct.affine, (size.spacing_mm,) * 3, antialias=True)

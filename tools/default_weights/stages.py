@@ -330,8 +330,10 @@ def ship(work: Work) -> None:
 
 
 def export(work: Work, folder: Path) -> None:
-    """Copy what is to come back from a lent machine: the weights of each run without the optimiser in float16, in the
-    folders of OUT, and in curves.zip how many steps each has, and its curves. Few files may come back, of 16 MiB each.
+    """Copy what is to come back from a lent machine: eight files at most, of 16 MiB each.
+
+    The weights of each run, without the optimiser and in float16, have the folders that they have in OUT. curves.zip
+    holds how many steps each run has, and its curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in RUNS:

@@ -38,8 +38,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks instead of returning each one to the kernel. Does nothing outside Linux.
 
     By default each tensor of 32 MiB or more is a fresh mmap whose pages fault in one by one. Keeping them makes
-    networks 1.2 to 1.75 times faster on a CPU. Threads take from one arena, so that each uses what another has freed:
-    with arenas of their own, two threads keep 0.3 GiB more.
+    networks 1.2 to 1.75 times faster on a CPU. All threads take memory from one arena, so that each can use what
+    another has freed. With an arena for each, two threads keep 0.3 GiB more (docs/performance.md).
     """
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8           # <malloc.h>
     _of_glibc("mallopt", m_arena_max, 1)
