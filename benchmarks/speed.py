@@ -264,10 +264,30 @@ def kernel_rows() -> Iterator[Row]:
         who: Side(lambda args, form=form: loss(args, form), 3, 1) for who, form in losses.items()})
 
 
+def sure_row() -> Row:
+    """Heads of one patch with gradients from 1 down to 1e-45, as where a trained network is sure of most voxels.
+
+    Values below 1.2e-38 stay what they are, or are 0 as in uniseg.train.
+    """
+    def heads(args: argparse.Namespace, denormals: bool) -> Work:
+        torch.set_flush_denormal(not denormals)                # before torch starts threads, which inherit it
+        features, theta = torch.randn(1, 8, *args.window), 0.3 * torch.randn(1, len(args.classes), THETA)
+        gradient = 10 ** (-45 * torch.rand(1, len(args.classes), *args.window))
+
+        def work() -> None:
+            class_logits(features.requires_grad_(), theta.requires_grad_()).backward(gradient)
+        return work
+
+    return Row("class heads, forward and backward, tiny gradients", turns=2, sides={
+        name: Side(lambda args, denormals=name == DENORMALS: heads(args, denormals), 3, 1)
+        for name in (DENORMALS, "uniseg")})
+
+
 def _readable_loss(logits: torch.Tensor, target: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     return plain_masked_sum(logits, target, labelled)[0] / labelled.sum()
 
 
+DENORMALS = "denormals kept"
 PRODUCT, CHANNELS, GRID = 2048, 64, 48                     # rows of the matrices; of the convolution
 
 
@@ -320,7 +340,7 @@ def share_lines(rows: Sequence[Row], results: Results, args: argparse.Namespace)
 
 ROWS = [*peak_rows(), *(window_row(*backbone) for backbone in works.BACKBONES.items()),
         step_row("Swin UNETR", "swin_unetr"), training_row(), validation_row(), ct_row("SegResNet", "segresnet"),
-        preparing_row(), scoring_row(), patches_row(), *kernel_rows(), *growth.rows()]
+        preparing_row(), scoring_row(), patches_row(), *kernel_rows(), sure_row(), *growth.rows()]
 
 
 def build_parser() -> argparse.ArgumentParser:

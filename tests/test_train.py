@@ -16,7 +16,7 @@ import torch
 
 from conftest import Patient, write_dataset
 from runs import RUN_FILES, TINY, batch_of, gradients, joined, metrics, small_network
-from uniseg import checkpoint
+from uniseg import checkpoint, train
 from uniseg.data import PatchDataset
 from uniseg.datasets.cases import Case
 from uniseg.datasets.find import find_datasets
@@ -444,6 +444,18 @@ def test_one_case_is_learned_by_heart(tmp_path):
     [last] = [r for r in metrics(tmp_path / "run") if "dice" in r]
     assert set(last["dice"]) == {"spleen", "liver", "right_lung", "left_lung"}
     assert last["mean_dice"] > 0.9
+
+
+def test_training_takes_denormals_as_zero(flags, tmp_path, monkeypatch):
+    halves = []
+
+    def step(*arguments):
+        halves.append((torch.tensor([1.2e-38]) * 0.5).view(torch.int32).item())
+        return training_step(*arguments)
+
+    monkeypatch.setattr(train, "training_step", step)
+    assert main(flags(tmp_path / "run", "--epochs", 1)) == 0
+    assert halves == [0, 0] and (torch.tensor([1.2e-38]) * 0.5).view(torch.int32).item() != 0
 
 
 @pytest.mark.slow

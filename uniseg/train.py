@@ -22,6 +22,7 @@ import torch
 from . import checkpoint
 from .embeddings import provenance
 from .machine.console import error_line, explain, note, quietly, warn
+from .machine.device import denormals_as_zero
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parse(argv)
         process = start_processes(args.device, args.timeout)
-        with quietly(args.quiet), own_run_folder(args, process.rank):
+        with quietly(args.quiet), denormals_as_zero(), own_run_folder(args, process.rank):
             return train(args, process)
     except KeyboardInterrupt:
         note("interrupted; the last checkpoint is kept")

@@ -1,6 +1,8 @@
-"""Devices by name, and the number type that a block computes in."""
+"""Devices by name, the number type that a block computes in, and the smallest numbers."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from uniseg.machine.device import (
     autocast,
     choose_device,
     choose_precision,
+    denormals_as_zero,
     multiplies_in_bf16,
 )
 
@@ -91,3 +94,37 @@ def test_a_device_that_does_not_exist_is_refused_with_the_reason():
     assert choose_device("cpu") == CPU
     with pytest.raises(ValueError, match="--device banana: not usable here .*Use --device cpu"):
         choose_device("banana")
+
+
+DENORMAL, SMALLEST = 1e-39, 1.2e-38        # float32
+
+
+def half_of(number):
+    """The bits of half a float32. Compared as numbers, a denormal would equal 0 within the block."""
+    return (torch.tensor([number]) * 0.5).view(torch.int32).item()
+
+
+def test_denormals_are_zero_within_the_block_alone():
+    assert half_of(DENORMAL) != 0
+    with denormals_as_zero():
+        assert half_of(DENORMAL) == 0 and half_of(4 * SMALLEST) != 0
+    assert half_of(DENORMAL) != 0
+
+
+def test_denormals_are_kept_again_after_an_error():
+    with pytest.raises(ZeroDivisionError), denormals_as_zero():
+        1 / 0
+    assert half_of(DENORMAL) != 0
+
+
+def test_threads_that_begin_within_the_block_inherit_it():
+    """In a process of its own, as the threads of this one have begun."""
+    code = """
+import torch
+from uniseg.machine.device import denormals_as_zero
+torch.set_num_threads(2)
+with denormals_as_zero():
+    halves = torch.full((1 << 22,), 1.2e-38) * 0.5
+print(halves.view(torch.int32).count_nonzero().item())
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"

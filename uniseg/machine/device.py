@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -57,6 +58,21 @@ def with_tensor_cores(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device
+
+
+@contextlib.contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Within the block, a CPU takes float32 values below 1.2e-38 (denormals) as 0.
+
+    Gradients of voxels that a network is sure of are full of them, and an Intel CPU needs many times as long for each
+    (docs/performance.md, "Heads and loss"). Threads inherit this from the one that starts them, so begin the block
+    before torch computes anything.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def has_bf16() -> bool:
