@@ -446,6 +446,17 @@ def test_one_case_is_learned_by_heart(tmp_path):
     assert last["mean_dice"] > 0.9
 
 
+def test_a_checkpoint_names_the_cases_that_its_start_and_the_start_of_that_have_seen(flags, finished, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = sorted(checkpoint.read(finished / "last.pt")["about"]["data"])
+    assert main(flags(one, "--init", finished / "last.pt", "--folds", 3, "--fold", 0, "--epochs", 1)) == 0
+    assert main(flags(two, "--init", one / "last.pt", "--folds", 3, "--fold", 1, "--epochs", 1)) == 0
+    of = [checkpoint.read(run / "last.pt")["about"] for run in (one, two)]
+    assert of[0]["init"]["cases"] == first
+    assert of[1]["init"]["cases"] == checkpoint.cases_seen(of[0]) == sorted({*first, *of[0]["data"]})
+    assert set(checkpoint.cases_seen(of[1])) >= set(of[1]["data"])
+
+
 def test_training_takes_denormals_as_zero(flags, tmp_path, monkeypatch):
     halves = []
 

@@ -114,7 +114,11 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
     for run in runs:
         data |= run["about"].get("data", {})
     parts = [{"command": run["about"].get("command"), "steps": run["training"]["step"]} for run in runs]
-    return {**first, "weights": weights, "about": {**first["about"], "data": data, "mean_of": parts}}
+    about = {**first["about"], "data": data, "mean_of": parts}
+    if "init" in about:
+        seen = {case for run in runs for case in checkpoint.cases_seen(run["about"])}
+        about["init"] = {**about["init"], "cases": sorted(seen - set(data))}
+    return {**first, "weights": weights, "about": about}
 
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
@@ -146,15 +150,18 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
             raise ValueError(f"--second-view {second_view}: choose a share from 0.3 up to, not including, 1.")
         about["second_view"] = second_view
     if sources_file is not None:
-        about["sources"] = read_sources(sources_file, about.get("data", {}))
+        about["sources"] = read_sources(sources_file, checkpoint.cases_seen(about))
     folder = folder or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "default.pt"
     preprocessing = Preprocessing.from_dict(content["preprocessing"])
     checkpoint.save(target, network, preprocessing, about, half=True)
+    shown = {**about, "data": by_dataset(about.get("data", {}))}
+    if "init" in about:
+        cases = [case.partition("/")[0] for case in about["init"].get("cases", ())]
+        shown["init"] = {**about["init"], "cases": {name: cases.count(name) for name in sorted(set(cases))}}
     sidecar = {"classes": list(network.classes), "sha256": checkpoint.file_sha256(target),
-               "network": network.describe(), "preprocessing": content["preprocessing"],
-               "about": {**about, "data": by_dataset(about.get("data", {}))}}
+               "network": network.describe(), "preprocessing": content["preprocessing"], "about": shown}
     with atomic_write(folder / "default.json") as temporary:
         temporary.write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(network.classes)} classes, "

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -137,6 +138,15 @@ def read(path: str | Path, partial: bool = False) -> dict[str, Any]:
     if broken := not_finite(content["weights"]):
         raise CheckpointError(f"{path}: {broken} holds NaN or infinity. Use another checkpoint.")
     return content
+
+
+def cases_seen(about: Mapping[str, Any]) -> list[str]:
+    """The "DATASET/case" that have trained weights, or the weights that these go on from; sorted.
+
+    about: that of a checkpoint; "data" holds the cases of the last training, "init" or "extend" what its start has seen
+    """
+    before = [about[how].get("cases", ()) for how in ("init", "extend") if how in about]
+    return sorted({*about.get("data", {}), *itertools.chain(*before)})
 
 
 def _from_own(content: dict[str, Any], path: Path) -> dict[str, Any]:

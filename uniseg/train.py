@@ -141,12 +141,17 @@ def train(args: argparse.Namespace, process: Process) -> int:
 
 
 def provenance_of(args: argparse.Namespace, train_cases: Sequence[Any]) -> dict[str, Any]:
-    """What a checkpoint says about its origin: the data, the embeddings, the command, the weights it started from."""
+    """What a checkpoint says about its origin: the data, the embeddings, the command, the weights it started from.
+
+    Of these it names the cases that they have seen, so that no case scores weights that go on from it.
+    """
     about = {"data": {case.id: list(case.names) for case in train_cases}, "embedding": provenance(args.embeddings),
              "command": "python -m uniseg.train " + shlex.join(args.first_command.words)}
     for start, file in (("init", args.init), ("extend", args.extend)):
         if file is not None:
-            about[start] = {"file": file.name, "sha256": file_sha256(file)}
+            content = args.old or checkpoint.read(file, args.partial)
+            about[start] = {"file": file.name, "sha256": file_sha256(file),
+                            "cases": checkpoint.cases_seen(content["about"])}
     return {**about, **kept_of(args.old)}
 
 

@@ -124,11 +124,12 @@ def test_a_training_has_the_steps_that_the_clock_allows_by_the_speed_of_its_prob
 
 # ------------------------------------------------------------------------------------- where a training goes on from
 
-def start_of(path, data=()):
-    """The built-in network as a checkpoint that says that it was trained on `data`."""
+def start_of(path, data=(), before=()):
+    """The built-in network as a checkpoint that says that it was trained on `data`, from weights that saw `before`."""
     content = checkpoint.read(DEFAULT_WEIGHTS)
+    about = {**content["about"], "data": dict(data), "init": {"file": "a.pt", "sha256": "0", "cases": list(before)}}
     checkpoint.save(path, checkpoint.load_network(content, DEFAULT_WEIGHTS),
-                    Preprocessing.from_dict(content["preprocessing"]), {**content["about"], "data": dict(data)})
+                    Preprocessing.from_dict(content["preprocessing"]), about)
     return path
 
 
@@ -141,6 +142,13 @@ def test_weights_that_have_seen_a_ct_are_no_start_for_what_it_scores(tmp_path, c
         assert "seen.pt: was trained on CCTH, so these CTs cannot score what goes on from it" in capfd.readouterr().err
     assert command.main([str(tmp_path), "--pack", str(tmp_path / "pack"), "--start", str(seen)]) == 2
     stages.refuse_seen(seen, ("IRCAD", "TotalSegNeck"))                        # those it has not seen
+
+
+def test_weights_remember_what_the_weights_before_them_have_seen(tmp_path):
+    seen = start_of(tmp_path / "seen.pt", {"Mixed/a": ["liver"]}, ["CCTH/ccth_a01", "Women/b"])
+    with pytest.raises(ValueError, match="was trained on CCTH, so"):
+        stages.refuse_seen(seen, ("CCTH", "TotalSegNeck"))
+    stages.refuse_seen(seen, ("TotalSegNeck",))
 
 
 def test_what_leaves_cases_out_is_as_long_as_the_fine_tuning_and_comes_after_it(tmp_path, capfd):

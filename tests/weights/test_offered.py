@@ -208,6 +208,21 @@ def test_reasons_are_shipped_in_the_weights_and_in_their_sidecar(ship):
     assert uniseg.load(folder / "default.pt", device="cpu").offered == ("liver",)
 
 
+def test_what_the_start_has_seen_is_shipped_too(ship, tmp_path):
+    content = checkpoint.read(tmp_path / "last.pt")
+    about = {**content["about"], "init": {"file": "start.pt", "sha256": "0", "cases": ["C/1", "C/2"]}}
+    checkpoint.save(tmp_path / "last.pt", checkpoint.load_network(content),
+                    Preprocessing.from_dict(content["preprocessing"]), about, content["training"])
+    rows = [{"what": f"{name}: a CT", "licence": "CC BY 4.0", "source": "here"} for name in ("C", "D")]
+    (tmp_path / "sources.json").write_text(json.dumps(rows))
+    code, _, folder = ship(None, "--sources", str(tmp_path / "sources.json"))
+    shipped = json.loads((folder / "default.json").read_text())["about"]
+    assert code == 0 and shipped["sources"] == rows[:1] and shipped["init"]["cases"] == {"C": 2}
+    assert checkpoint.read(folder / "default.pt")["about"]["init"]["cases"] == ["C/1", "C/2"]
+    code, _, folder = ship(None, others=(tmp_path / "last.pt",))
+    assert code == 0 and checkpoint.read(folder / "default.pt")["about"]["init"]["cases"] == ["C/1", "C/2"]
+
+
 def test_a_second_view_is_shipped_in_the_weights(ship):
     code, _, folder = ship(None, "--second-view", "0.7")
     assert code == 0 and uniseg.load(folder / "default.pt", device="cpu").second_view == 0.7

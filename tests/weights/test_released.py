@@ -339,7 +339,7 @@ def test_training_starts_from_a_released_backbone(phantom_root, tmp_path, capsys
     released = checkpoint.read(path)
     for name, tensor in released["weights"].items():
         torch.testing.assert_close(content["weights"][name], tensor, rtol=0, atol=1e-10)
-    assert content["about"]["init"] == {"file": SEGRESNET, "sha256": checkpoint.file_sha256(path)}
+    assert content["about"]["init"] == {"file": SEGRESNET, "sha256": checkpoint.file_sha256(path), "cases": []}
 
 
 @pytest.mark.slow

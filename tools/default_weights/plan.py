@@ -91,7 +91,7 @@ def draws(times: float, seed: int) -> tuple[Draw, ...]:
 SIZES = {
     "cpu": Size(3.0, draws(1, 70000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL),
-                Run(100, 2, (96, 96, 64), 3e-4, 92, 0.2, REAL | LABELLED),
+                Run(100, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL | LABELLED),
                 "bf16", 25, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL),

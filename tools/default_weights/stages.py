@@ -177,7 +177,7 @@ def leave_out(work: Work) -> None:
 
 def refuse_seen(start: Path, datasets: Collection[str]) -> None:
     """Raise ValueError where weights were trained on datasets that are to score what goes on from them."""
-    seen = {case.partition("/")[0] for case in checkpoint.read(start)["about"].get("data", {})} & set(datasets)
+    seen = {case.partition("/")[0] for case in checkpoint.cases_seen(checkpoint.read(start)["about"])} & set(datasets)
     if seen:
         raise ValueError(f"{start}: was trained on {', '.join(sorted(seen))}, so these CTs cannot score what goes on "
                          "from it. Give weights that have not seen them with --start (docs/weights_history.md).")

@@ -87,8 +87,8 @@ ANY = Rule(lambda v: True, "anything")
 NAME = Rule(lambda v: True, "a name")          # check_network says what is wrong with one
 YES_NO = Rule(lambda v: type(v) is bool, "true or false")
 DICT = mapping(text(1000), ANY)
-ORIGIN = Rule(lambda v: isinstance(v, dict) and all(text(1000).holds(v.get(k)) for k in ("file", "sha256")),
-              "a file and its sha256")
+ORIGIN = Rule(lambda v: isinstance(v, dict) and all(text(1000).holds(v.get(k)) for k in ("file", "sha256"))
+              and several(text(1000), 0, 10**7).holds(v.get("cases", ())), "a file, its sha256 and a list of cases")
 
 NETWORK = {
     "classes": several(NAME, 0, MOST_CLASSES), "backbone": one_of(*BACKBONES), "width": whole(0, 1024),
