@@ -105,8 +105,8 @@ SIZES = {
 # Expected minutes of each stage. cpu: one core of an Intel Xeon (family 6, model 207) while the other core does another
 # stage (draw and prepare: both cores); gpu: one H200 with 16 cores.
 MINUTES = {
-    "draw": {"cpu": 10, "gpu": 1.6}, "prepare": {"cpu": 4, "gpu": 0.6}, "train": {"cpu": 90, "gpu": 2.8},
-    "pseudo": {"cpu": 8, "gpu": 0.9}, "finetune": {"cpu": 16, "gpu": 1.1}, "leave_out": {"cpu": 30, "gpu": 2.0},
+    "draw": {"cpu": 10, "gpu": 1.6}, "prepare": {"cpu": 4, "gpu": 0.6}, "train": {"cpu": 75, "gpu": 2.8},
+    "pseudo": {"cpu": 8, "gpu": 0.9}, "finetune": {"cpu": 14, "gpu": 1.1}, "leave_out": {"cpu": 28, "gpu": 2.0},
     "score": {"cpu": 4, "gpu": 0.0}, "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 90, "gpu": 0.0},
 }
 
