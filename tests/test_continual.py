@@ -337,7 +337,8 @@ def test_the_command_extends_a_checkpoint_and_reports_old_classes_before_and_aft
     content = checkpoint.read(extended / "last.pt")
     assert content["network"]["classes"] == [*OLD, "aorta", "superior_mesenteric_artery"]
     assert content["about"]["extend"] == {"file": "last.pt",
-                                          "sha256": checkpoint.file_sha256(assembly / "first" / "last.pt")}
+                                          "sha256": checkpoint.file_sha256(assembly / "first" / "last.pt"),
+                                          "cases": ["Old/a0", "Old/a1"]}
     found = json.loads((extended / "extension.json").read_text())
     assert set(found["classes"]) == set(content["network"]["classes"]) and found["cases"] == ["Val/v0"]
     assert found["classes"]["aorta"]["before"] is None and found["classes"]["aorta"]["after"] is not None
