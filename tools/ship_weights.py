@@ -98,18 +98,32 @@ def read_sources(path: Path, data: Collection[str]) -> list[dict[str, str]]:
 def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
     """One checkpoint's content with the mean weights of several runs.
 
-    Its `about` is that of the first run, with the data of all runs and "mean_of", the command and steps of each.
-    Raises ValueError if the networks or their preprocessing differ.
+    A class that only some of the runs know has the mean MLP of these. `about` is that of the first run, with the data
+    of all runs and "mean_of", the command and steps of each. Raises ValueError if the networks differ in anything but
+    their classes, or if their preprocessing differs.
     """
     runs = [read_run(source) for source in sources]
     first = runs[0]
     for source, run in zip(sources[1:], runs[1:]):
         for part in ("network", "preprocessing"):
-            if run[part] != first[part]:
+            if without_classes(run[part]) != without_classes(first[part]):
                 raise ValueError(f"{source}: another {part} than {sources[0]}. "
                                  "Only runs of one network and one grid have a mean.")
-    weights = {name: torch.stack([run["weights"][name].float() for run in runs]).mean(dim=0).to(tensor.dtype)
-               for name, tensor in first["weights"].items()}
+    classes = list(dict.fromkeys(name for run in runs for name in run["network"]["classes"]))
+    network, embedding = {**first["network"], "classes": classes}, None
+    if "organ_embedding" in first["weights"]:
+        rows = {name: row for run in runs
+                for name, row in zip(run["network"]["classes"], run["weights"]["organ_embedding"])}
+        embedding = torch.stack([rows[name] for name in classes])
+    known: dict[str, list[torch.Tensor]] = {}
+    for run, source in zip(runs, sources):
+        widened = checkpoint.build_network(network, embedding)
+        own_start = checkpoint.initialise(widened, run, source)
+        for name, tensor in widened.state_dict().items():
+            if name not in own_start:
+                known.setdefault(name, []).append(tensor)
+    weights = {name: torch.stack([tensor.float() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
+               for name, tensors in known.items()}
     data: dict[str, Sequence[str]] = {}
     for run in runs:
         data |= run["about"].get("data", {})
@@ -118,7 +132,12 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
     if "init" in about:
         seen = {case for run in runs for case in checkpoint.cases_seen(run["about"])}
         about["init"] = {**about["init"], "cases": sorted(seen - set(data))}
-    return {**first, "weights": weights, "about": about}
+    return {**first, "network": network, "weights": weights, "about": about}
+
+
+def without_classes(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's description without its classes, which may differ where each class has an MLP of its own."""
+    return {key: value for key, value in part.items() if key != "classes" or part.get("lpg") != "independent"}
 
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),

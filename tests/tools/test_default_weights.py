@@ -16,7 +16,7 @@ from test_synthetic import NAMES_OF, hand_made_map
 
 from conftest import Patient, write_dataset
 from tools.default_weights import __main__ as command
-from tools.default_weights import ablation, labelled, packing, plan, scoring, stages
+from tools.default_weights import ablation, labelled, lesions, packing, plan, scoring, stages
 from tools.default_weights.pseudo import Opinion, ask, believe
 from tools.default_weights.running import Clock, CommandFailed, call
 from tools.default_weights.stages import Work
@@ -137,7 +137,7 @@ def test_weights_that_have_seen_a_ct_are_no_start_for_what_it_scores(tmp_path, c
     seen = start_of(tmp_path / "seen.pt", {"Mixed/a": ["liver"], "CCTH/ccth_a01": ["liver"]})
     (tmp_path / "labelmaps").mkdir()
     arguments = [str(tmp_path), "--out", str(tmp_path / "work"), "--start", str(seen), "--stages"]
-    for stage in ("train", "pseudo", "finetune", "leave_out", "ablate"):       # all that make what is scored
+    for stage in ("train", "pseudo", "finetune", "ablate"):       # all that make what is scored
         assert command.main([*arguments, stage]) == 2
         assert "seen.pt: was trained on CCTH, so these CTs cannot score what goes on from it" in capfd.readouterr().err
     assert command.main([str(tmp_path), "--pack", str(tmp_path / "pack"), "--start", str(seen)]) == 2
@@ -151,11 +151,13 @@ def test_weights_remember_what_the_weights_before_them_have_seen(tmp_path):
     stages.refuse_seen(seen, ("TotalSegNeck",))
 
 
-def test_what_leaves_cases_out_is_as_long_as_the_fine_tuning_and_comes_after_it(tmp_path, capfd):
+def test_what_is_scored_is_the_mean_of_all_runs_of_the_fine_tuning(tmp_path, capfd):
     (tmp_path / "labelmaps").mkdir()
-    assert command.main([str(tmp_path), "--out", str(tmp_path), "--stages", "leave_out", "--start",
-                         str(start_of(tmp_path / "start.pt"))]) == 1
-    assert "finetune.json: not there" in capfd.readouterr().err
+    arguments = [str(tmp_path), "--out", str(tmp_path), "--stages", "score"]
+    (tmp_path / "without_b").mkdir()
+    (tmp_path / "without_b" / "last.pt").write_bytes(b"")                      # the other fold was not trained
+    assert command.main(arguments) == 1
+    assert "without_a/last.pt: not there. Run the stage finetune to its end." in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------- packing
@@ -237,6 +239,13 @@ def test_the_table_of_ingredients_has_means_over_cases_then_over_classes():
                            "| ml found where nothing is | 1 | 12 | 0 |"]
 
 
+def test_lesions_are_counted_per_ct_that_shows_the_organ():
+    found = {"liver_tumor": [lesions.Found("a", 3, 20.0), lesions.Found("b", 0, 0.0)], "colon_tumor": []}
+    table = lesions.lesion_table({"shipped": found, "new": {"liver_tumor": [lesions.Found("a", 1, 8.0)]}})
+    assert list(table) == ["| lesions per CT with the organ (lesions, CTs, ml) | shipped | new |", "|--|--|--|",
+                           "| liver_tumor | 1.5 (3, 2, 20) | 1.0 (1, 1, 8) |", "| colon_tumor | - | - |"]
+
+
 def test_maps_are_chosen_by_what_they_show_and_held_out_ones_never():
     shown = {"a": {"prostate", "liver"}, "b": {"liver", "humerus_left"}, "ts_s0009": {"prostate", "liver"}}
     assert [plan.chosen_maps(shown, shown, which) for which in ("men", "women", "torsos", "all")] == [
@@ -260,7 +269,7 @@ def test_of_a_whole_femur_that_is_called_its_head_the_upper_48_mm_are_scored(tmp
 
 @pytest.fixture
 def data(tmp_path):
-    """labelmaps, unlabelled, and a CT of 192 x 192 x 96 mm that trains and one that never does, all of them drawn."""
+    """labelmaps, unlabelled, two CTs of 192 x 192 x 96 mm that train and one that never does, all of them drawn."""
     root = tmp_path / "DATA"
     labels, affine = hand_made_map()
     (root / "labelmaps").mkdir(parents=True)
@@ -278,6 +287,10 @@ def data(tmp_path):
     liver[18:26, 10:20, 4:12] = True
     for folder, case in (("validation/IRCAD", "i"), ("train/TotalSegNeck", "n")):
         write_dataset(root / folder, {"liver": ("liver",)}, {case: Patient(hu, {"liver": liver}, grid)})
+    trunk = np.zeros(shape, bool)
+    trunk[14:17, 14:17, 8:10] = True
+    write_dataset(root / "train/AortaReport", {"liver": ("liver",), "celiac_trunk": ("celiac_trunk",)},
+                  {"a": Patient(hu, {"liver": liver, "celiac_trunk": trunk}, grid)})
     return root
 
 
@@ -292,22 +305,26 @@ def test_the_whole_chain_runs_from_a_pack_against_the_clock_and_is_scored_at_hom
     assert command.main([str(data), "--pack", str(pack), "--size", "tiny", "--start", str(start)]) == 0
     lent = [str(pack), "--out", str(there), "--gpu", *small, "--jobs", "1", "--minutes", "9", "--export", str(out)]
     assert command.main(lent) == 0, capfd.readouterr().err
-    for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt", "finetune/last.pt",
-                 "without_a/last.pt"):
+    for file in ("data/Mixed/dataset.json", "data/Heads/dataset.json", "train/last.pt"):
         assert (there / file).is_file(), file
-    trained = {run: checkpoint.read(there / run / "last.pt")["about"]["data"] for run in ("finetune", "without_a")}
-    assert trained["finetune"].keys() - trained["without_a"].keys() == {"TotalSegNeck/n"}
+    trained = {name: checkpoint.read(there / name / "last.pt")["about"]["data"] for name in ("without_a", "without_b")}
+    assert trained["without_a"].keys() ^ trained["without_b"].keys() == {"TotalSegNeck/n", "AortaReport/a"}
+    assert "AortaReport/a" in trained["without_b"]
     returned = [path for path in out.rglob("*") if path.is_file()]             # a lent machine gives back eight files
     assert len(returned) <= 5 and all(path.stat().st_size < 16 * 2 ** 20 for path in returned)
-    assert {"finetune.json", "train/metrics.jsonl"} <= set(zipfile.ZipFile(out / "curves.zip").namelist())
+    assert {"without_a.json", "train/metrics.jsonl"} <= set(zipfile.ZipFile(out / "curves.zip").namelist())
 
     shutil.copytree(out, home)
     at_home = [str(data), "--out", str(home), *small, "--stages"]
     assert command.main([*at_home, "ship"]) == 1                               # nothing is shipped unscored
+    assert "score: holds no scores. Run the stage score first." in capfd.readouterr().err
     assert command.main([*at_home, "score"]) == 0, capfd.readouterr().err
-    assert (home / "candidate" / "finetune" / "default.pt").is_file()
+    content = json.loads((home / "candidate" / "mean" / "default.json").read_text())
+    assert "celiac_trunk" in content["classes"] and len(content["about"]["mean_of"]) == 2
+    assert content["about"]["experimental"]["celiac_trunk"] == stages.UNSCORED
     page = (home / "score" / "scores.md").read_text()
-    assert "| liver | i, n |" in page and "Against shipping: " in page
+    assert "| liver | a, i, n |" in page and "Against shipping: " in page
+    assert "| lesions per CT with the organ (lesions, CTs, ml) | shipped | new |" in page
 
     stamp = (there / "train" / "last.pt").stat().st_mtime_ns
     assert command.main([*lent, "--stages", "train"]) == 0                     # it is there already

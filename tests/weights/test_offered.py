@@ -265,6 +265,28 @@ def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
     assert set(about["data"]) == {"A", "B", "C"} and about["steps"] == 7
 
 
+def test_a_class_that_one_run_alone_knows_is_shipped_as_that_run_has_it(ship, tmp_path):
+    """Runs that leave out different datasets know different classes."""
+    source, other = tmp_path / "last.pt", save_weights(tmp_path / "other.pt", ("aorta", "colon", "liver"))
+    content = checkpoint.read(other)
+    checkpoint.save(other, checkpoint.load_network(content), Preprocessing.from_dict(content["preprocessing"]),
+                    {"data": {"C/1": ["aorta"]}}, {"step": 9, "config": {}})
+    code, _, folder = ship(None, others=[other])
+    assert code == 0
+    a, b, mean = (checkpoint.read(path) for path in (source, other, folder / "default.pt"))
+    assert mean["network"]["classes"] == ["spleen", "liver", "aorta", "colon"]
+
+    def of(content, name):
+        k = content["network"]["classes"].index(name)
+        return content["weights"]["organ_embedding"][k], content["weights"][f"lpg.controllers.{k}.2.weight"].float()
+    for name, parts in (("spleen", [of(a, "spleen")]), ("aorta", [of(b, "aorta")]),
+                        ("liver", [of(a, "liver"), of(b, "liver")])):
+        embedding, weight = of(mean, name)
+        assert torch.allclose(embedding.float(), parts[0][0].float(), atol=2e-3), name                   # float16
+        assert torch.allclose(weight, torch.stack([part[1] for part in parts]).mean(dim=0), atol=2e-3), name
+    assert not torch.allclose(of(a, "liver")[1], of(b, "liver")[1], atol=2e-3)
+
+
 def test_of_a_run_with_averaged_weights_the_average_is_shipped(ship, tmp_path):
     source = tmp_path / "last.pt"
     average = {f"module.{n}": t + 0.25 if t.is_floating_point() else t

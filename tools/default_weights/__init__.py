@@ -5,7 +5,7 @@
       -> cached cases             prepare    uniseg/datasets/cases.py
       -> weights                  train      uniseg.train, from the shipped weights
       -> pseudo labels            pseudo     pseudo.py
-      -> weights                  finetune   uniseg.train
+      -> weights of two runs      finetune   uniseg.train, each without some labelled CTs, which score it
       -> two tables               score      uniseg.evaluate, scoring.py
       -> uniseg/weights/default   ship       tools/ship_weights.py
 

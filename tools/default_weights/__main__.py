@@ -29,9 +29,9 @@ from .stages import Work, export, refuse_seen
 
 STAGES = {**stages.STAGES, "ablate": ablate}
 
-GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune", "leave_out")
+GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
-TRAIN = {"train", "pseudo", "finetune", "leave_out", "ablate"}     # stages that use the start
+TRAIN = {"train", "pseudo", "finetune", "ablate"}     # stages that use the start
 GPU_JOBS = 15
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 

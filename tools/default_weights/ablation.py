@@ -40,7 +40,8 @@ def ablate(work: Work) -> None:
     weights = {"the start": work.start}
     for variant in variants(work):
         train(work, variant)
-        weights[variant.says] = ship_to(work, folder / "weights" / variant.name, folder / variant.name / "last.pt")
+        weights[variant.says] = ship_to(work, folder / "weights" / variant.name,
+                                         [folder / variant.name / "last.pt"])
     results = {}
     for says, path in weights.items():
         table = folder / "scores" / ("start" if path == work.start else path.parent.name)

