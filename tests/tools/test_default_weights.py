@@ -151,6 +151,21 @@ def test_weights_remember_what_the_weights_before_them_have_seen(tmp_path):
     stages.refuse_seen(seen, ("TotalSegNeck",))
 
 
+def test_where_the_shipped_weights_do_not_do_the_last_ones_that_do_are_taken_from_git(tmp_path, monkeypatch, capfd):
+    seen = start_of(tmp_path / "seen.pt", {"CCTH/ccth_a01": ["liver"]})
+    monkeypatch.setattr(stages, "DEFAULT_WEIGHTS", start_of(tmp_path / "unseen.pt"))
+    assert stages.default_start(tmp_path / "work") == tmp_path / "unseen.pt" and not (tmp_path / "work").exists()
+    monkeypatch.setattr(stages, "DEFAULT_WEIGHTS", seen)
+    known = subprocess.run(["git", "cat-file", "-e", plan.UNSEEN], cwd=stages.ROOT, capture_output=True).returncode == 0
+    if known:                                                                  # a copy without git's history is not
+        start = stages.default_start(tmp_path / "work")
+        stages.refuse_seen(start, plan.LABELLED)
+        assert start == tmp_path / "work" / "start.pt" and checkpoint.read(start)["about"]["steps"] == 225
+    monkeypatch.setattr(stages, "UNSEEN", "0" * 40)
+    with pytest.raises(ValueError, match="was trained on CCTH"):
+        stages.default_start(tmp_path / "work")
+
+
 def test_what_is_scored_is_the_mean_of_all_runs_of_the_fine_tuning(tmp_path, capfd):
     (tmp_path / "labelmaps").mkdir()
     arguments = [str(tmp_path), "--out", str(tmp_path), "--stages", "score"]

@@ -22,10 +22,10 @@ from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from . import stages
 from .ablation import ablate
-from .packing import START, pack
-from .plan import LABELLED, MINUTES, SIZES
+from .packing import pack
+from .plan import LABELLED, MINUTES, SIZES, START
 from .running import Clock, CommandFailed, Ended, ended_by_signals
-from .stages import Work, export, refuse_seen
+from .stages import Work, default_start, export, refuse_seen
 
 STAGES = {**stages.STAGES, "ablate": ablate}
 
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="how much of everything (default cpu; gpu with --gpu and --pack)")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT",
                         help=f"what the training goes on from (default: DATA/{START} of a pack, else the shipped "
-                        "weights)")
+                        "weights, or the last ones in git's history that have not seen what scores the new ones)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help=f"processes that draw, prepare, and draw patches (default 1; {GPU_JOBS} with --gpu)")
@@ -72,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         packed = args.data / START
-        args.start = args.start or (packed if packed.is_file() else DEFAULT_WEIGHTS)
+        args.start = args.start or (packed if packed.is_file() else None)
         args.size = args.size or ("gpu" if args.gpu or args.pack else "cpu")
         if args.pack is not None:
+            args.start = args.start or default_start(args.pack)
             refuse_seen(args.start, LABELLED)
             pack(args.data, args.pack, SIZES[args.size], args.start)
             return 0
@@ -88,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
         args.stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
         if TRAIN & set(args.stages):
+            args.start = args.start or default_start(args.out)
             refuse_seen(args.start, LABELLED)
+        args.start = args.start or DEFAULT_WEIGHTS
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return run(args)

@@ -23,9 +23,8 @@ from uniseg.imaging.volume import read_ct, write_volume
 from uniseg.machine.console import say
 from uniseg.machine.files import atomic_write
 
-from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, OTHER_PHASES, Size
+from .plan import HELD_OUT_MAPS, NO_PSEUDO_CTS, OTHER_PHASES, START, Size
 
-START = "start.pt"                 # what the training there goes on from
 MOST_MIB = 43                      # of the 64 that may travel; the repository and the wheel of nibabel take 20
 
 
@@ -37,7 +36,8 @@ def pack(data: Path, out: Path, size: Size, start: Path) -> None:
     for path in sorted((data / "labelmaps").iterdir()):
         if not path.name.startswith(HELD_OUT_MAPS):
             shutil.copyfile(path, out / "labelmaps" / path.name)
-    shutil.copyfile(start, out / START)
+    if start != out / START:
+        shutil.copyfile(start, out / START)
     for name in size.finetune.shares:
         pack_dataset(data / "train" / name, out / "train" / name, size.spacing_mm, out / "cache")
     for path in sorted((data / "unlabelled").glob("*.nii.gz")):

