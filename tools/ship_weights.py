@@ -2,11 +2,13 @@
 them.
 
     python tools/ship_weights.py runs/default/last.pt [more/last.pt ...] [--experimental FILE.json]
-                                 [--in-pieces colon ...] [--second-view 0.7]
+                                 [--in-pieces colon ...] [--second-view 0.7] [--start CHECKPOINT --start-share 0.5]
 
 Writes uniseg/weights/default.pt and uniseg/weights/default.json; the latter can be read without torch. Of several
 checkpoints the mean of the weights is shipped ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482):
-they are runs that continued from one checkpoint in different ways. FILE.json names the classes that are not offered by
+they are runs that continued from one checkpoint in different ways. With --start, that checkpoint itself has a share in
+the mean, which keeps what a fine-tuning on few cases would lose (Wortsman et al. 2022,
+https://arxiv.org/abs/2109.01903). FILE.json names the classes that are not offered by
 default and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says which run is shipped.
 """
 
@@ -63,14 +65,18 @@ def by_dataset(data: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
 
 
 def read_run(source: Path) -> dict[str, Any]:
-    """A run's own checkpoint, with its steps and recipe; of a run with --ema, with the averaged weights, which its
-    validation judged. Raises ValueError.
-    """
-    content = checkpoint.read(source)
+    """A run's own checkpoint, with its steps and recipe. Raises ValueError for another file. See `read_judged`."""
+    content = read_judged(source)
     if "training" not in content:
         raise ValueError(f"{source}: not a run's own checkpoint, its steps and recipe are not in it. "
                          "Give a run's last.pt.")
-    average = content["training"].get("average") or {}
+    return content
+
+
+def read_judged(source: Path) -> dict[str, Any]:
+    """A checkpoint; of a run with --ema, with the averaged weights, which its validation judged."""
+    content = checkpoint.read(source)
+    average = content.get("training", {}).get("average") or {}
     judged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name.startswith("module.")}
     return {**content, "weights": judged or content["weights"]}
 
@@ -95,8 +101,10 @@ def read_sources(path: Path, data: Collection[str]) -> list[dict[str, str]]:
     return [row for row in rows if used(row["what"])]
 
 
-def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
+def mean_of(sources: Sequence[Path], start: Path | None = None, share: float = 0.5) -> dict[str, Any]:
     """One checkpoint's content with the mean weights of several runs.
+
+    start: the checkpoint that all of them went on from, to have a share in the mean of the classes that it knows
 
     A class that only some of the runs know has the mean MLP of these. `about` is that of the first run, with the data
     of all runs and "mean_of", the command and steps of each. Raises ValueError if the networks differ in anything but
@@ -124,11 +132,18 @@ def mean_of(sources: Sequence[Path]) -> dict[str, Any]:
                 known.setdefault(name, []).append(tensor)
     weights = {name: torch.stack([tensor.float() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
                for name, tensors in known.items()}
+    if start is not None:
+        widened = checkpoint.build_network(network, embedding)
+        own_start = checkpoint.initialise(widened, read_judged(start), start)
+        weights |= {name: ((1 - share) * weights[name].float() + share * tensor.float()).to(tensor.dtype)
+                    for name, tensor in widened.state_dict().items() if name not in own_start}
     data: dict[str, Sequence[str]] = {}
     for run in runs:
         data |= run["about"].get("data", {})
     parts = [{"command": run["about"].get("command"), "steps": run["training"]["step"]} for run in runs]
     about = {**first["about"], "data": data, "mean_of": parts}
+    if start is not None:
+        about["start_share"] = share
     if "init" in about:
         seen = {case for run in runs for case in checkpoint.cases_seen(run["about"])}
         about["init"] = {**about["init"], "cases": sorted(seen - set(data))}
@@ -142,7 +157,7 @@ def without_classes(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
          second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None,
-         window: Sequence[int] | None = None) -> None:
+         window: Sequence[int] | None = None, start: Path | None = None, start_share: float = 0.5) -> None:
     """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
@@ -152,8 +167,12 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
     folder:       instead of the package's own
     sources_file: JSON file of the data's licences and sources
     window:       voxels of the sliding window, D H W, where training saw smaller patches
+    start:        the checkpoint that all runs went on from, to have a share in the mean
+    start_share:  this share
     """
-    content = read_run(sources[0]) if len(sources) == 1 else mean_of(sources)
+    if not 0 < start_share < 1:
+        raise ValueError(f"--start-share {start_share}: choose a share between 0 and 1.")
+    content = read_run(sources[0]) if len(sources) == 1 and start is None else mean_of(sources, start, start_share)
     if window is not None:
         content = {**content, "preprocessing": {**content["preprocessing"], "window": [int(n) for n in window]}}
     network = checkpoint.load_network(content, sources[0])
@@ -201,6 +220,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="share of the body's width and depth that inference runs a second time, by itself")
     parser.add_argument("--window", type=int, nargs=3, metavar="VOXELS",
                         help="of the sliding window, D H W, where training saw smaller patches")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT",
+                        help="what the runs went on from, to have a share in the mean")
+    parser.add_argument("--start-share", type=float, default=0.5, metavar="SHARE",
+                        help="of --start (default %(default)s)")
     parser.add_argument("--sources", type=Path, metavar="FILE.json",
                         help='[{"what", "licence", "source"}] of the data, for the weights\' own description')
     return parser
@@ -211,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view, sources_file=args.sources,
-             window=args.window)
+             window=args.window, start=args.start, start_share=args.start_share)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

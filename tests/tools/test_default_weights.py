@@ -137,7 +137,7 @@ def test_weights_that_have_seen_a_ct_are_no_start_for_what_it_scores(tmp_path, c
     seen = start_of(tmp_path / "seen.pt", {"Mixed/a": ["liver"], "CCTH/ccth_a01": ["liver"]})
     (tmp_path / "labelmaps").mkdir()
     arguments = [str(tmp_path), "--out", str(tmp_path / "work"), "--start", str(seen), "--stages"]
-    for stage in ("train", "pseudo", "finetune", "ablate"):       # all that make what is scored
+    for stage in ("train", "pseudo", "finetune", "score", "ship", "ablate"):
         assert command.main([*arguments, stage]) == 2
         assert "seen.pt: was trained on CCTH, so these CTs cannot score what goes on from it" in capfd.readouterr().err
     assert command.main([str(tmp_path), "--pack", str(tmp_path / "pack"), "--start", str(seen)]) == 2
@@ -168,7 +168,8 @@ def test_where_the_shipped_weights_do_not_do_the_last_ones_that_do_are_taken_fro
 
 def test_what_is_scored_is_the_mean_of_all_runs_of_the_fine_tuning(tmp_path, capfd):
     (tmp_path / "labelmaps").mkdir()
-    arguments = [str(tmp_path), "--out", str(tmp_path), "--stages", "score"]
+    arguments = [str(tmp_path), "--out", str(tmp_path), "--stages", "score", "--start",
+                 str(start_of(tmp_path / "start.pt"))]
     (tmp_path / "without_b").mkdir()
     (tmp_path / "without_b" / "last.pt").write_bytes(b"")                      # the other fold was not trained
     assert command.main(arguments) == 1
@@ -330,12 +331,13 @@ def test_the_whole_chain_runs_from_a_pack_against_the_clock_and_is_scored_at_hom
     assert {"without_a.json", "train/metrics.jsonl"} <= set(zipfile.ZipFile(out / "curves.zip").namelist())
 
     shutil.copytree(out, home)
-    at_home = [str(data), "--out", str(home), *small, "--stages"]
+    at_home = [str(data), "--out", str(home), *small, "--start", str(start), "--stages"]
     assert command.main([*at_home, "ship"]) == 1                               # nothing is shipped unscored
     assert "score: holds no scores. Run the stage score first." in capfd.readouterr().err
     assert command.main([*at_home, "score"]) == 0, capfd.readouterr().err
     content = json.loads((home / "candidate" / "mean" / "default.json").read_text())
     assert "celiac_trunk" in content["classes"] and len(content["about"]["mean_of"]) == 2
+    assert content["about"]["start_share"] == plan.START_SHARE
     assert content["about"]["experimental"]["celiac_trunk"] == stages.UNSCORED
     page = (home / "score" / "scores.md").read_text()
     assert "| liver | a, i, n |" in page and "Against shipping: " in page
@@ -373,7 +375,8 @@ def test_each_ingredient_is_left_out_in_turn(data, tmp_path, monkeypatch, capfd)
 def test_a_signal_ends_the_chain_and_what_there_is_comes_back(data, tmp_path):
     work, out = tmp_path / "work", tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-m", "tools.default_weights", str(data), "--out", str(work), "--size",
-                                "tiny", "--device", "cpu", "--stages", "draw", "train", "--export", str(out)])
+                                "tiny", "--device", "cpu", "--start", str(start_of(tmp_path / "start.pt")),
+                                "--stages", "draw", "train", "--export", str(out)])
     until = time.monotonic() + 120
     while not (work / "data" / "Mixed" / "imagesTr").is_dir() and time.monotonic() < until:
         time.sleep(0.1)

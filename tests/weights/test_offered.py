@@ -287,6 +287,28 @@ def test_a_class_that_one_run_alone_knows_is_shipped_as_that_run_has_it(ship, tm
     assert not torch.allclose(of(a, "liver")[1], of(b, "liver")[1], atol=2e-3)
 
 
+def test_the_start_has_its_share_in_the_mean_of_the_classes_that_it_knows(ship, tmp_path):
+    """Runs at +0.25 and +0.5 from the start, whose share is 0.6: 0.4 times 0.375 from it."""
+    start, source = save_weights(tmp_path / "start.pt", ("spleen",)), tmp_path / "last.pt"
+    moved_by(source, source, 0.25)
+    code, _, folder = ship(None, "--start", str(start), "--start-share", "0.6",
+                           others=[moved_by(tmp_path / "b.pt", source, 0.25)])
+    assert code == 0
+    mean, runs, before = (checkpoint.read(path)["weights"] for path in (folder / "default.pt", source, start))
+    moved = 0
+    for name, tensor in before.items():
+        run = runs[name].float() + 0.125
+        if tensor.is_floating_point() and name != "organ_embedding":           # spleen is class 0 in both
+            assert torch.allclose(mean[name].float(), 0.6 * tensor.float() + 0.4 * run, atol=2e-3), name     # float16
+            moved += 1
+    assert moved > 20
+    liver = "lpg.controllers.1.2.weight"                                       # the start does not know it
+    assert torch.allclose(mean[liver].float(), runs[liver].float() + 0.125, atol=2e-3)
+    assert json.loads((folder / "default.json").read_text())["about"]["start_share"] == 0.6
+    code, err, _ = ship(None, "--start", str(start), "--start-share", "1")
+    assert code == 2 and "--start-share 1.0: choose a share between 0 and 1." in one_line(err)
+
+
 def test_of_a_run_with_averaged_weights_the_average_is_shipped(ship, tmp_path):
     source = tmp_path / "last.pt"
     average = {f"module.{n}": t + 0.25 if t.is_floating_point() else t

@@ -31,7 +31,7 @@ STAGES = {**stages.STAGES, "ablate": ablate}
 
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
-TRAIN = {"train", "pseudo", "finetune", "ablate"}     # stages that use the start
+USE_START = {"train", "pseudo", "finetune", "score", "ship", "ablate"}
 GPU_JOBS = 15
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.device = "cuda" if args.device == "auto" else args.device
             args.minutes, args.stages = args.minutes or GPU_MINUTES, args.stages or GPU_STAGES
         args.stages = [name for name in STAGES if name in (args.stages or set(STAGES) - set(ON_REQUEST))]
-        if TRAIN & set(args.stages):
+        if USE_START & set(args.stages):
             args.start = args.start or default_start(args.out)
             refuse_seen(args.start, LABELLED)
         args.start = args.start or DEFAULT_WEIGHTS

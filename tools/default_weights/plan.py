@@ -63,6 +63,7 @@ HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
 # second is shown in MODEL_CARD.md as a CT that was not trained on.
 NO_PSEUDO_CTS = ("acrin_flt_013", "crlm1004")
 OTHER_PHASES = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")    # of patients of whom one CT travels to a lent machine
+START_SHARE = 0.5                    # of what the fine-tuning goes on from, in the mean of its runs
 PSEUDO_SHARE = 1.5                   # of all CTs with pseudo labels together, in the fine-tuning
 
 # Options of uniseg.train that all runs have: those of the weights that the training goes on from.

@@ -31,7 +31,7 @@ from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .labelled import copy_dataset
 from .lesions import find_lesions, lesion_table
-from .plan import FOLDS, LABELLED, NO_PSEUDO_CTS, START, UNSEEN, Run, Size, chosen_maps, train_options
+from .plan import FOLDS, LABELLED, NO_PSEUDO_CTS, START, START_SHARE, UNSEEN, Run, Size, chosen_maps, train_options
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
 from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, pages
@@ -274,8 +274,11 @@ def shipped_settings() -> dict:
                                               (("experimental", {}), ("in_pieces", []), ("second_view", None))}}
 
 
-def ship_to(work: Work, folder: Path, sources: Sequence[Path]) -> Path:
-    """The mean weights of some runs as tools/ship_weights.py writes them, with the settings of the shipped ones."""
+def ship_to(work: Work, folder: Path, sources: Sequence[Path], start: Path | None = None) -> Path:
+    """The mean weights of some runs as tools/ship_weights.py writes them, with the settings of the shipped ones.
+
+    start: what these runs went on from, to have START_SHARE of the mean
+    """
     settings, file = shipped_settings(), work.out / "experimental.json"
     # A class that no case shows is not learned at all.
     known = {name for source in sources for name in checkpoint.read(source)["network"]["classes"]}
@@ -285,31 +288,33 @@ def ship_to(work: Work, folder: Path, sources: Sequence[Path]) -> Path:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship(sources, file if reasons else None, [name for name in settings["in_pieces"] if name in known],
                       settings["second_view"], folder, Path(__file__).with_name("sources.json"),
-                      work.size.window)
+                      work.size.window, start, START_SHARE)
     return folder / "default.pt"
 
 
-def candidates(work: Work) -> list[Path]:
-    """The runs whose mean is to be shipped: those of the fine-tuning, else that of `train`. Raises ValueError where one
-    of the fine-tuning is missing."""
+def candidates(work: Work) -> tuple[list[Path], Path | None]:
+    """The runs whose mean is to be shipped, and what has a share in it: those of the fine-tuning and what they went on
+    from, else that of `train` alone. Raises ValueError where one of the fine-tuning is missing."""
+    trained = work.out / "train" / "last.pt"
     runs = [work.out / name / "last.pt" for name in left_out(work)]
-    if not any(path.is_file() for path in runs):
-        runs = [work.out / "train" / "last.pt"]
+    if not any(path.is_file() for path in runs) and trained.is_file():
+        return [trained], None
     if missing := [path for path in runs if not path.is_file()]:
         raise ValueError(f"{missing[0]}: not there. Run the stage finetune to its end.")
-    return runs
+    return runs, newest(work.out / "train", work.start)
 
 
 def score(work: Work) -> None:
-    """Score the new weights on CTs that they, or their run without these CTs, were not trained on, beside the shipped
-    ones, and count the lesions that both find in CTs without labels; writes OUT/score/scores.md. Raises ValueError
-    where a run is missing."""
-    judges = {"mean": (candidates(work), list(NEVER_TRAIN))}
+    """Score the new weights on CTs that they, or their run without these CTs (with the same share of the start), were
+    not trained on, beside the shipped ones, and count the lesions that both find in CTs without labels; writes
+    OUT/score/scores.md. Raises ValueError where a run is missing."""
+    runs, start = candidates(work)
+    judges = {"mean": (runs, list(NEVER_TRAIN))}
     judges |= {name: ([work.out / name / "last.pt"], datasets) for name, datasets in left_out(work).items()}
     results: dict[str, list[Path]] = {"shipped": [], "new": []}
     for name, (sources, datasets) in judges.items():
         root = held_out(work.data, work.out / "held_out" / name, datasets)
-        weights = {"new": ship_to(work, work.out / "candidate" / name, sources), "shipped": DEFAULT_WEIGHTS}
+        weights = {"new": ship_to(work, work.out / "candidate" / name, sources, start), "shipped": DEFAULT_WEIGHTS}
         for which in weights if not SHIPPED.is_file() else ("new",):
             folder = work.out / "score" / which / name
             again = ["--overwrite"] if folder.is_dir() else []
@@ -340,7 +345,7 @@ def ship(work: Work) -> None:
         raise ValueError(f"{work.out / 'score'}: holds no scores. Run the stage score first.")
     if objections := comparison(work).objections:
         raise ValueError(f"{work.out}: the new weights are not shipped: {'; '.join(objections)}.")
-    ship_to(work, ship_weights.FOLDER, candidates(work))
+    ship_to(work, ship_weights.FOLDER, *candidates(work))
     shutil.copyfile(work.out / "score" / "new.csv", SHIPPED)
 
 
