@@ -157,7 +157,8 @@ def without_classes(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
          second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None,
-         window: Sequence[int] | None = None, start: Path | None = None, start_share: float = 0.5) -> None:
+         window: Sequence[int] | None = None, start: Path | None = None, start_share: float = 0.5,
+         places: Mapping[str, str] | None = None) -> None:
     """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
@@ -169,6 +170,7 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
     window:       voxels of the sliding window, D H W, where training saw smaller patches
     start:        the checkpoint that all runs went on from, to have a share in the mean
     start_share:  this share
+    places:       {path of this machine: what the shipped commands call it}
     """
     if not 0 < start_share < 1:
         raise ValueError(f"--start-share {start_share}: choose a share between 0 and 1.")
@@ -177,6 +179,9 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
         content = {**content, "preprocessing": {**content["preprocessing"], "window": [int(n) for n in window]}}
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
+    for part in (about, *about.get("mean_of", ())):
+        for path, name in (places or {}).items():
+            part["command"] = (part.get("command") or "").replace(path, name)
     if experimental is not None:
         about["experimental"] = read_experimental(experimental, network.classes)
     if unknown := [name for name in in_pieces if name not in network.classes]:

@@ -39,7 +39,7 @@ from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE_EPOCHS = 2                     # of a run with a deadline, to learn how fast the machine is
 SPARE_S, SPEED_SHARE = 12.0, 0.92    # kept for the last checkpoint; of the measured speed that is counted on
-UNSCORED = "learned from one labelled CT, and never scored"
+UNSCORED = "learnt from one labelled CT, and never scored"
 RUNS = ("train", *FOLDS)
 NO_PSEUDO = ("tumor", "cyst", "head_of_femur", "prostate")    # no pseudo labels: too rarely right
 
@@ -288,7 +288,7 @@ def ship_to(work: Work, folder: Path, sources: Sequence[Path], start: Path | Non
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship(sources, file if reasons else None, [name for name in settings["in_pieces"] if name in known],
                       settings["second_view"], folder, Path(__file__).with_name("sources.json"),
-                      work.size.window, start, START_SHARE)
+                      work.size.window, start, START_SHARE, {str(work.out): "WORK", str(work.start): "START"})
     return folder / "default.pt"
 
 
