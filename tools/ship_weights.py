@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -106,9 +107,9 @@ def mean_of(sources: Sequence[Path], start: Path | None = None, share: float = 0
 
     start: the checkpoint that all of them went on from, to have a share in the mean of the classes that it knows
 
-    A class that only some of the runs know has the mean MLP of these. `about` is that of the first run, with the data
-    of all runs and "mean_of", the command and steps of each. Raises ValueError if the networks differ in anything but
-    their classes, or if their preprocessing differs.
+    A class that only some of the runs know is left out: its MLP does not fit the mean of the backbones. `about` is that
+    of the first run, with the data of all runs and "mean_of", the command and steps of each. Raises ValueError if the
+    networks differ in anything but their classes, or if their preprocessing differs.
     """
     runs = [read_run(source) for source in sources]
     first = runs[0]
@@ -117,26 +118,15 @@ def mean_of(sources: Sequence[Path], start: Path | None = None, share: float = 0
             if without_classes(run[part]) != without_classes(first[part]):
                 raise ValueError(f"{source}: another {part} than {sources[0]}. "
                                  "Only runs of one network and one grid have a mean.")
-    classes = list(dict.fromkeys(name for run in runs for name in run["network"]["classes"]))
-    network, embedding = {**first["network"], "classes": classes}, None
-    if "organ_embedding" in first["weights"]:
-        rows = {name: row for run in runs
-                for name, row in zip(run["network"]["classes"], run["weights"]["organ_embedding"])}
-        embedding = torch.stack([rows[name] for name in classes])
-    known: dict[str, list[torch.Tensor]] = {}
-    for run, source in zip(runs, sources):
-        widened = checkpoint.build_network(network, embedding)
-        own_start = checkpoint.initialise(widened, run, source)
-        for name, tensor in widened.state_dict().items():
-            if name not in own_start:
-                known.setdefault(name, []).append(tensor)
-    weights = {name: torch.stack([tensor.float() for tensor in tensors]).mean(dim=0).to(tensors[0].dtype)
-               for name, tensors in known.items()}
+    classes = [name for name in first["network"]["classes"]
+               if all(name in run["network"]["classes"] for run in runs)]
+    network = {**first["network"], "classes": classes}
+    states = [weights_for(network, run, source) for run, source in zip(runs, sources)]
+    weights = {name: torch.stack([state[name].float() for state in states]).mean(dim=0).to(tensor.dtype)
+               for name, tensor in states[0].items()}
     if start is not None:
-        widened = checkpoint.build_network(network, embedding)
-        own_start = checkpoint.initialise(widened, read_judged(start), start)
         weights |= {name: ((1 - share) * weights[name].float() + share * tensor.float()).to(tensor.dtype)
-                    for name, tensor in widened.state_dict().items() if name not in own_start}
+                    for name, tensor in weights_for(network, read_judged(start), start).items()}
     data: dict[str, Sequence[str]] = {}
     for run in runs:
         data |= run["about"].get("data", {})
@@ -150,6 +140,47 @@ def mean_of(sources: Sequence[Path], start: Path | None = None, share: float = 0
     return {**first, "network": network, "weights": weights, "about": about}
 
 
+def weights_for(network: Mapping[str, Any], content: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint that belong into a network with these classes, by the names that they have there."""
+    embedding = content["weights"].get("organ_embedding")
+    if embedding is not None:
+        known = dict(zip(content["network"]["classes"], embedding))
+        embedding = torch.stack([known.get(name, torch.zeros_like(embedding[0])) for name in network["classes"]])
+    renamed = checkpoint.build_network(network, embedding)
+    own_start = checkpoint.initialise(renamed, content, path)
+    return {name: tensor for name, tensor in renamed.state_dict().items()
+            if name not in own_start and name != "organ_embedding"} | (
+        {} if embedding is None else {"organ_embedding": embedding})
+
+
+def without_folders(command: str) -> str:
+    """A command in which absolute paths, which are those of one machine, have become their last parts.
+
+    >>> without_folders("python -m uniseg.train --data-root /a/b/data --out=/a/b/run --lr 1e-4")
+    'python -m uniseg.train --data-root data --out=run --lr 1e-4'
+    """
+    return re.sub(r"(?<=[ =])/(?:[^\s/]+/)*([^\s/]+)/?", r"\1", command)
+
+
+def with_added(content: Mapping[str, Any], extension: Path) -> dict[str, Any]:
+    """A checkpoint's content with the new classes of an extension of it, in which the old ones were frozen.
+
+    Raises ValueError where the extension has other old weights than these, up to the rounding to float16.
+    """
+    added = read_run(extension)
+    new = [name for name in added["network"]["classes"] if name not in content["network"]["classes"]]
+    network = {**content["network"], "classes": [*content["network"]["classes"], *new]}
+    weights = weights_for(network, added, extension)
+    for name, tensor in weights_for(content["network"], added, extension).items():
+        if not torch.equal(tensor.half(), content["weights"][name].half()):
+            raise ValueError(f"{extension}: no extension of these weights, as its old ones differ. Train it anew with "
+                             "--extend and --freeze old.")
+    of_old = {name: tensor for name, tensor in content["weights"].items() if name != "organ_embedding"}
+    parts = {"command": added["about"].get("command"), "steps": added["training"]["step"], "classes": new}
+    about = {**content["about"], "added": parts, "data": {**content["about"].get("data", {}), **added["about"]["data"]}}
+    return {**content, "network": network, "weights": {**weights, **of_old}, "about": about}
+
+
 def without_classes(part: Mapping[str, Any]) -> dict[str, Any]:
     """A network's description without its classes, which may differ where each class has an MLP of its own."""
     return {key: value for key, value in part.items() if key != "classes" or part.get("lpg") != "independent"}
@@ -158,7 +189,7 @@ def without_classes(part: Mapping[str, Any]) -> dict[str, Any]:
 def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence[str] = (),
          second_view: float | None = None, folder: Path | None = None, sources_file: Path | None = None,
          window: Sequence[int] | None = None, start: Path | None = None, start_share: float = 0.5,
-         places: Mapping[str, str] | None = None) -> None:
+         add: Path | None = None) -> None:
     """Write the weights of the package, or such files into another folder. Raises ValueError.
 
     sources:      checkpoints of runs
@@ -170,18 +201,20 @@ def ship(sources: Sequence[Path], experimental: Path | None, in_pieces: Sequence
     window:       voxels of the sliding window, D H W, where training saw smaller patches
     start:        the checkpoint that all runs went on from, to have a share in the mean
     start_share:  this share
-    places:       {path of this machine: what the shipped commands call it}
+    add:          an extension of what is shipped without it, by new classes whose MLPs alone were trained
     """
     if not 0 < start_share < 1:
         raise ValueError(f"--start-share {start_share}: choose a share between 0 and 1.")
     content = read_run(sources[0]) if len(sources) == 1 and start is None else mean_of(sources, start, start_share)
+    if add is not None:
+        content = with_added(content, add)
     if window is not None:
         content = {**content, "preprocessing": {**content["preprocessing"], "window": [int(n) for n in window]}}
     network = checkpoint.load_network(content, sources[0])
     about = {**content["about"], "steps": content["training"]["step"], "recipe": content["training"]["config"]}
-    for part in (about, *about.get("mean_of", ())):
-        for path, name in (places or {}).items():
-            part["command"] = (part.get("command") or "").replace(path, name)
+    for part in (about, *about.get("mean_of", ()), about.get("added", {})):
+        if part.get("command"):
+            part["command"] = without_folders(part["command"])
     if experimental is not None:
         about["experimental"] = read_experimental(experimental, network.classes)
     if unknown := [name for name in in_pieces if name not in network.classes]:
@@ -229,6 +262,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="what the runs went on from, to have a share in the mean")
     parser.add_argument("--start-share", type=float, default=0.5, metavar="SHARE",
                         help="of --start (default %(default)s)")
+    parser.add_argument("--add", type=Path, metavar="CHECKPOINT",
+                        help="last.pt of an extension of what is shipped without it (--extend, --freeze old)")
     parser.add_argument("--sources", type=Path, metavar="FILE.json",
                         help='[{"what", "licence", "source"}] of the data, for the weights\' own description')
     return parser
@@ -239,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         ship(args.checkpoints, args.experimental, args.in_pieces, args.second_view, sources_file=args.sources,
-             window=args.window, start=args.start, start_share=args.start_share)
+             window=args.window, start=args.start, start_share=args.start_share, add=args.add)
     except (ValueError, OSError) as error:
         return fail(error, 2, verbose=False)
     return 0

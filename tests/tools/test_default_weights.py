@@ -336,12 +336,20 @@ def test_the_whole_chain_runs_from_a_pack_against_the_clock_and_is_scored_at_hom
     assert "score: holds no scores. Run the stage score first." in capfd.readouterr().err
     assert command.main([*at_home, "score"]) == 0, capfd.readouterr().err
     content = json.loads((home / "candidate" / "mean" / "default.json").read_text())
-    assert "celiac_trunk" in content["classes"] and len(content["about"]["mean_of"]) == 2
+    assert "celiac_trunk" not in content["classes"] and len(content["about"]["mean_of"]) == 2
     assert content["about"]["start_share"] == plan.START_SHARE
-    assert content["about"]["experimental"]["celiac_trunk"] == stages.UNSCORED
     page = (home / "score" / "scores.md").read_text()
     assert "| liver | a, i, n |" in page and "Against shipping: " in page
     assert "| lesions per CT with the organ (lesions, CTs, ml) | shipped | new |" in page
+
+    monkeypatch.setattr(stages.ship_weights, "FOLDER", tmp_path / "package")
+    monkeypatch.setattr(scoring, "objections_to", lambda *_: [])               # two steps have learned nothing
+    assert command.main([*at_home, "extend", "ship"]) == 0, capfd.readouterr().err
+    content = json.loads((tmp_path / "package" / "default.json").read_text())
+    assert content["classes"][-1] == "celiac_trunk" and content["about"]["added"]["classes"] == ["celiac_trunk"]
+    assert content["about"]["experimental"]["celiac_trunk"] in (
+        stages.UNSCORED, stages.shipped_settings()["experimental"].get("celiac_trunk"))
+    assert str(tmp_path) not in json.dumps([content["about"][key] for key in ("command", "mean_of", "added")])
 
     stamp = (there / "train" / "last.pt").stat().st_mtime_ns
     assert command.main([*lent, "--stages", "train"]) == 0                     # it is there already

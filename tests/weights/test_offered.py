@@ -3,6 +3,7 @@
 The networks are the stand-ins of test_segmenter.py, which call a voxel liver, spleen, ... by its HU alone.
 """
 
+import doctest
 import importlib.util
 import json
 from pathlib import Path
@@ -188,6 +189,8 @@ def ship(tmp_path, monkeypatch, capsys):
                     {"command": "train", "data": {"A/1": ["liver"], "A/2": ["liver", "spleen"], "B/1": []}},
                     {"step": 7, "config": {"lr": 1e-3}})
 
+    assert not doctest.testmod(tool).failed
+
     def run(text=None, *more, others=()):
         (tmp_path / "reasons.json").write_text(text or "")
         code = tool.main([str(source), *map(str, others),
@@ -265,26 +268,49 @@ def test_of_several_runs_the_mean_is_shipped_and_all_are_named(ship, tmp_path):
     assert set(about["data"]) == {"A", "B", "C"} and about["steps"] == 7
 
 
-def test_a_class_that_one_run_alone_knows_is_shipped_as_that_run_has_it(ship, tmp_path):
-    """Runs that leave out different datasets know different classes."""
-    source, other = tmp_path / "last.pt", save_weights(tmp_path / "other.pt", ("aorta", "colon", "liver"))
-    content = checkpoint.read(other)
-    checkpoint.save(other, checkpoint.load_network(content), Preprocessing.from_dict(content["preprocessing"]),
-                    {"data": {"C/1": ["aorta"]}}, {"step": 9, "config": {}})
-    code, _, folder = ship(None, others=[other])
-    assert code == 0
-    a, b, mean = (checkpoint.read(path) for path in (source, other, folder / "default.pt"))
-    assert mean["network"]["classes"] == ["spleen", "liver", "aorta", "colon"]
+def mlp_of(content, name):
+    """(text embedding, last layer of the MLP) of a class, float32."""
+    k = content["network"]["classes"].index(name)
+    return (content["weights"]["organ_embedding"][k].float(),
+            content["weights"][f"lpg.controllers.{k}.2.weight"].float())
 
-    def of(content, name):
-        k = content["network"]["classes"].index(name)
-        return content["weights"]["organ_embedding"][k], content["weights"][f"lpg.controllers.{k}.2.weight"].float()
-    for name, parts in (("spleen", [of(a, "spleen")]), ("aorta", [of(b, "aorta")]),
-                        ("liver", [of(a, "liver"), of(b, "liver")])):
-        embedding, weight = of(mean, name)
-        assert torch.allclose(embedding.float(), parts[0][0].float(), atol=2e-3), name                   # float16
-        assert torch.allclose(weight, torch.stack([part[1] for part in parts]).mean(dim=0), atol=2e-3), name
-    assert not torch.allclose(of(a, "liver")[1], of(b, "liver")[1], atol=2e-3)
+
+def as_run(path, classes, **about):
+    """A run's checkpoint of some classes."""
+    content = checkpoint.read(save_weights(path, classes))
+    checkpoint.save(path, checkpoint.load_network(content), Preprocessing.from_dict(content["preprocessing"]),
+                    {"command": "train", "data": {"C/1": ["aorta"]}, **about}, {"step": 9, "config": {}})
+    return path
+
+
+def test_of_runs_with_different_classes_those_that_all_know_are_shipped(ship, tmp_path):
+    """Runs that leave out different datasets know different classes. Liver has another place in each."""
+    source, other = tmp_path / "last.pt", as_run(tmp_path / "other.pt", ("aorta", "colon", "liver"))
+    code, _, folder = ship(None, others=[other])
+    a, b, mean = (checkpoint.read(path) for path in (source, other, folder / "default.pt"))
+    assert code == 0 and mean["network"]["classes"] == ["liver"]
+    embedding, weight = mlp_of(mean, "liver")
+    of_a, of_b = mlp_of(a, "liver"), mlp_of(b, "liver")
+    assert torch.allclose(embedding, of_a[0], atol=2e-3)                                                 # float16
+    assert torch.allclose(weight, (of_a[1] + of_b[1]) / 2, atol=2e-3) and not torch.allclose(*of_a[1:], of_b[1])
+
+
+def test_the_new_classes_of_an_extension_whose_old_ones_were_frozen_are_added(ship, tmp_path):
+    source, extension = checkpoint.read(tmp_path / "last.pt"), as_run(tmp_path / "x.pt", ("spleen", "liver", "aorta"))
+    content = checkpoint.read(extension)
+    frozen = {name: tensor for name, tensor in source["weights"].items() if name != "organ_embedding"}
+    checkpoint.write(extension, {**content, "weights": {**content["weights"], **frozen}})
+    code, _, folder = ship(None, "--add", str(extension))
+    shipped = checkpoint.read(folder / "default.pt")
+    assert code == 0 and shipped["network"]["classes"] == ["spleen", "liver", "aorta"]
+    for name, of in (("spleen", source), ("liver", source), ("aorta", content)):
+        for found, expected in zip(mlp_of(shipped, name), mlp_of(of, name)):
+            assert torch.allclose(found, expected, atol=2e-3), name                                      # float16
+    about = json.loads((folder / "default.json").read_text())["about"]
+    assert about["added"] == {"command": "train", "steps": 9, "classes": ["aorta"]} and set(about["data"]) == {
+        "A", "B", "C"}
+    code, err, _ = ship(None, "--add", str(moved_by(extension, extension, 0.25)))
+    assert code == 2 and "x.pt: no extension of these weights, as its old ones differ." in one_line(err)
 
 
 def test_the_start_has_its_share_in_the_mean_of_the_classes_that_it_knows(ship, tmp_path):

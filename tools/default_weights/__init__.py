@@ -6,6 +6,7 @@
       -> weights                  train      uniseg.train, from the shipped weights
       -> pseudo labels            pseudo     pseudo.py
       -> weights of two runs      finetune   uniseg.train, each without some labelled CTs, which score it
+      -> the mean, and a class    extend     uniseg.train --extend
       -> two tables               score      uniseg.evaluate, scoring.py
       -> uniseg/weights/default   ship       tools/ship_weights.py
 

@@ -31,7 +31,7 @@ STAGES = {**stages.STAGES, "ablate": ablate}
 
 GPU_STAGES = ("draw", "prepare", "train", "pseudo", "finetune")
 ON_REQUEST = ("ship", "ablate")    # stages that --stages has to name
-USE_START = {"train", "pseudo", "finetune", "score", "ship", "ablate"}
+USE_START = {"train", "pseudo", "finetune", "extend", "score", "ship", "ablate"}
 GPU_JOBS = 15
 GPU_MINUTES = 9.0                  # of a call that may take ten; the export needs seconds
 
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="end after M minutes: each stage has its share, and trainings are as long as that allows")
     parser.add_argument("--gpu", action="store_true",
                         help=f"--size gpu --device cuda --jobs {GPU_JOBS} --minutes {GPU_MINUTES:g}, unless others are "
-                        "named, without score and ship")
+                        "named, without extend, score and ship")
     parser.add_argument("--export", type=Path, metavar="FOLDER",
                         help="at the end, whatever happened, put weights in float16 and curves here")
     parser.add_argument("--pack", type=Path, metavar="PACK", help="write what a GPU machine needs, and stop")

@@ -47,6 +47,7 @@ class Size(NamedTuple):
     finetune: Run
     amp: str
     steps_per_epoch: int
+    added_steps: int                # of the training of ADDED_CLASS
     window: tuple[int, int, int]    # of the sliding window of inference; patches of training may be smaller
     ema: float                      # decay of the averaged weights, which are shipped; 0: the last ones
 
@@ -63,6 +64,8 @@ HELD_OUT_MAPS = ("ts_s0009",)        # maps of CTs that score: never drawn from
 # second is shown in MODEL_CARD.md as a CT that was not trained on.
 NO_PSEUDO_CTS = ("acrin_flt_013", "crlm1004")
 OTHER_PHASES = ("hcc_011_p1", "hcc_011_p3", "hcc_015_b")    # of patients of whom one CT travels to a lent machine
+# A class that one labelled CT alone shows, and that no run scores: its MLP is trained last, by itself.
+ADDED, ADDED_CLASS = "AortaReport", "celiac_trunk"
 START_SHARE = 0.5                    # of what the fine-tuning goes on from, in the mean of its runs
 PSEUDO_SHARE = 1.5                   # of all CTs with pseudo labels together, in the fine-tuning
 
@@ -95,21 +98,22 @@ SIZES = {
     "cpu": Size(3.0, draws(1, 90000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL),
                 Run(1400, 2, (96, 96, 64), 4e-4, 101, 0.2, REAL | LABELLED),
-                "bf16", 25, (96, 96, 96), 0.97),
+                "bf16", 25, 200, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL),
                 Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL | LABELLED),
-                "bf16", 50, (96, 96, 96), 0.99),
+                "bf16", 50, 200, (96, 96, 96), 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
                  Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}),
                  Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {"TotalSegNeck": 0.3, "AortaReport": 0.3}),
-                 "off", 1, (32, 32, 32), 0.5),
+                 "off", 1, 2, (32, 32, 32), 0.5),
 }
 # Expected minutes of each stage. cpu: two cores of an AMD EPYC (family 26, Zen 5), with --jobs 2, and a training beside
 # another one; gpu: one H200 with 16 cores.
 MINUTES = {
     "draw": {"cpu": 4, "gpu": 1.6}, "prepare": {"cpu": 1, "gpu": 0.6}, "train": {"cpu": 32, "gpu": 2.8},
-    "pseudo": {"cpu": 2.5, "gpu": 0.9}, "finetune": {"cpu": 150, "gpu": 3.1}, "score": {"cpu": 6, "gpu": 0.0},
+    "pseudo": {"cpu": 2.5, "gpu": 0.9}, "finetune": {"cpu": 150, "gpu": 3.1}, "extend": {"cpu": 7, "gpu": 0.0},
+    "score": {"cpu": 6, "gpu": 0.0},
     "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 40, "gpu": 0.0},
 }
 
@@ -153,3 +157,14 @@ def train_options(size: Size, run: Run, root: Path, out: Path, cache: Path, star
             "--workers", str(workers),
             "--dataset-weights", *shares(size, run, set(present) - set(without), pseudo),
             *(["--exclude", *without] if without else [])]
+
+
+def extend_options(size: Size, root: Path, out: Path, start: Path, device: str, workers: int) -> list[str]:
+    """The options of `python -m uniseg.train` that teach ADDED_CLASS and leave all other classes bit for bit."""
+    epochs = max(1, size.added_steps // size.steps_per_epoch)
+    return ["--extend", str(start), "--data-root", str(root), "--out", str(out), "--classes", ADDED_CLASS,
+            "--freeze", "old", "--folds", "1", "--batch-size", "1", "--lr", "2e-3", "--warmup-epochs", "0",
+            "--balance", "0.8", "--balance-loss", "0.3", "--prior", "0.02", "--augment", "contrast",
+            "--rotate-probability", "0", "--shift-probability", "0", "--epochs", str(epochs),
+            "--steps-per-epoch", str(size.steps_per_epoch), "--val-every", str(epochs), "--amp", size.amp,
+            "--device", device, "--workers", str(workers)]

@@ -1,4 +1,4 @@
-"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, score, ship.
+"""The stages from data to default.pt: draw, prepare, train, pseudo, finetune, extend, score, ship.
 
 Beyond the paper. Each is a function of one Work, can be interrupted, and goes on where it stood when it is called
 again. plan.py holds the recipe, running.py ends what takes too long, pseudo.py makes the pseudo labels, scoring.py
@@ -31,7 +31,20 @@ from uniseg.segmenter import DEFAULT_WEIGHTS
 
 from .labelled import copy_dataset
 from .lesions import find_lesions, lesion_table
-from .plan import FOLDS, LABELLED, NO_PSEUDO_CTS, START, START_SHARE, UNSEEN, Run, Size, chosen_maps, train_options
+from .plan import (
+    ADDED,
+    FOLDS,
+    LABELLED,
+    NO_PSEUDO_CTS,
+    START,
+    START_SHARE,
+    UNSEEN,
+    Run,
+    Size,
+    chosen_maps,
+    extend_options,
+    train_options,
+)
 from .pseudo import ask, believe, write_pseudo_case
 from .running import Clock, call, call_all
 from .scoring import NEVER_TRAIN, SHIPPED, Comparison, compare, held_out, join, pages
@@ -164,6 +177,21 @@ def pseudo_names(work: Work) -> list[str]:
     return sorted(path.name for path in work.pseudo_root.glob("Pseudo_*") if (path / "dataset.json").is_file())
 
 
+def extend(work: Work) -> None:
+    """Teach the mean of the fine-tuning a class that one labelled CT alone shows; all other classes stay the same."""
+    root, out = work.out / "data_added", work.out / "extended"
+    source = work.data / "train" / ADDED
+    if not source.is_dir():
+        return warn(f"{source}: not there, so its class is not added")
+    root.mkdir(exist_ok=True)
+    if not (root / ADDED).exists():
+        copy_dataset(source, root / ADDED)
+    base = ship_to(work, work.out / "candidate" / "mean", *candidates(work))
+    again = ["--resume"] if (out / "last.pt").is_file() else []
+    options = extend_options(work.size, root, out, base, work.device, work.jobs)
+    call("uniseg.train", [*options, *again], work.clock)
+
+
 def refuse_seen(start: Path, datasets: Collection[str]) -> None:
     """Raise ValueError where weights were trained on datasets that are to score what goes on from them."""
     seen = {case.partition("/")[0] for case in checkpoint.cases_seen(checkpoint.read(start)["about"])} & set(datasets)
@@ -274,21 +302,24 @@ def shipped_settings() -> dict:
                                               (("experimental", {}), ("in_pieces", []), ("second_view", None))}}
 
 
-def ship_to(work: Work, folder: Path, sources: Sequence[Path], start: Path | None = None) -> Path:
+def ship_to(work: Work, folder: Path, sources: Sequence[Path], start: Path | None = None,
+            add: Path | None = None) -> Path:
     """The mean weights of some runs as tools/ship_weights.py writes them, with the settings of the shipped ones.
 
     start: what these runs went on from, to have START_SHARE of the mean
+    add:   an extension of this mean
     """
     settings, file = shipped_settings(), work.out / "experimental.json"
-    # A class that no case shows is not learned at all.
-    known = {name for source in sources for name in checkpoint.read(source)["network"]["classes"]}
+    # A class that no case of a run shows is not learned in it at all.
+    known = set.intersection(*(set(checkpoint.read(source)["network"]["classes"]) for source in sources))
+    known |= set(checkpoint.read(add)["network"]["classes"]) if add else set()
     reasons = {name: why for name, why in settings["experimental"].items() if name in known}
     reasons |= {name: UNSCORED for name in known - set(settings["classes"])}
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     ship_weights.ship(sources, file if reasons else None, [name for name in settings["in_pieces"] if name in known],
                       settings["second_view"], folder, Path(__file__).with_name("sources.json"),
-                      work.size.window, start, START_SHARE, {str(work.out): "WORK", str(work.start): "START"})
+                      work.size.window, start, START_SHARE, add)
     return folder / "default.pt"
 
 
@@ -345,7 +376,8 @@ def ship(work: Work) -> None:
         raise ValueError(f"{work.out / 'score'}: holds no scores. Run the stage score first.")
     if objections := comparison(work).objections:
         raise ValueError(f"{work.out}: the new weights are not shipped: {'; '.join(objections)}.")
-    ship_to(work, ship_weights.FOLDER, *candidates(work))
+    extension = work.out / "extended" / "last.pt"
+    ship_to(work, ship_weights.FOLDER, *candidates(work), extension if extension.is_file() else None)
     shutil.copyfile(work.out / "score" / "new.csv", SHIPPED)
 
 
@@ -372,4 +404,5 @@ def export(work: Work, folder: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Work], None]] = {"draw": draw, "prepare": prepare, "train": train, "pseudo": pseudo,
-                                             "finetune": finetune, "score": score, "ship": ship}
+                                             "finetune": finetune, "extend": extend, "score": score,
+                                             "ship": ship}
