@@ -372,7 +372,7 @@ def test_each_ingredient_is_left_out_in_turn(data, tmp_path, monkeypatch, capfd)
     page = (tmp_path / "ablation" / "ablation.md").read_text().splitlines()
     assert page[0] == ("| class | cases | the start | all ingredients | four label maps | no unlabelled CTs | "
                        "no labelled CTs |")
-    assert page[2].startswith("| liver | 2 | ") and page[-1].startswith("| ml found where nothing is | ")
+    assert page[2].startswith("| liver | 3 | ") and page[-1].startswith("| ml found where nothing is | ")
     for name in ("everything", "four_maps", "no_unlabelled", "no_labels"):
         content = checkpoint.read(tmp_path / "ablation" / name / "last.pt")
         assert content["training"]["step"] == 2
