@@ -1,7 +1,7 @@
 """What each ingredient of the default weights brings: trainings of the same length without it, from the same start.
 
-Beyond the paper. The stage `ablate` is no part of the chain. It comes after `finetune`, of whose data and recipe it
-takes everything but LABELLED: these datasets score all variants, as none of them trains on one.
+Beyond the paper. The stage `ablate` is no part of the chain. It comes after `pseudo`. It takes the data and the recipe
+of `finetune`, with fewer steps and without LABELLED: these datasets score all variants, as none of them trains on one.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def train(work: Work, variant: Variant) -> None:
     (work.out / "ablation").mkdir(exist_ok=True)
     prepare_root(work, variant.root)
     pseudo = [name for name in pseudo_names(work) if name not in variant.without]
-    run(work, f"ablation/{variant.name}", work.size.finetune, work.start, variant.root, pseudo,
+    recipe = work.size.finetune._replace(steps=work.size.ablate_steps)
+    run(work, f"ablation/{variant.name}", recipe, work.start, variant.root, pseudo,
         [name for name in variant.without if (variant.root / name / "dataset.json").is_file()])
 
 

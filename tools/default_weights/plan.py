@@ -48,6 +48,7 @@ class Size(NamedTuple):
     amp: str
     steps_per_epoch: int
     added_steps: int                # of the training of ADDED_CLASS
+    ablate_steps: int               # of each training that lacks an ingredient
     window: tuple[int, int, int]    # of the sliding window of inference; patches of training may be smaller
     ema: float                      # decay of the averaged weights, which are shipped; 0: the last ones
 
@@ -98,15 +99,15 @@ SIZES = {
     "cpu": Size(3.0, draws(1, 90000),
                 Run(600, 2, (96, 96, 64), 4e-4, 91, 0.2, REAL),
                 Run(1400, 2, (96, 96, 64), 4e-4, 101, 0.2, REAL | LABELLED),
-                "bf16", 25, 200, (96, 96, 96), 0.97),
+                "bf16", 25, 200, 300, (96, 96, 96), 0.97),
     "gpu": Size(3.0, draws(1.5, 80000),
                 Run(2400, 4, (96, 96, 96), 7e-4, 93, 0.25, REAL),
                 Run(900, 4, (96, 96, 96), 3e-4, 94, 0.2, REAL | LABELLED),
-                "bf16", 50, 200, (96, 96, 96), 0.99),
+                "bf16", 50, 200, 900, (96, 96, 96), 0.99),
     "tiny": Size(12.0, (Draw("Mixed", "men", 2, 1, (MIX, CLINIC)), Draw("Heads", "men", 1, 2, ("--heads",), 0.3)),
                  Run(2, 1, (32, 32, 32), 1e-4, 1, 0.2, {}),
                  Run(2, 1, (32, 32, 32), 1e-4, 2, 0.2, {"TotalSegNeck": 0.3, "AortaReport": 0.3}),
-                 "off", 1, 2, (32, 32, 32), 0.5),
+                 "off", 1, 2, 2, (32, 32, 32), 0.5),
 }
 # Expected minutes of each stage. cpu: two cores of an AMD EPYC (family 26, Zen 5), with --jobs 2, and a training beside
 # another one; gpu: one H200 with 16 cores.
@@ -114,7 +115,7 @@ MINUTES = {
     "draw": {"cpu": 4, "gpu": 1.6}, "prepare": {"cpu": 1, "gpu": 0.6}, "train": {"cpu": 32, "gpu": 2.8},
     "pseudo": {"cpu": 2.5, "gpu": 0.9}, "finetune": {"cpu": 150, "gpu": 3.1}, "extend": {"cpu": 7, "gpu": 0.0},
     "score": {"cpu": 6, "gpu": 0.0},
-    "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 40, "gpu": 0.0},
+    "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 75, "gpu": 0.0},
 }
 
 
