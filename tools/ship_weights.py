@@ -8,8 +8,8 @@ Writes uniseg/weights/default.pt and uniseg/weights/default.json; the latter can
 checkpoints the mean of the weights is shipped ("model soup", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482):
 they are runs that continued from one checkpoint in different ways. With --start, that checkpoint itself has a share in
 the mean, which keeps what a fine-tuning on few cases would lose (Wortsman et al. 2022,
-https://arxiv.org/abs/2109.01903). FILE.json names the classes that are not offered by
-default and says why: {"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says which run is shipped.
+https://arxiv.org/abs/2109.01903). FILE.json names the classes that are not offered by default and says why:
+{"pancreatic_tumor": "learnt from drawn lesions only"}. MODEL_CARD.md says which run is shipped.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def mean_of(sources: Sequence[Path], start: Path | None = None, share: float = 0
     """One checkpoint's content with the mean weights of several runs.
 
     start: the checkpoint that all of them went on from, to have a share in the mean of the classes that it knows
+    share: this share, between 0 and 1
 
     A class that only some of the runs know is left out: its MLP does not fit the mean of the backbones. `about` is that
     of the first run, with the data of all runs and "mean_of", the command and steps of each. Raises ValueError if the

@@ -151,19 +151,21 @@ def test_weights_remember_what_the_weights_before_them_have_seen(tmp_path):
     stages.refuse_seen(seen, ("TotalSegNeck",))
 
 
-def test_where_the_shipped_weights_do_not_do_the_last_ones_that_do_are_taken_from_git(tmp_path, monkeypatch, capfd):
+def test_where_the_shipped_weights_do_not_do_the_last_ones_that_do_are_taken_from_git(tmp_path, monkeypatch):
     seen = start_of(tmp_path / "seen.pt", {"CCTH/ccth_a01": ["liver"]})
     monkeypatch.setattr(stages, "DEFAULT_WEIGHTS", start_of(tmp_path / "unseen.pt"))
     assert stages.default_start(tmp_path / "work") == tmp_path / "unseen.pt" and not (tmp_path / "work").exists()
     monkeypatch.setattr(stages, "DEFAULT_WEIGHTS", seen)
-    known = subprocess.run(["git", "cat-file", "-e", plan.UNSEEN], cwd=stages.ROOT, capture_output=True).returncode == 0
-    if known:                                                                  # a copy without git's history is not
-        start = stages.default_start(tmp_path / "work")
-        stages.refuse_seen(start, plan.LABELLED)
-        assert start == tmp_path / "work" / "start.pt" and checkpoint.read(start)["about"]["steps"] == 225
     monkeypatch.setattr(stages, "UNSEEN", "0" * 40)
     with pytest.raises(ValueError, match="was trained on CCTH"):
         stages.default_start(tmp_path / "work")
+    monkeypatch.undo()
+    monkeypatch.setattr(stages, "DEFAULT_WEIGHTS", seen)
+    if subprocess.run(["git", "cat-file", "-e", plan.UNSEEN], cwd=stages.ROOT, capture_output=True).returncode:
+        pytest.skip("this copy has no history of git")
+    start = stages.default_start(tmp_path / "work")
+    stages.refuse_seen(start, plan.LABELLED)
+    assert start == tmp_path / "work" / "start.pt" and checkpoint.read(start)["about"]["steps"] == 225
 
 
 def test_what_is_scored_is_the_mean_of_all_runs_of_the_fine_tuning(tmp_path, capfd):
@@ -174,6 +176,16 @@ def test_what_is_scored_is_the_mean_of_all_runs_of_the_fine_tuning(tmp_path, cap
     (tmp_path / "without_b" / "last.pt").write_bytes(b"")                      # the other fold was not trained
     assert command.main(arguments) == 1
     assert "without_a/last.pt: not there. Run the stage finetune to its end." in capfd.readouterr().err
+
+
+def test_a_start_that_the_runs_did_not_go_on_from_has_no_share_in_their_mean(tmp_path, capfd):
+    (tmp_path / "labelmaps").mkdir()
+    for name in plan.FOLDS:                                                    # they say that they went on from "0"
+        (tmp_path / name).mkdir()
+        start_of(tmp_path / name / "last.pt")
+    assert command.main([str(tmp_path), "--out", str(tmp_path), "--stages", "score", "--start",
+                         str(start_of(tmp_path / "start.pt"))]) == 1
+    assert "without_a/last.pt: went on from other weights than" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------- packing

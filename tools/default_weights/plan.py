@@ -114,7 +114,7 @@ SIZES = {
 MINUTES = {
     "draw": {"cpu": 4, "gpu": 1.6}, "prepare": {"cpu": 1, "gpu": 0.6}, "train": {"cpu": 32, "gpu": 2.8},
     "pseudo": {"cpu": 2.5, "gpu": 0.9}, "finetune": {"cpu": 150, "gpu": 3.1}, "extend": {"cpu": 7, "gpu": 0.0},
-    "score": {"cpu": 6, "gpu": 0.0},
+    "score": {"cpu": 3, "gpu": 0.0},
     "ship": {"cpu": 0.1, "gpu": 0.0}, "ablate": {"cpu": 75, "gpu": 0.0},
 }
 

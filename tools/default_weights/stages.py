@@ -182,7 +182,8 @@ def extend(work: Work) -> None:
     root, out = work.out / "data_added", work.out / "extended"
     source = work.data / "train" / ADDED
     if not source.is_dir():
-        return warn(f"{source}: not there, so its class is not added")
+        warn(f"{source}: not there, so its class is not added")
+        return
     root.mkdir(exist_ok=True)
     if not (root / ADDED).exists():
         copy_dataset(source, root / ADDED)
@@ -325,14 +326,20 @@ def ship_to(work: Work, folder: Path, sources: Sequence[Path], start: Path | Non
 
 def candidates(work: Work) -> tuple[list[Path], Path | None]:
     """The runs whose mean is to be shipped, and what has a share in it: those of the fine-tuning and what they went on
-    from, else that of `train` alone. Raises ValueError where one of the fine-tuning is missing."""
+    from, else that of `train` alone. Raises ValueError where one of the fine-tuning is missing, or went on from other
+    weights."""
     trained = work.out / "train" / "last.pt"
     runs = [work.out / name / "last.pt" for name in left_out(work)]
     if not any(path.is_file() for path in runs) and trained.is_file():
         return [trained], None
     if missing := [path for path in runs if not path.is_file()]:
         raise ValueError(f"{missing[0]}: not there. Run the stage finetune to its end.")
-    return runs, newest(work.out / "train", work.start)
+    if trained.is_file():
+        return runs, trained
+    sha256 = checkpoint.file_sha256(work.start)
+    if other := [path for path in runs if checkpoint.read(path)["about"]["init"]["sha256"] != sha256]:
+        raise ValueError(f"{other[0]}: went on from other weights than {work.start}. Give these weights with --start.")
+    return runs, work.start
 
 
 def score(work: Work) -> None:
