@@ -1,11 +1,13 @@
 """Does a text embedding help where all classes share a layer, and for a new class of which there are few cases?
 
     python benchmarks/few_shot.py --out runs/few_shot --seeds 3 [--steps 1000 200] [--shots 1 2 4] [--only NAME ...]
+                                  [--new adrenal]
 
 Table 7 of the paper in the form of the ICCV 2023 paper (--lpg shared), where a text embedding can carry something from
 one class to another. Every row of START is trained on `partial`, the assembly of partial_labels.py, whose four datasets
-each annotate other classes, and scored on phantoms that are labelled in full. Then it is extended (Eq. (5)) by the
-classes NEW, which resemble old ones, from 1, 2 or 4 other phantoms, and old and new classes are scored again.
+each annotate other classes, and scored on phantoms that are labelled in full. Then it is extended (Eq. (5)) by new
+classes, which resemble old ones, from 1, 2 or 4 other phantoms, and old and new classes are scored again. --new says
+which classes of NEW these are.
 
 `random` has vectors of many numbers without any meaning: what it learns as fast as V3, meaning does not explain. The
 encoder is MiniLM, not the paper's CLIP; `centred` and `whitened` are made by tools/make_embeddings.py. The command
@@ -39,7 +41,10 @@ from uniseg.taxonomy import BY_NAME, TUMOUR
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING_MM = 4.0
-NEW = ("esophagus", "portal and splenic vein", "duodenum", "intestine")     # they resemble stomach, postcava, colon
+NEW = {                                                      # --new -> labels; which old classes they resemble
+    "four": ("esophagus", "portal and splenic vein", "duodenum", "intestine"),          # stomach, postcava, colon twice
+    "adrenal": ("right adrenal gland", "left adrenal gland"),                           # the kidneys, by side and place
+}
 FIRST_SHOT, FIRST_TEST, TESTS = 2000, 1000, 6                # seeds of phantoms: of the new cases, of the test patients
 TRANSFORMS = ("centred", "whitened")
 SHARED = ("--lpg", "shared", "--encoding")
@@ -60,14 +65,20 @@ Results = dict[str, dict[int, dict[int, Scores]]]            # {row: {shots, 0 f
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
-def find_data(out: Path, shots: Sequence[int], spacing_mm: float = SPACING_MM, tests: int = TESTS) -> None:
+def shots_folder(new: str, shots: int) -> str:
+    """The name of the folder with so many cases of some new classes."""
+    return f"shots{shots}" if new == "four" else f"{new}-shots{shots}"
+
+
+def find_data(out: Path, new: str, shots: Sequence[int], spacing_mm: float = SPACING_MM, tests: int = TESTS) -> None:
     """Write what is missing of OUT/partial, OUT/shots1, ..., OUT/every (the test) and OUT/tables.
 
-    The case of 1 shot is also one of 2 and of 4. The test patients are those of partial_labels.py, with NEW labelled.
+    The case of 1 shot is also one of 2 and of 4. The test patients are those of partial_labels.py, with all of NEW
+    labelled.
     """
     find_phantoms(out, ["partial"])
-    every = (*LABELS, *NEW)
-    for name, first, count, drawn in [(f"shots{n}", FIRST_SHOT, n, NEW) for n in shots] + \
+    every = (*LABELS, *(label for labels in NEW.values() for label in labels))
+    for name, first, count, drawn in [(shots_folder(new, n), FIRST_SHOT, n, NEW[new]) for n in shots] + \
             [("every", FIRST_TEST, tests, every)]:
         if not (out / name / "Phantoms" / "dataset.json").is_file():
             write_dataset(out / name / "Phantoms", phantoms(first, count, spacing_mm), drawn, drawn, every)
@@ -89,9 +100,9 @@ def chain(args: argparse.Namespace, row: str, seed: int) -> Iterator[tuple[int, 
     yield 0, first, [*COMMON, *RECIPE, *options]
     table = options[options.index("--embeddings"):][:2] if "--embeddings" in options else []
     for shots in args.shots:
-        yield shots, args.out / "runs" / f"{name}-seed{seed}-shots{shots}", [
+        yield shots, args.out / "runs" / f"{name}-seed{seed}-{shots_folder(args.new, shots)}", [
             *COMMON, *EXTEND, *table, "--extend", str(first / "last.pt"), "--classes",
-            ",".join(name for label in NEW for name in names_of(label))]
+            ",".join(name for label in NEW[args.new] for name in names_of(label))]
 
 
 def results_of(args: argparse.Namespace) -> Results:
@@ -102,7 +113,7 @@ def results_of(args: argparse.Namespace) -> Results:
             for shots, folder, options in chain(args, row, seed):
                 if args.finished and unfinished(folder) is not None:
                     continue
-                data = args.out / (f"shots{shots}" if shots else "partial")
+                data = args.out / (shots_folder(args.new, shots) if shots else "partial")
                 weights = train(data, folder, args.out / "cache", args.steps[shots > 0], seed, options)
                 results[row][shots][seed] = score(weights, args.out / "every")
     return results
@@ -124,14 +135,14 @@ def first_trainings(results: Results) -> Iterator[str]:
             yield f"| {row} | {len(seeds)} | {' | '.join(cells)} | {', '.join(map(str, late))} |"
 
 
-def extensions(results: Results) -> Iterator[str]:
+def extensions(results: Results, new: Sequence[str]) -> Iterator[str]:
     """Markdown lines: each new class and their mean per number of cases, and the change of the old classes."""
-    yield f"| | cases | seeds | {' | '.join(NEW)} | mean of new | change of old |"
-    yield "|--" * (5 + len(NEW)) + "|"
+    yield f"| | cases | seeds | {' | '.join(new)} | mean of new | change of old |"
+    yield "|--" * (5 + len(new)) + "|"
     for row, by_shots in results.items():
         for shots, seeds in by_shots.items():
             if shots and seeds:
-                groups = [*([label] for label in NEW), NEW]
+                groups = [*([label] for label in new), new]
                 cells = [shown([mean_of(one, group) for one in seeds.values()]) for group in groups]
                 change = [float(np.mean([one[name] - by_shots[0][seed][name] for name in CLASSES]))
                           for seed, one in seeds.items()]
@@ -148,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="with seeds 0, 1, ... (default %(default)s)")
     parser.add_argument("--shots", type=int, nargs="*", default=[1, 2, 4],
                         help="cases of the new classes; none: no extension (default 1 2 4)")
+    parser.add_argument("--new", choices=tuple(NEW), default="four", help="the new classes (default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=tuple(START), default=tuple(START), help="rows (default: all)")
     parser.add_argument("--finished", action="store_true", help="train nothing, show what is there")
     return parser
@@ -156,9 +168,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and score all rows and print the tables."""
     args = build_parser().parse_args(argv)
-    find_data(args.out, args.shots)
+    find_data(args.out, args.new, args.shots)
     results = results_of(args)
-    print("\n".join(["First trainings", "", *first_trainings(results), "", "Extensions", "", *extensions(results)]))
+    print("\n".join(["First trainings", "", *first_trainings(results), "", "Extensions", "",
+                     *extensions(results, NEW[args.new])]))
 
 
 if __name__ == "__main__":
