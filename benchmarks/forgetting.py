@@ -147,10 +147,16 @@ def picture(points: Points, protocol: str) -> np.ndarray:
         for row, (name, methods) in enumerate(drawn):
             color = COLORS[list(CURVES).index(name if name in CURVES else "Ours, as in Eq. (4)")]
             draw_curve(rgb, [[(float(to_x(x)), float(to_y(y))) for x, y in points[m].values()]
-                             for m in methods if m in points], color)
+                             for m in with_most_seeds(points, methods)], color)
             text(rgb, box[0] + width + 12, top + 24 + 28 * row, name, color, 1.6)
     text(rgb, BOX[0], 36, "learning, Dice of new classes", INK, 2.0, bold=True)
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+
+
+def with_most_seeds(points: Points, methods: Sequence[str]) -> list[str]:
+    """The methods of a curve that were run with the most seeds, since a mean over fewer seeds is no point of it."""
+    most = max(len(points[method]) for method in methods if method in points)
+    return [method for method in methods if len(points.get(method, ())) == most]
 
 
 def draw_curve(rgb: np.ndarray, points: Sequence[Sequence[tuple[float, float]]], color: tuple[int, int, int]) -> None:

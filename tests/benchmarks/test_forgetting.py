@@ -23,6 +23,7 @@ from forgetting import (
     seed_by_seed,
     table,
     trade,
+    with_most_seeds,
     write_scores,
 )
 
@@ -89,6 +90,12 @@ def test_the_chart_has_a_dot_of_the_curves_color_at_the_mean_of_each_method():
     assert tuple(rgb[90 + 235, 90 + 720 + 235]) == COLORS[0]                   # the default length is in both panels
     seed_0 = rgb[round(90 + 0.6 * 470), round(90 + 0.01 / 0.22 * 470)]
     assert tuple(seed_0) == COLORS[0]
+
+
+def test_a_method_of_fewer_seeds_than_the_others_is_no_point_of_its_curve():
+    of_three, of_one = {seed: (0.1, 0.5) for seed in range(3)}, {0: (0.1, 0.9)}
+    assert with_most_seeds({"half": of_three, "longer": of_one, "": of_three}, ["half", "", "longer"]) == ["half", ""]
+    assert with_most_seeds({"longer": of_one}, ["half", "", "longer"]) == ["longer"]
 
 
 def test_scores_kept_in_a_table_are_not_trained_again(tmp_path, monkeypatch, capsys):
