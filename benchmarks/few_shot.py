@@ -67,11 +67,11 @@ Results = dict[str, dict[int, dict[int, Scores]]]            # {row: {shots, 0 f
 
 def shots_folder(new: str, shots: int) -> str:
     """The name of the folder with so many cases of some new classes."""
-    return f"shots{shots}" if new == "four" else f"{new}-shots{shots}"
+    return f"{new}-shots{shots}"
 
 
 def find_data(out: Path, new: str, shots: Sequence[int], spacing_mm: float = SPACING_MM, tests: int = TESTS) -> None:
-    """Write what is missing of OUT/partial, OUT/shots1, ..., OUT/every (the test) and OUT/tables.
+    """Write what is missing of OUT/partial, OUT/four-shots1, ..., OUT/every (the test) and OUT/tables.
 
     The case of 1 shot is also one of 2 and of 4. The test patients are those of partial_labels.py, with all of NEW
     labelled.
@@ -159,7 +159,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="with seeds 0, 1, ... (default %(default)s)")
     parser.add_argument("--shots", type=int, nargs="*", default=[1, 2, 4],
                         help="cases of the new classes; none: no extension (default 1 2 4)")
-    parser.add_argument("--new", choices=tuple(NEW), default="four", help="the new classes (default %(default)s)")
+    parser.add_argument("--new", choices=tuple(NEW), default="four",
+                        help="the new classes: four that resemble stomach, postcava and colon, or the adrenal glands "
+                        "(default %(default)s)")
     parser.add_argument("--only", nargs="+", choices=tuple(START), default=tuple(START), help="rows (default: all)")
     parser.add_argument("--finished", action="store_true", help="train nothing, show what is there")
     return parser

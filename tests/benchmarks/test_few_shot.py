@@ -28,11 +28,10 @@ def coarse(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("new, names", [("four", ("shots1", "shots2")),
-                                        ("adrenal", ("adrenal-shots1", "adrenal-shots2"))])
-def test_new_classes_are_labelled_on_few_cases_and_no_old_one_with_them(new, names, coarse, tmp_path):
+@pytest.mark.parametrize("new", NEW)
+def test_new_classes_are_labelled_on_few_cases_and_no_old_one_with_them(new, coarse, tmp_path):
     find_data(tmp_path, new, [1, 2])
-    one, two, test = (find_datasets(tmp_path / name)[0] for name in (*names, "every"))
+    one, two, test = (find_datasets(tmp_path / name)[0] for name in (f"{new}-shots1", f"{new}-shots2", "every"))
     assert set(one.annotated) == set(two.annotated) == set(NEW_NAMES[new]) and not set(NEW_NAMES[new]) & set(CLASSES)
     assert set(test.annotated) == {*CLASSES, *(name for group in NEW_NAMES.values() for name in group)}
     assert [case.image.name for case in two.cases][:1] == [case.image.name for case in one.cases]
