@@ -34,7 +34,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from partial_labels import STEPS_PER_EPOCH, cell, names_of, train, whole_epochs, write_dataset
+from partial_labels import AMP, STEPS_PER_EPOCH, cell, names_of, train, whole_epochs, write_dataset
 
 import uniseg
 from uniseg.datasets.find import find_datasets
@@ -49,10 +49,10 @@ Results = Mapping[str, Sequence[tuple[Scores, ...]]]      # {method: for each se
 
 SPACING_MM = 4.0
 PATIENTS, TEST_PATIENTS = 8, 6                            # per step; in the test set
-RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 32 32 32 --batch-size 2 "
-          "--lr 1e-3 --warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 0").split()
-EXTEND = ("--folds 1 --batch-size 2 --lr 5e-4 --warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 "
-          "--amp bf16 --workers 0").split()
+RECIPE = (*("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 32 32 32 --batch-size 2 "
+            "--lr 1e-3 --warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 --workers 0").split(), *AMP)
+EXTEND = (*("--folds 1 --batch-size 2 --lr 5e-4 --warmup-epochs 2 --balance 0.5 --weight-positives --prior 0.02 "
+            "--workers 0").split(), *AMP)
 # Section 5.1.3
 PAPER_RECIPE = "--folds 1 --epochs 100 --warmup-epochs 0 --batch-size 2 --lr 1e-4 --weight-decay 1e-5".split()
 LIVER_TUMOUR = "liver tumor"

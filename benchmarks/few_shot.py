@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from continual import mean_of, score, shown
 from partial_labels import (
+    AMP,
     CLASSES,
     LABELS,
     find_phantoms,
@@ -54,8 +55,8 @@ START = {                                                    # row -> its option
     "one MLP a class, V3": ("--lpg-hidden", "64", "--encoding", "v3"),
     "one MLP a class, V3, He start": ("--lpg-hidden", "64", "--encoding", "v3", "--head-start", "he"),
 }
-COMMON = ("--folds 1 --batch-size 2 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --overlays 0 "
-          "--workers 0").split()
+COMMON = (*("--folds 1 --batch-size 2 --balance 0.5 --weight-positives --prior 0.02 --overlays 0 "
+            "--workers 0").split(), *AMP)
 RECIPE = "--backbone unet --width 8 --spacing 6 --patch-size 32 32 32 --lr 2e-3 --warmup-epochs 2".split()
 EXTEND = "--lr 1e-3 --warmup-epochs 1".split()
 

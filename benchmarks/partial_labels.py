@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import uniseg
@@ -38,6 +39,7 @@ from uniseg.datasets.dataset import Dataset
 from uniseg.datasets.find import find_datasets
 from uniseg.datasets.masks import class_masks
 from uniseg.imaging.volume import read_ct, read_label_map, write_volume
+from uniseg.machine.device import imitates_bf16
 from uniseg.metrics import dice
 from uniseg.phantom import make_phantom
 from uniseg.taxonomy import BY_NAME, NAMES, TUMOUR, normalise_name, resolve
@@ -61,8 +63,10 @@ DATASETS = {              # what each annotates, like the public dataset at the 
 ROOTS = ("full", "partial", "background")
 CLASSES = sorted((name for label in LABELS for name in resolve(label)), key=NAMES.index)
 STEPS_PER_EPOCH = 50
-RECIPE = ("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 "
-          "--lr 1e-3 --warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --amp bf16 --workers 1").split()
+# In bf16, but in float32 on a processor without instructions for bf16, where PyTorch needs ten times as long for it.
+AMP = () if imitates_bf16(torch.device("cpu")) else ("--amp", "bf16")
+RECIPE = (*("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 "
+            "--lr 1e-3 --warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --workers 1").split(), *AMP)
 
 
 # ------------------------------------------------------------------------------------------------------- the phantoms

@@ -21,7 +21,7 @@ from uniseg.machine import device, progress
 from uniseg.phantom import make_phantom
 
 progress.EVERY_SECONDS = math.inf       # on a busy machine, lines about the progress would stand among those expected
-device.has_bf16 = lambda: False         # tests compute in float32 on every processor, unless they ask for bf16
+device.has_bf16 = lambda: None          # tests compute in float32 on every processor, unless they ask for bf16
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

@@ -594,6 +594,15 @@ def test_weights_and_a_data_root_are_segmented_once_and_scored(finished, phantom
     assert "was made with other weights or settings" in refused(*options, "--fold", 1, "--folds", 3, "--no-postprocess")
 
 
+def test_bf16_on_a_processor_that_imitates_it_is_a_warning_before_any_work(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: False)
+    assert main(["--weights", str(finished / "best.pt"), "--data-root", str(tmp_path / "nowhere"), "--device", "cpu",
+                 "--precision", "bf16"]) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("uniseg: warning: --precision bf16: this processor has no instructions for it")
+    assert "nowhere: no such folder" in error
+
+
 @pytest.mark.slow
 def test_healthy_cts_are_segmented_without_a_label(finished, phantom_root, evaluate, tmp_path, patients):
     save(tmp_path / "normal" / "n0.nii.gz", patients[2].hu, patients[2].affine)

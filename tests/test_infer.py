@@ -204,6 +204,13 @@ def test_w10_the_names_of_the_weights_win_and_one_that_table_2_lacks_is_a_warnin
     assert "33  thymus" in out and "34  Liver" in out
 
 
+def test_bf16_on_a_processor_that_imitates_it_is_a_warning(segment, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: False)
+    code, _, err = segment("ct.nii.gz", "--precision", "bf16", "--classes", "liver")
+    assert code == 0 and "uniseg: warning: --precision bf16: this processor has no instructions for it" in err
+    assert "no instructions" not in segment("ct.nii.gz", "--overwrite", "--classes", "liver")[2]
+
+
 def test_f51_an_empty_result_is_a_success_that_says_so(segment, here):
     write_volume("air.nii.gz", np.full((20, 20, 20), -1000, np.int16), np.diag([5.0, 5, 5, 1]))
     code, out, err = segment("air.nii.gz")

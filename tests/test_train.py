@@ -252,6 +252,17 @@ def test_a_run_that_ends_within_its_warm_up_is_doubted(epochs, warmup, doubtful)
     assert ("never falls" in never_leaves_warmup(config)) == doubtful == bool(never_leaves_warmup(config))
 
 
+@pytest.mark.parametrize("amp, warnings", [("bf16", 1), ("off", 0)])
+def test_bf16_on_a_processor_that_imitates_it_is_a_warning_before_work(amp, warnings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: False)
+    assert main(["--data-root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), "--device", "cpu", "--amp",
+                 amp, "--backbone", "unet", "--patch-size", "32", "32", "32", "--batch-size", "1"]) == 2
+    *told, error = capsys.readouterr().err.splitlines()
+    assert "nowhere: no such folder" in error
+    assert sum(line.startswith("uniseg: warning: --amp bf16: this processor has no instructions for it, and PyTorch "
+                               "imitates them") for line in told) == warnings
+
+
 def test_dice_present_takes_the_dice_of_absent_classes_out_of_a_step():
     """Spleen (bit 0) is annotated and the batch has no voxel of it, and so is the aorta (bit 2), of which it has
     one."""

@@ -42,7 +42,7 @@ from .evaluation.score_tables import comparison_lines, detection_lines, fold_lin
 from .evaluation.scores import Row, healthy_rows, readers, score_case, summarise
 from .evaluation.segment import segmented, tell
 from .machine.about import NOT_A_MEDICAL_DEVICE, __version__
-from .machine.console import fail, note, quietly, say
+from .machine.console import fail, note, quietly, say, warn
 from .machine.progress import each
 from .paper.tables import table_lines
 from .postprocess import asked_steps
@@ -136,9 +136,12 @@ def paired(args: argparse.Namespace,
     """
     segmenter = None
     if args.data_root:
-        from .segmenter import load  # imports torch, which scoring does not need
+        from .machine.device import slow_precision  # imports torch, which scoring does not need
+        from .segmenter import load
 
         segmenter = load(args.weights, args.device)
+        if doubt := slow_precision("--precision", args.precision, segmenter.device):
+            warn(doubt)
     more = set(segmenter.classes) - set(taxonomy.NAMES) if segmenter else names_beyond_table_2(args.pred)
     name_map: dict[str, str | None] = {key: name for name in more for key in (name, taxonomy.normalise_name(name))}
     name_map |= read_map(args.map) if args.map else {}

@@ -149,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
                 else plan(args.inputs, args.output, outputs, args.overwrite or args.resume, args.recursive, part.share))
         table = None if args.demo else table_of(args.inputs, args.output, jobs)
         from .inference.making import make_each
+        from .machine.device import slow_precision
         from .machine.processes import device_here, wait_for_all
         from .segmenter import load  # imports torch; everything that can be refused without it has been
 
@@ -156,6 +157,8 @@ def run(args: argparse.Namespace) -> int:
         segmenter.select(named_classes(options), args.experimental)
         for remark in taxonomy.remarks_on(segmenter.classes):
             warn(f"{args.weights}: {remark}")
+        if doubt := slow_precision("--precision", args.precision, segmenter.device):
+            warn(doubt)
         planned, asked, jobs = jobs, segmenter.asked(**options), part.share(jobs)
         if part.of > 1:
             note(f"part {part}: {len(jobs)} of {len(planned)} CTs, on {segmenter.device}")

@@ -22,7 +22,7 @@ import torch
 from . import checkpoint
 from .embeddings import provenance
 from .machine.console import error_line, explain, note, quietly, warn
-from .machine.device import denormals_as_zero
+from .machine.device import denormals_as_zero, slow_precision
 from .machine.files import file_sha256
 from .machine.memory import keep_freed_memory
 from .machine.processes import (
@@ -107,7 +107,8 @@ def train(args: argparse.Namespace, process: Process) -> int:
     learned = args.old["network"]["classes"] if args.old else ()
     planned = config_before_cases(args)
     check_memory(planned, max(1, len(learned)), process.device)                      # before hours of preprocessing
-    for doubt in (never_leaves_warmup(planned), smaller_patches(planned, args.old)):
+    for doubt in (never_leaves_warmup(planned), smaller_patches(planned, args.old),
+                  slow_precision("--amp", planned.amp, process.device)):
         if doubt and process.rank == 0:
             warn(doubt)
     train_cases, val_cases, left_out = gather_cases(args, process.rank, process.world)

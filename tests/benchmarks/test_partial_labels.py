@@ -1,5 +1,7 @@
 """benchmarks/partial_labels.py: its three assemblies hold the same CTs and differ in their labels as it says."""
 
+import runpy
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,13 @@ def masks_of(dataset):
     _, ct_path, label_path, _ = dataset.cases[0]
     ct = read_ct(ct_path)
     return dict(class_masks(dataset, read_label_map(label_path).array, ct.array, ct.affine))
+
+
+@pytest.mark.parametrize("has_bf16, amp", [(True, ("--amp", "bf16")), (False, ()), (None, ("--amp", "bf16"))])
+def test_trainings_are_in_bf16_but_where_the_processor_imitates_it(has_bf16, amp, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: has_bf16)
+    script = runpy.run_path(partial_labels.__file__)
+    assert script["AMP"] == amp and script["RECIPE"][-2:] == (amp or ("--workers", "1"))
 
 
 @pytest.mark.slow

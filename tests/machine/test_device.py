@@ -15,7 +15,9 @@ from uniseg.machine.device import (
     choose_device,
     choose_precision,
     denormals_as_zero,
+    imitates_bf16,
     multiplies_in_bf16,
+    slow_precision,
 )
 
 CPU = torch.device("cpu")
@@ -50,10 +52,11 @@ def test_linux_tells_whether_a_processor_multiplies_in_bf16(flags, bf16, tmp_pat
     assert multiplies_in_bf16(file) is bf16
 
 
-def test_a_system_that_does_not_tell_has_no_bf16(tmp_path):
-    assert not multiplies_in_bf16(tmp_path / "nothing")
-    (tmp_path / "cpuinfo").write_bytes(b"\xff\xfe")
-    assert not multiplies_in_bf16(tmp_path / "cpuinfo")
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"Features : fp asimd bf16\n"])
+def test_a_system_that_does_not_tell_is_neither_with_bf16_nor_without(content, tmp_path):
+    if content is not None:
+        (tmp_path / "cpuinfo").write_bytes(content)
+    assert multiplies_in_bf16(tmp_path / "cpuinfo") is None
 
 
 @pytest.mark.parametrize("name, device, bf16, chosen", [
@@ -62,6 +65,22 @@ def test_a_system_that_does_not_tell_has_no_bf16(tmp_path):
 def test_bf16_is_the_default_on_a_cpu_that_has_it(name, device, bf16, chosen, monkeypatch):
     monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: bf16)
     assert choose_precision(name, torch.device(device)) == chosen
+
+
+def test_bf16_is_the_default_nowhere_else(monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: None)
+    assert choose_precision("auto", CPU) == "float32"
+
+
+@pytest.mark.parametrize("bf16, precision, device, warned", [
+    (False, "bf16", "cpu", True), (False, "float32", "cpu", False), (False, "off", "cpu", False),
+    (False, "auto", "cpu", False), (True, "bf16", "cpu", False), (None, "bf16", "cpu", False),
+    (False, "bf16", "cuda", False)])
+def test_a_cpu_that_imitates_bf16_is_a_warning(bf16, precision, device, warned, monkeypatch):
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: bf16)
+    assert imitates_bf16(torch.device(device)) == (bf16 is False and device == "cpu")
+    line = slow_precision("--amp", precision, torch.device(device))
+    assert line.startswith("--amp bf16: this processor has no instructions for it") == warned == bool(line)
 
 
 @pytest.mark.parametrize("name", ["mps", "vulkan", "cuda:99", "xpu", "hpu", "cuda:99999999999", "cpu:-1", "meta", "",

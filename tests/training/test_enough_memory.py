@@ -59,7 +59,14 @@ def test_o24_what_makes_a_step_smaller_is_counted(monkeypatch):
     assert step_bytes(dataclasses.replace(SMALL, ema=0.9), 5) > whole
     swin = dataclasses.replace(PAPER, width=12, batch_size=1, patch_size=(64, 64, 64))
     assert step_bytes(dataclasses.replace(swin, activation_checkpointing=True), 5) < 0.8 * step_bytes(swin, 5)
-    assert remedies(dataclasses.replace(SMALL, backbone="segresnet", batch_size=1, amp="bf16")) == ["a smaller --width"]
+    assert remedies(dataclasses.replace(SMALL, backbone="segresnet", batch_size=1, amp="bf16"), CPU) == [
+        "a smaller --width"]
+
+
+def test_bf16_is_no_remedy_on_a_cpu_that_imitates_it(monkeypatch):
+    assert "--amp bf16" in remedies(SMALL, CPU)
+    monkeypatch.setattr("uniseg.machine.device.has_bf16", lambda: False)
+    assert "--amp bf16" not in remedies(SMALL, CPU) and "--amp bf16" in remedies(SMALL, torch.device("cuda"))
 
 
 def test_o24_the_memory_of_a_gpu_is_that_of_its_own(monkeypatch, free):

@@ -75,18 +75,31 @@ def denormals_as_zero() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def has_bf16() -> bool:
-    """Whether this processor multiplies in bfloat16. Only Linux tells; elsewhere the answer is no."""
+def has_bf16() -> bool | None:
+    """Whether this processor multiplies in bfloat16. None where the system does not tell; only Linux on x86 does."""
     return multiplies_in_bf16(Path("/proc/cpuinfo"))
 
 
-def multiplies_in_bf16(cpuinfo: Path) -> bool:
-    """Whether Linux lists the instructions for it, AVX512_BF16 or AMX. Without them PyTorch imitates it, slowly."""
+def multiplies_in_bf16(cpuinfo: Path) -> bool | None:
+    """Whether Linux lists the instructions for it, AVX512_BF16 or AMX; None where it lists none at all."""
     try:
         line = next(line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
     except (OSError, ValueError, StopIteration):
-        return False
+        return None
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
+
+
+def imitates_bf16(device: torch.device) -> bool:
+    """Whether PyTorch computes bfloat16 without instructions for it: many times slower than float32."""
+    return device.type == "cpu" and has_bf16() is False
+
+
+def slow_precision(option: str, precision: str, device: torch.device) -> str:
+    """A warning for a user whose option asks for bf16 where PyTorch imitates it, else ""."""
+    if precision != "bf16" or not imitates_bf16(device):
+        return ""
+    return (f"{option} bf16: this processor has no instructions for it, and PyTorch imitates them, many times slower "
+            "than float32. Leave the option out.")
 
 
 def choose_precision(name: str, device: torch.device) -> str:

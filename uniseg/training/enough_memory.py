@@ -13,6 +13,7 @@ from ..backbones import SwinUNETR
 from ..backbones.build import PAPER_WIDTH
 from ..checkpoint import build_network
 from ..machine.console import warn
+from ..machine.device import imitates_bf16
 from ..machine.memory import free_memory_bytes
 from ..paper.complexity import activation_bytes
 from .recipe import TrainConfig
@@ -45,7 +46,7 @@ def check_memory(config: TrainConfig, classes: int, device: torch.device) -> Non
     least = step_bytes(config, classes)
     text = (f"a step of {config.backbone} with --batch-size {config.batch_size} and --patch-size "
             f"{' '.join(map(str, config.patch_size))} needs about {peak * least / 2 ** 30:.1f} GiB, {where} "
-            f"{free / 2 ** 30:.1f} GiB. Give one or several of {', '.join(remedies(config))}.")
+            f"{free / 2 ** 30:.1f} GiB. Give one or several of {', '.join(remedies(config, device))}.")
     if least > free:
         raise ValueError(text)
     if peak * least > free:
@@ -76,7 +77,7 @@ def step_bytes(config: TrainConfig, classes: int) -> int:
     return activations + logits + (PER_PARAMETER + 4 * (config.ema > 0)) * parameters
 
 
-def remedies(config: TrainConfig) -> list[str]:
+def remedies(config: TrainConfig, device: torch.device) -> list[str]:
     """What makes a step smaller, the least change of the recipe first."""
     smaller = max(1, config.batch_size // 4)
     found = []
@@ -84,7 +85,7 @@ def remedies(config: TrainConfig) -> list[str]:
         found.append(f"--batch-size {smaller} --accumulate {config.accumulate * (config.batch_size // smaller)}")
     if config.backbone == "swin_unetr" and not config.activation_checkpointing:
         found.append("--activation-checkpointing")
-    if config.amp == "off":
+    if config.amp == "off" and not imitates_bf16(device):
         found.append("--amp bf16")
     if max(config.patch_size) > 64:
         found.append("--patch-size 64 64 64")
