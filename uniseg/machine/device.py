@@ -90,7 +90,7 @@ def multiplies_in_bf16(cpuinfo: Path) -> bool | None:
 
 
 def imitates_bf16(device: torch.device) -> bool:
-    """Whether PyTorch computes bfloat16 without instructions for it: many times slower than float32."""
+    """Whether PyTorch computes bfloat16 without instructions for it, often many times slower than float32."""
     return device.type == "cpu" and has_bf16() is False
 
 
@@ -98,8 +98,8 @@ def slow_precision(option: str, precision: str, device: torch.device) -> str:
     """A warning for a user whose option asks for bf16 where PyTorch imitates it, else ""."""
     if precision != "bf16" or not imitates_bf16(device):
         return ""
-    return (f"{option} bf16: this processor has no instructions for it, and PyTorch imitates them, many times slower "
-            "than float32. Leave the option out.")
+    return (f"{option} bf16: this processor has no instructions for it, and PyTorch imitates them, often many times "
+            "slower than float32. Leave the option out.")
 
 
 def choose_precision(name: str, device: torch.device) -> str:
