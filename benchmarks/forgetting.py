@@ -48,7 +48,7 @@ CURVES = {                                                     # curve -> its me
                           "Ours, old 0.3, no old Dice"),
 }
 OURS = tuple(method for name, methods in CURVES.items() if name.startswith("Ours") for method in methods)
-LENGTHS = {name: tuple(f"{method}{length}" for length in (", half", "", ", longer"))
+LENGTHS = {name: tuple(f"{method}{length}" for length in (", half", "", ", double", ", longer"))
            for name, method in (("LwF", "LwF"), ("ILT", "ILT"), ("PLOP", "PLOP"), ("Ours", "Ours (text)"))}
 EQUAL = (0.01, 0.05, 0.1, 0.15, 0.2)                           # forgetting at which curves are compared
 COLORS = ((200, 80, 30), (120, 120, 120), (150, 90, 170), (20, 110, 190), (20, 150, 90), (190, 30, 90))

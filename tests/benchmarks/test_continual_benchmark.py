@@ -155,13 +155,13 @@ def test_methods_beyond_the_paper_change_what_their_names_say():
         build_parser().parse_args([*later, "--extend", "x.pt"])                       # the options exist
 
 
-def test_longer_and_half_change_the_steps_of_the_extensions_alone(tmp_path, monkeypatch):
+def test_lengths_change_the_steps_of_the_extensions_alone(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(benchmark, "train", lambda root, folder, cache, steps, *more: ran.append(steps) or folder)
     args = benchmark.build_parser().parse_args(["--out", str(tmp_path), "--data", "A", "B", "TEST"])
-    for method in ("LwF", "LwF, half", "LwF, longer"):
+    for method in ("LwF", "LwF, half", "LwF, double", "LwF, longer"):
         benchmark.chain(args, "tumour", method, 0)
-    assert ran == [1500, 800, 1500, 400, 1500, 2400]
+    assert ran == [1500, 800, 1500, 400, 1500, 1600, 1500, 2400]
 
 
 def test_with_one_start_every_seed_extends_the_first_training_of_seed_0(tmp_path, monkeypatch):
