@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from uniseg.inference import disk
 from uniseg.inference.disk import check_disk, voxels_of
@@ -50,7 +51,7 @@ def test_o06_the_command_refuses_before_it_segments(cts, monkeypatch, capsys, tm
     from uniseg import infer, segmenter
 
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
-    loaded = SimpleNamespace(classes=("liver",), select=lambda *_: None,
+    loaded = SimpleNamespace(classes=("liver",), device=torch.device("cpu"), select=lambda *_: None,
                              asked=lambda **_: SimpleNamespace(classes=("liver",)))
     monkeypatch.setattr(segmenter, "load", lambda *_: loaded)
     assert infer.main([str(cts), "-o", str(tmp_path / "out")]) == 2

@@ -144,10 +144,12 @@ def test_attention_in_windows_is_the_same_without_the_matrix_of_scores(images, m
 
 
 @pytest.mark.parametrize("name, width", [("swin_unetr", 12), ("unet", 8)])
-@pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
-def test_a_backbone_gives_the_same_features_with_either_form(name, width, precision, tolerance, monkeypatch):
+@pytest.mark.parametrize("precision, tolerance, shape", [
+    (torch.float32, 1e-4, (2, 1, 64, 32, 32)),
+    (torch.bfloat16, 0.1, (1, 1, 64, 64, 32))])      # Swin UNETR normalises over 4 voxels here; 2 magnify the rounding
+def test_a_backbone_gives_the_same_features_with_either_form(name, width, precision, tolerance, shape, monkeypatch):
     torch.manual_seed(0)
-    backbone, image, results = BACKBONES[name](width=width).eval(), torch.rand(2, 1, 64, 32, 32), []
+    backbone, image, results = BACKBONES[name](width=width).eval(), torch.rand(shape), []
     for enabled in (True, False):
         monkeypatch.setattr(kernels, "ENABLED", enabled)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
