@@ -22,9 +22,12 @@ import torch
 from uniseg import checkpoint, train
 from uniseg.baselines import PlainModel, Softmax
 from uniseg.continual import Extension
+from uniseg.machine.device import multiplies_in_bf16
 from uniseg.model import ModelConfig, UniversalModel
 
 ROOT = Path(__file__).resolve().parents[1]
+# Whether bf16 takes minutes here where it takes seconds elsewhere; conftest.py keeps the answer from the tests' code.
+IMITATES_BF16 = multiplies_in_bf16(Path("/proc/cpuinfo")) is False
 RUN_FILES = {"config.json", "metrics.jsonl", "metrics.csv", "validation.json", "progress.png", "overlays",
              "MODEL_CARD.md", "last.pt",
              "last.prev.pt", "best.pt"}                                                  # what a run leaves

@@ -15,6 +15,7 @@ import peers
 import speed
 import works
 
+from runs import IMITATES_BF16
 from uniseg.heads import THETA, class_logits
 from uniseg.losses import masked_loss
 
@@ -129,8 +130,8 @@ def test_every_side_runs_on_small_files(row, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "speed"
     args = argparse.Namespace(**works.TINY, work=folder, device=torch.device("cpu"), tiny=True, ct=None, data_root=None)
     folder.mkdir(exist_ok=True)
-    for side in row.sides.values():
-        if peers.available() or not side.peer:
+    for name, side in row.sides.items():
+        if (peers.available() or not side.peer) and not (IMITATES_BF16 and name == "uniseg bf16"):
             assert speed.measure(side, args).seconds > 0
 
 
