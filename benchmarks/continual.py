@@ -71,7 +71,7 @@ METHODS = {                                               # options of the first
     "Ours (text)": (("--encoding", "v3"), ()),
 }
 # Not in the paper's tables, for --methods and forgetting.py.
-LENGTHS = {"half": 0.5, "double": 2, "longer": 3}          # how many times as long the later steps of "..., half" take
+LENGTHS = {"half": 0.5, "double": 2, "longer": 3}         # the end of a method's name -> factor of its later steps
 METHODS |= {f"{name}, {length}": METHODS[name] for length in LENGTHS for name in ("LwF", "ILT", "PLOP", "Ours (text)")}
 # Beyond the paper: the weight of the old classes, and their Dice (docs/forgetting.md).
 OLD_DICE = {"linear": "", "squared": ", squared Dice", "none": ", no old Dice"}

@@ -63,7 +63,7 @@ DATASETS = {              # what each annotates, like the public dataset at the 
 ROOTS = ("full", "partial", "background")
 CLASSES = sorted((name for label in LABELS for name in resolve(label)), key=NAMES.index)
 STEPS_PER_EPOCH = 50
-# In bf16, but in float32 on a processor without instructions for bf16, where PyTorch needs ten times as long for it.
+# All trainings are in bf16. On a processor without instructions for it, where it is ten times slower, in float32.
 AMP = () if imitates_bf16(torch.device("cpu")) else ("--amp", "bf16")
 RECIPE = (*("--folds 1 --backbone unet --width 8 --lpg-hidden 64 --spacing 4 --patch-size 40 40 40 --batch-size 2 "
             "--lr 1e-3 --warmup-epochs 4 --balance 0.5 --weight-positives --prior 0.02 --workers 1").split(), *AMP)

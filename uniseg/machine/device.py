@@ -81,7 +81,7 @@ def has_bf16() -> bool | None:
 
 
 def multiplies_in_bf16(cpuinfo: Path) -> bool | None:
-    """Whether Linux lists the instructions for it, AVX512_BF16 or AMX; None where it lists none at all."""
+    """Whether Linux lists the instructions for it, AVX512_BF16 or AMX; None where it lists no flags."""
     try:
         line = next(line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("flags"))
     except (OSError, ValueError, StopIteration):
